@@ -1,0 +1,69 @@
+"""The wire format: frames, kinds of message, error codes, limits.
+
+Pure constants and functions, shared by host and plugin: this is the one source of truth in code. It imports nothing, because every
+import here is paid before a plugin is ready.
+
+Source: docs/reference/protocol.md.
+"""
+
+__all__ = [
+    "CANCEL",
+    "CODECS",
+    "CREDIT",
+    "END",
+    "ERROR_CODES",
+    "HEAD_BYTES",
+    "HELLO_MAX_FRAME_BYTES",
+    "INITIAL_CREDIT_BYTES",
+    "ITEM",
+    "MAX_CREDIT_BYTES",
+    "MAX_FRAME_BYTES",
+    "MAX_ID",
+    "MAX_ITEM_FRAME_BYTES",
+    "MAX_NESTING",
+    "MAX_STREAMS",
+    "NOTIFICATION",
+    "PROTOCOL_VERSIONS",
+    "RELEASE",
+    "REQUEST",
+    "RESPONSE",
+]
+
+PROTOCOL_VERSIONS = (1,)
+CODECS = ("msgpack", "json")
+
+# Kinds of message: the first element of every array.
+REQUEST, RESPONSE, NOTIFICATION, CANCEL, ITEM, END, CREDIT, RELEASE = range(8)
+
+HEAD_BYTES = 4  # u32 big-endian length in front of every frame
+MAX_FRAME_BYTES = 10 * 1024 * 1024
+HELLO_MAX_FRAME_BYTES = 64 * 1024  # until hello is answered
+MAX_ITEM_FRAME_BYTES = 64 * 1024
+MAX_ID = 2**53 - 1
+MAX_NESTING = 64
+
+INITIAL_CREDIT_BYTES = 64 * 1024
+MAX_CREDIT_BYTES = 256 * 1024
+MAX_STREAMS = 64
+
+ERROR_CODES = frozenset(
+    {
+        "activation-failed",
+        "busy",
+        "cancelled",
+        "config-invalid",
+        "deadline-exceeded",
+        "internal",
+        "invalid-params",
+        "invalid-result",
+        "method-not-found",
+        "outcome-unknown",
+        "permission-denied",
+        "plugin-raised",
+        "protocol-unsupported",
+        "quota-exceeded",
+        "rate-limited",
+        "rejected",
+        "unavailable",
+    }
+)
