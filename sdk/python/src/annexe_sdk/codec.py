@@ -1,0 +1,169 @@
+"""The two codecs: JSON always, MessagePack when msgspec can be imported.
+
+JSON goes through the interpreter's C accelerator directly, since importing ``json`` costs as much again as starting Python; where the
+accelerator is missing, ``json`` does the same work.
+
+* JSON refuses NaN and infinity both ways. In MessagePack it is the host's types that refuse them.
+* Dataclass instances are written as objects of their fields.
+
+Source: docs/reference/protocol.md, "Messages"; ADR-0002.
+"""
+
+from annexe_sdk.frames import JSON_FIRST_BYTE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Codec", "CodecError", "decode_frame", "has_msgspec", "json_codec", "msgpack_codec"]
+
+
+class CodecError(ValueError):
+    """A value that cannot be written, or bytes that cannot be read."""
+
+
+class Codec:
+    """One way to write and read values.
+
+    Args:
+        name: As on the wire: ``json`` or ``msgpack``.
+        encode: Value to bytes; raises CodecError.
+        decode: Bytes to value; raises CodecError.
+    """
+
+    __slots__ = ("decode", "encode", "name")
+
+    def __init__(self, name: str, encode: "Callable[[Any], bytes]", decode: "Callable[[bytes], Any]") -> None:
+        self.name = name
+        self.encode = encode
+        self.decode = decode
+
+
+def _fields_of(value: "Any") -> "Any":
+    """Turn a dataclass instance into a dict of its fields, one level deep (the encoder goes on by itself)."""
+    fields = getattr(type(value), "__dataclass_fields__", None)
+    if fields is None:
+        raise CodecError(f"a value of type {type(value).__name__} cannot be sent; expected None, bool, int, float, str, list or dict")
+    return {name: getattr(value, name) for name in fields}
+
+
+def _refuse_constant(name: str) -> "Any":
+    raise CodecError(f"{name} is not JSON")
+
+
+def json_codec() -> Codec:
+    """Make the JSON codec."""
+    try:
+        encode_text, decode_text = _accelerated()
+    except (ImportError, TypeError, AttributeError):  # pragma: no cover - other Pythons, or an accelerator that changed
+        encode_text, decode_text = _plain()
+
+    def encode(value: "Any") -> bytes:
+        try:
+            return encode_text(value).encode()
+        except (ValueError, TypeError, RecursionError, UnicodeEncodeError) as error:
+            raise CodecError(str(error)) from error
+
+    def decode(frame: bytes) -> "Any":
+        try:
+            return decode_text(frame.decode())
+        except (ValueError, RecursionError, StopIteration) as error:
+            raise CodecError(f"not JSON: {error}") from error
+
+    return Codec("json", encode, decode)
+
+
+def _accelerated() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
+    from _json import encode_basestring, make_encoder, make_scanner
+
+    class Settings:
+        strict = True
+        object_hook = None
+        object_pairs_hook = None
+        parse_float = float
+        parse_int = int
+        parse_constant = staticmethod(_refuse_constant)
+        memo: "dict[str, str]" = {}  # noqa: RUF012 - the C scanner wants it here
+
+    scan = make_scanner(Settings)  # type: ignore[arg-type]  # any object with these attributes will do
+
+    def encode(value: "Any") -> str:
+        # A set of markers finds cycles; the last argument refuses NaN and infinity.
+        return "".join(make_encoder({}, _fields_of, encode_basestring, None, ":", ",", False, False, False)(value, 0))
+
+    def decode(text: str) -> "Any":
+        text = text.strip(" \t\r\n")
+        value, end = scan(text, 0)
+        if end != len(text):
+            raise ValueError("something follows the value")
+        return value
+
+    # The accelerator is not a public interface: prove it before relying on it.
+    if decode(encode([0, "é\n", {"a": [None, True, 1.5]}])) != [0, "é\n", {"a": [None, True, 1.5]}]:  # pragma: no cover
+        raise TypeError("the JSON accelerator does not do what is expected")
+    return encode, decode
+
+
+def _plain() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
+    import json
+
+    def encode(value: "Any") -> str:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_fields_of)
+
+    def decode(text: str) -> "Any":
+        return json.loads(text, parse_constant=_refuse_constant)
+
+    return encode, decode
+
+
+def has_msgspec(path: "list[str]") -> bool:
+    """Say whether msgspec lies on this import path, by looking only: importing it costs more than starting Python."""
+    from os import stat
+
+    for folder in path:
+        try:
+            stat(folder + "/msgspec/__init__.py")
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def msgpack_codec() -> Codec:
+    """Make the MessagePack codec.
+
+    Raises:
+        ImportError: msgspec is not there.
+    """
+    import msgspec
+
+    write, read = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+    faults = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+
+    def encode(value: "Any") -> bytes:
+        try:
+            return write(value)
+        except faults as error:
+            raise CodecError(str(error)) from error
+
+    def decode(frame: bytes) -> "Any":
+        try:
+            return read(frame)
+        except faults as error:
+            raise CodecError(f"not MessagePack: {error}") from error
+
+    return Codec("msgpack", encode, decode)
+
+
+def decode_frame(frame: bytes, json: Codec, msgpack: "Codec | None") -> "Any":
+    """Decode a frame by the codec its first byte names.
+
+    Raises:
+        CodecError: The bytes are wrong, or MessagePack came though it was not agreed.
+    """
+    if frame[0] == JSON_FIRST_BYTE:
+        return json.decode(frame)
+    if msgpack is None:
+        raise CodecError("a MessagePack frame, but JSON was agreed")
+    return msgpack.decode(frame)

@@ -1,0 +1,162 @@
+"""The host's own calls: hello, activate, configure, shutdown.
+
+Plugin code is loaded by ``annexe.activate``, never before: so a fault is blamed on the right side.
+
+Source: docs/reference/protocol.md, "Handshake and life".
+"""
+
+import sys
+from _thread import allocate_lock
+
+from annexe_sdk.codec import has_msgspec, msgpack_codec
+from annexe_sdk.session import Stopped
+from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from annexe_sdk.plugin import Handler, Plugin
+    from annexe_sdk.runner import Runner
+    from annexe_sdk.session import Call
+
+__all__ = ["Life", "last_frame"]
+
+_SDK_VERSION = "0.1.0"
+_PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "bytes", "dict", "float", "int", "list", "object", "str"})
+
+
+class Life:
+    """Answers the host's own calls for one runner."""
+
+    def __init__(self, runner: "Runner", load: "Callable[[], Plugin]", use_msgpack: bool | None) -> None:
+        self._runner = runner
+        self._load = load
+        self._use_msgpack = use_msgpack
+        self._plugin: Any = None
+        self._loop: Any = None  # the event loop of a plugin with async handlers; it does the reading from activation on
+        self._answers = {
+            "annexe.hello": self._hello,
+            "annexe.activate": self._activate,
+            "annexe.configure": self._configure,
+            "annexe.shutdown": self._shutdown,
+        }
+
+    def answer(self, call: "Call") -> bytes:
+        """Return the frame that answers the call."""
+        answer = self._answers.get(call.method)
+        if answer is None:
+            return self._runner.session.error(call.id, "method-not-found", f"this plugin has no {call.method!r}")
+        return answer(call)
+
+    def _hello(self, call: "Call") -> bytes:
+        offered = call.params.get("protocols", [])
+        if not set(offered) & set(PROTOCOL_VERSIONS):
+            text = f"this SDK speaks protocol {list(PROTOCOL_VERSIONS)}, the host {offered}; upgrade whichever is older"
+            return self._runner.session.error(call.id, "protocol-unsupported", text, {"protocols": list(PROTOCOL_VERSIONS)})
+        limits = call.params.get("limits", {})
+        self._runner.session.agree(limits.get("max_frame_bytes", MAX_FRAME_BYTES))
+        self._runner.concurrency = max(1, limits.get("concurrency", 1))
+        if self._use_msgpack is None:
+            self._use_msgpack = has_msgspec(sys.path)
+        self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
+        sdk = {"name": "annexe-sdk", "language": "python", "version": _SDK_VERSION}
+        return self._runner.session.result(call.id, {"protocol": 1, "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk})
+
+    def _activate(self, call: "Call") -> bytes:
+        self._runner.config = call.params.get("config") or {}
+        self._runner.grants = call.params.get("grants") or []
+        self._runner.data_dir = call.params.get("data_dir")
+        try:
+            self._plugin = self._load()
+            self._prepare()
+            if self._plugin.is_async:
+                from annexe_sdk.aio import EventLoop
+
+                self._loop = EventLoop(self._runner)
+            for handler in self._plugin.activate_handlers:
+                self.run_life(handler, call)
+        except Stopped:
+            raise
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            where = last_frame(error)
+            text = f"{type(error).__name__}: {error}" + (f" (at {where})" if where else "")
+            return self._runner.session.error(call.id, "activation-failed", text, {"type": type(error).__name__, "at": where})
+        self._runner.then = self._after_activation
+        return self._runner.session.result(call.id, self._plugin.provides())
+
+    def _prepare(self) -> None:
+        self._runner.handlers = self._plugin.handlers
+        for handler in self._runner.handlers.values():
+            if _has_rich_annotations(handler.function):
+                from annexe_sdk.convert import converter
+
+                handler.convert = converter(handler)
+        if any(handler.is_generator for handler in self._runner.handlers.values()):
+            if self._runner.concurrency == 1:
+                self._runner.turn = allocate_lock()
+            else:
+                import threading
+
+                self._runner.turn = threading.Semaphore(self._runner.concurrency)
+
+    def _after_activation(self) -> None:
+        """What can wait until the host knows that the plugin is ready: the import of msgspec."""
+        if self._use_msgpack:
+            self._runner.session.msgpack = self._runner.session.codec = msgpack_codec()
+        if self._loop is not None:
+            self._loop.run()
+
+    def run_life(self, handler: "Handler", call: "Call") -> "Any":
+        """Run one of the plugin's own life-cycle functions."""
+        if self._loop is not None:
+            return self._loop.run_life(handler, call)
+        ctx = self._runner.context(call)
+        return handler.function(ctx) if handler.wants_ctx else handler.function()
+
+    def _configure(self, call: "Call") -> bytes:
+        self._runner.config = call.params.get("config") or {}
+        try:
+            answers = [self.run_life(handler, call) for handler in self._plugin.configure_handlers]
+        except Exception as error:
+            return self._runner.failure(call, self._plugin.configure_handlers[0], error, self._runner.context(call))
+        return self._runner.session.result(call.id, {"restart": "restart" in answers})
+
+    def _shutdown(self, call: "Call") -> bytes:
+        for handler in self._plugin.shutdown_handlers:
+            try:
+                self.run_life(handler, call)
+            except Exception as error:
+                sys.excepthook(type(error), error, error.__traceback__)
+        self._runner.then = self._end
+        return self._runner.session.result(call.id, None)
+
+    def _end(self) -> None:
+        self._runner.stop()
+        raise Stopped
+
+
+def _has_rich_annotations(function: "Any") -> bool:
+    """Say whether an annotation may name a dataclass: looked at without importing what it takes to follow it."""
+    for annotation in getattr(function, "__annotations__", {}).values():
+        if isinstance(annotation, str):
+            if annotation.partition("[")[0] not in _PLAIN:
+                return True
+        elif getattr(annotation, "__name__", None) not in _PLAIN:
+            return True
+    return False
+
+
+def last_frame(error: BaseException) -> str | None:
+    """Return ``file:line`` of the innermost frame that is not the SDK's."""
+    trace, where = error.__traceback__, None
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if "annexe_sdk" not in name and not name.startswith("<frozen"):
+            where = f"{name.rpartition('/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename.rpartition('/')[2]}:{error.lineno}"
+    return where

@@ -1,0 +1,152 @@
+"""What a plugin provides: the decorators its author uses.
+
+Nothing is imported or started here; ``runner`` serves what was registered.
+
+Source: docs/reference/sdk.md.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+    C = TypeVar("C", bound=type)
+
+__all__ = ["Handler", "Plugin"]
+
+_ASYNC_FLAGS = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR: ``inspect`` costs 9 ms to import
+_GENERATOR_FLAGS = 0x20 | 0x200
+
+
+class Handler:
+    """One registered function and what is known of it.
+
+    Attributes:
+        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter`` or ``extension``.
+        function: Called with the parameters of the hook and, when it has a parameter ``ctx``, the context last.
+        at: ``file:line`` for messages.
+        is_async: It is an ``async def``.
+        is_generator: It yields.
+        wants_ctx: It has a last parameter named ``ctx``.
+    """
+
+    __slots__ = ("at", "convert", "function", "is_async", "is_generator", "kind", "wants_ctx")
+
+    def __init__(self, kind: str, function: "Callable[..., Any]") -> None:
+        self.kind = kind
+        self.function = function
+        self.convert: Callable[[list[Any]], list[Any]] | None = None
+        code = getattr(function, "__code__", None)
+        if code is None:
+            raise TypeError(f"{function!r} is not a function; decorate a def or an async def")
+        self.at = f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}"
+        self.is_async = bool(code.co_flags & _ASYNC_FLAGS)
+        self.is_generator = bool(code.co_flags & _GENERATOR_FLAGS)
+        names = code.co_varnames[: code.co_argcount]
+        self.wants_ctx = bool(names) and names[-1] == "ctx"
+
+
+class Plugin:
+    """A plugin's handlers, by the names the host opens.
+
+    >>> plugin = Plugin()
+    >>> @plugin.filter("chat.on_request")
+    ... def redact(request, ctx):
+    ...     return ctx.unchanged
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.activate_handlers: list[Handler] = []
+        self.configure_handlers: list[Handler] = []
+        self.shutdown_handlers: list[Handler] = []
+
+    def filter(self, hook: str) -> "Callable[[F], F]":
+        """Answer a filter: return the value, changed or not, or ``ctx.unchanged``."""
+        return self._hook("filter", hook)
+
+    def stream_filter(self, hook: str) -> "Callable[[F], F]":
+        """Answer a stream filter: a generator that takes an iterator of chunks and yields chunks."""
+        return self._hook("stream_filter", hook)
+
+    def action(self, hook: str) -> "Callable[[F], F]":
+        """Answer an action: do something, return nothing."""
+        return self._hook("action", hook)
+
+    def first_result(self, hook: str) -> "Callable[[F], F]":
+        """Answer a first-result hook: return the result, or None to let the next plugin try."""
+        return self._hook("first_result", hook)
+
+    def observer(self, hook: str) -> "Callable[[F], F]":
+        """Watch: called beside the request, which neither waits nor sees what happens here."""
+        return self._hook("observer", hook)
+
+    def extension(self, point: str) -> "Callable[[C], C]":
+        """Fill an extension point with a class; each public method answers the method of that name."""
+
+        def register(cls: "C") -> "C":
+            instance = cls()
+            for name in dir(cls):
+                method = getattr(instance, name)
+                if not name.startswith("_") and callable(method):
+                    self._add(f"ext.{point}.{name}", Handler("extension", method), f"method {name!r} of {point}")
+            return cls
+
+        return register
+
+    def on_activate(self, function: "F") -> "F":
+        """Run once before the plugin is ready: ``def start(ctx)``. Slow work reports by ``ctx.progress``."""
+        self.activate_handlers.append(Handler("life", function))
+        return function
+
+    def on_configure(self, function: "F") -> "F":
+        """Run when the configuration changed; ``ctx.config`` is the new one. Return ``"restart"`` to be started afresh instead."""
+        self.configure_handlers.append(Handler("life", function))
+        return function
+
+    def on_shutdown(self, function: "F") -> "F":
+        """Run before the plugin stops, within the stop deadline."""
+        self.shutdown_handlers.append(Handler("life", function))
+        return function
+
+    def run(self) -> None:
+        """Serve the host that started this process; for use under ``if __name__ == "__main__"``."""
+        from annexe_sdk.runner import run_plugin
+
+        run_plugin(self)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether any handler is an ``async def``, so that an event loop is needed."""
+        life = self.activate_handlers + self.configure_handlers + self.shutdown_handlers
+        return any(handler.is_async for handler in [*self.handlers.values(), *life])
+
+    def provides(self) -> "dict[str, Any]":
+        """Return what is registered, as sent to the host in answer to ``annexe.activate``."""
+        hooks: dict[str, Any] = {}
+        extensions: dict[str, dict[str, Any]] = {}
+        for method, handler in self.handlers.items():
+            family, _, rest = method.partition(".")
+            if family == "hook":
+                hooks[rest] = {"kind": handler.kind, "at": handler.at}
+            else:
+                point, _, name = rest.rpartition(".")
+                extensions.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
+        return {"hooks": hooks, "extensions": extensions}
+
+    def _hook(self, kind: str, hook: str) -> "Callable[[F], F]":
+        if not isinstance(hook, str) or "." not in hook:
+            raise TypeError(f'@plugin.{kind} takes the name of a hook, for example @plugin.{kind}("chat.on_request"); got {hook!r}')
+
+        def register(function: "F") -> "F":
+            self._add(f"hook.{hook}", Handler(kind, function), f"hook {hook!r}")
+            return function
+
+        return register
+
+    def _add(self, method: str, handler: Handler, what: str) -> None:
+        earlier = self.handlers.get(method)
+        if earlier is not None:
+            raise ValueError(f"{what} is registered twice, at {earlier.at} and at {handler.at}; a plugin answers it once")
+        self.handlers[method] = handler

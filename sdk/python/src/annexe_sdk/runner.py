@@ -1,0 +1,406 @@
+"""Run a plugin: read calls, run handlers, write answers.
+
+Leader and followers: whichever thread has nothing else to do reads the socket; when a call comes it hands reading on and runs the handler
+itself. With a concurrency of one that is a single thread without any hand-over. A thread that waits for the host's answer reads meanwhile,
+and runs calls that serve its own.
+
+* No call is started twice, and each is answered once.
+* The host's end closing ends the plugin.
+* Nothing heavy is imported before the plugin is ready.
+
+Source: docs/reference/protocol.md; ADR-0003.
+"""
+
+import os
+import sys
+from _socket import AF_UNIX, MSG_DONTWAIT, SHUT_RDWR, SOCK_STREAM, socket
+from _thread import allocate_lock, start_new_thread
+from time import monotonic
+
+from annexe_sdk.codec import CodecError, json_codec
+from annexe_sdk.context import UNCHANGED, Context
+from annexe_sdk.errors import Reject, Respond, call_failed
+from annexe_sdk.life import Life, last_frame
+from annexe_sdk.plugin import Handler, Plugin
+from annexe_sdk.session import Broken, Call, Session, Stopped, Wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Runner", "main", "run_plugin"]
+
+_READ_BYTES = 64 * 1024
+_LOOK_AGAIN_S = 0.001  # how long queued calls may be run without looking for cancels
+
+
+class Runner:
+    """Serves one plugin on one connection.
+
+    Args:
+        sock: The plugin's end, blocking.
+        load: Imports the plugin's code and returns its ``Plugin``; called on activation.
+        use_msgpack: Offer MessagePack; None looks for msgspec on the import path.
+    """
+
+    def __init__(self, sock: "socket", load: "Callable[[], Plugin]", *, use_msgpack: bool | None = None) -> None:
+        self.session = Session(json_codec())
+        self.config: dict[str, Any] = {}
+        self.grants: list[str] = []
+        self.data_dir: str | None = None
+        self.concurrency = 1
+        self.stopped = False
+        self._sock = sock
+        self.handlers: dict[str, Handler] = {}
+        self._send_lock = allocate_lock()
+        self._leader = allocate_lock()
+        self.turn: Any = None  # taken to run handler code, where streams have threads of their own
+        self._parked: dict[Wait, None] = {}
+        self._idle: list[Wait] = []
+        self._workers = 1
+        self._last_look = 0.0
+        self.then: Callable[[], None] | None = None  # what follows the answer that is being sent
+        self._life = Life(self, load, use_msgpack)
+
+    # Threads: who reads, who runs.
+
+    def serve(self) -> None:
+        """Serve until the host stops the plugin or goes away."""
+        try:
+            self._work()
+        except Stopped:
+            pass
+        finally:
+            self.stop()
+
+    def _work(self) -> None:
+        idle = Wait()
+        while not self.stopped:
+            self.run_call(self._next_call(idle))
+
+    def _next_call(self, idle: Wait) -> Call:
+        ready = self.session.ready
+        if ready and monotonic() - self._last_look > _LOOK_AGAIN_S:
+            self._look()
+        try:
+            return ready.popleft()
+        except IndexError:
+            pass
+        idle.done, idle.call = False, None
+        self._idle.append(idle)
+        self.wait_for(idle)
+        call: Call | None = idle.call
+        if call is None:
+            raise Stopped
+        return call
+
+    def wait_for(self, wait: Wait) -> None:
+        """Return when ``wait`` is done; read meanwhile if nobody else does, and run calls that serve the waiting one."""
+        while not wait.done:
+            if self.stopped:
+                raise Stopped
+            if wait.nested:
+                self.run_call(wait.nested.popleft())
+            elif self._leader.acquire(False):
+                self._lead(wait)
+            else:
+                # Parked before the second look, so that whoever hands reading on in between sees us.
+                self._parked[wait] = None
+                if self._leader.acquire(False):
+                    self._parked.pop(wait, None)
+                    self._lead(wait)
+                elif not wait.done:
+                    wait.lock.acquire()
+                    self._parked.pop(wait, None)
+                else:
+                    self._parked.pop(wait, None)
+        if self._parked and not self._leader.locked():
+            self._hand_on()
+
+    def _lead(self, wait: Wait) -> None:
+        try:
+            while not (wait.done or wait.nested or self.stopped):
+                self._read(wait)
+        finally:
+            self._leader.release()
+            if self._parked:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        for wait in list(self._parked):
+            wait.wake()
+            return
+
+    def _read(self, leader: Wait) -> None:
+        self._take(self._recv(0))
+        self._assign(leader)
+
+    def _look(self) -> None:
+        """Take in what has arrived, without waiting."""
+        if self._leader.acquire(False):
+            try:
+                self._take(self._recv(MSG_DONTWAIT))
+            finally:
+                self._leader.release()
+                if self._parked:
+                    self._hand_on()
+
+    def take_over_reading(self) -> None:
+        """Make the calling thread the reader for good: its event loop reads from now on."""
+        self._leader.acquire()
+
+    def read_nowait(self, flags: int) -> None:
+        """Take in what has arrived; for the event loop."""
+        self._take(self._recv(flags))
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._sock.fileno()
+
+    def _recv(self, flags: int) -> bytes | None:
+        try:
+            chunk = self._sock.recv(_READ_BYTES, flags)
+        except BlockingIOError:
+            chunk = None
+        except OSError:
+            chunk = b""
+        self._last_look = monotonic()
+        if chunk == b"":
+            self.stop()
+            raise Stopped
+        return chunk
+
+    def _take(self, chunk: bytes | None) -> None:
+        while chunk is not None:
+            try:
+                answers = self.session.receive(chunk, self._last_look)
+            except Broken as error:
+                print(f"annexe_sdk: the host broke the protocol ({error.rule}): {error}", file=sys.stderr, flush=True)
+                self.stop()
+                raise Stopped from error
+            if answers:
+                self.send(b"".join(answers))
+            # A full read means that more may have arrived.
+            chunk = self._recv(MSG_DONTWAIT) if len(chunk) == _READ_BYTES else None
+        while self.session.streams:
+            self.start_stream(self.session.streams.popleft())
+
+    def _assign(self, leader: Wait) -> None:
+        ready = self.session.ready
+        while ready:
+            if leader in self._idle:
+                self._idle.remove(leader)
+                wait = leader
+            elif self._idle:
+                wait = self._idle.pop()
+            elif self._workers < self.concurrency:
+                self._workers += 1
+                start_new_thread(self.serve, ())
+                return
+            else:
+                return
+            wait.call = ready.popleft()
+            wait.finish()
+
+    def stop(self) -> None:
+        """End everything: wake all who wait."""
+        self.stopped = True
+        try:
+            self._sock.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # closed already
+        for wait in list(self.session.waits.values()) + list(self._parked) + list(self._idle):
+            wait.wake()
+
+    # Handlers.
+
+    def run_call(self, call: Call) -> None:
+        """Run one call's handler and answer it."""
+        call.started = True
+        handler = self.handlers.get(call.method)
+        if handler is None:
+            self._run_control(call)
+            return
+        if self.turn is not None:
+            with self.turn:
+                frame = self._answer(call, handler)
+        else:
+            frame = self._answer(call, handler)
+        self.session.calls.pop(call.id, None)
+        self.send(frame)
+
+    def _answer(self, call: Call, handler: Handler) -> bytes:
+        ctx = self.context(call)
+        try:
+            params = call.params if handler.convert is None else handler.convert(call.params)
+            value = handler.function(*params, ctx) if handler.wants_ctx else handler.function(*params)
+        except Stopped:
+            raise
+        except BaseException as error:
+            return self.failure(call, handler, error, ctx)
+        return self.success(call, handler, value, ctx)
+
+    def context(self, call: "Call | None") -> Context:
+        """Make the ``ctx`` of one call."""
+        return Context(self, call)
+
+    def success(self, call: Call, handler: Handler, value: "Any", ctx: Context) -> bytes:
+        """Make the answer for what a handler returned."""
+        if value is UNCHANGED:
+            return self._result(call, handler, None, "unchanged", ctx)
+        return self._result(call, handler, value, None, ctx)
+
+    def _result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: Context) -> bytes:
+        meta: dict[str, Any] = {}
+        try:
+            state = ctx._changed_state()
+            if state is not None:
+                meta["state"] = state
+            if outcome is not None:
+                meta["outcome"] = outcome
+            return self.session.result(call.id, value, meta)
+        except CodecError as error:
+            return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
+
+    def failure(self, call: Call, handler: Handler, error: BaseException, ctx: Context) -> bytes:
+        """Make the answer for what a handler raised."""
+        if isinstance(error, Respond):
+            return self._result(call, handler, error.value, "respond", ctx)
+        if isinstance(error, Reject):
+            facts = {"code": str(error.code), "message": str(error.message), "status": error.status}
+            return self.session.error(call.id, "rejected", str(error.message), facts)
+        if call.cancelled:
+            return self.session.error(call.id, "cancelled", "cancelled while it ran")
+        where = last_frame(error) or handler.at
+        print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
+        sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
+        text = f"{type(error).__name__}: {error}"
+        return self.session.error(call.id, "plugin-raised", f"{text} (at {where})", {"type": type(error).__name__, "at": where})
+
+    def start_stream(self, call: Call) -> None:
+        """Run a streamed call beside the others."""
+        start_new_thread(self.run_stream, (call,))
+
+    def run_stream(self, call: Call) -> None:
+        """Run a streamed call on this thread."""
+        from annexe_sdk.streams import run_stream
+
+        try:
+            run_stream(self, call, self.handlers.get(call.method))
+        except Stopped:
+            pass
+
+    def pass_turn(self) -> None:
+        """Let other threads run handler code while this one waits."""
+        if self.turn is not None:
+            self.turn.release()
+
+    def take_turn(self) -> None:
+        """Wait until this thread may run handler code again."""
+        if self.turn is not None:
+            self.turn.acquire()
+
+    # Messages of our own.
+
+    def send(self, frame: bytes) -> None:
+        """Write frames; blocks while the host's side is full."""
+        with self._send_lock:
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                self.stop()
+                raise Stopped from None
+
+    def ask(self, call: "Call | None", method: str, params: "Any") -> "Any":
+        """Call the host and wait for the answer."""
+        wait = Wait()
+        self.send_request(call, method, params, wait)
+        if call is not None:
+            outer, call.wait = call.wait, wait
+            self.pass_turn()
+            try:
+                self.wait_for(wait)
+            finally:
+                self.take_turn()
+                call.wait = outer
+        else:
+            self.wait_for(wait)
+        if wait.error is not None:
+            raise call_failed(wait.error)
+        return wait.result
+
+    def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
+        """Send a request of ours; ids go out in order."""
+        with self._send_lock:
+            frame = self.session.request(method, params, call, wait)
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                self.stop()
+                raise Stopped from None
+
+    def notify(self, method: str, params: "Any") -> None:
+        """Send a notification; what cannot be written as JSON is sent as its ``repr``."""
+        try:
+            frame = self.session.notification(method, params)
+        except CodecError:
+            frame = self.session.notification(method, _writable(params))
+        self.send(frame)
+
+    def log(self, level: str, message: str, fields: "dict[str, Any]", call: "Call | None") -> None:
+        """Send a log line."""
+        line = {"level": level, "message": str(message), "fields": fields}
+        if call is not None and "request" in call.meta:
+            line["request"] = call.meta["request"]
+        self.notify("log", line)
+
+    def send_item(self, call: Call, value: "Any") -> None:
+        """Send one item without waiting for credit: for progress, which is small and rare."""
+        self.send(self.session.item(call.id, value))
+
+    def _run_control(self, call: Call) -> None:
+        frame = self._life.answer(call)
+        self.session.calls.pop(call.id, None)
+        self.send(frame)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+def _writable(value: "Any") -> "Any":
+    if isinstance(value, dict):
+        return {str(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return (value if isinstance(value, str) else repr(value)).encode("utf-8", "backslashreplace").decode()
+
+
+def _find_plugin(entry: str) -> Plugin:
+    """Import the plugin's entry module and return its ``Plugin``."""
+    __import__(entry)
+    module = sys.modules[entry]
+    found = getattr(module, "plugin", None)
+    if not isinstance(found, Plugin):
+        raise TypeError(f"module {entry!r} has no Plugin named 'plugin'; write: plugin = Plugin()")
+    return found
+
+
+def main(fd: int, entry: str) -> None:
+    """Serve the plugin whose entry module is ``entry`` on an inherited descriptor; returns when the host is done with it."""
+    _serve(fd, lambda: _find_plugin(entry))
+
+
+def run_plugin(plugin: Plugin) -> None:
+    """Serve an imported plugin on the descriptor that the host put into ``ANNEXE_FD``."""
+    number = os.environ.get("ANNEXE_FD", "")
+    if not number.isdigit():
+        print("This is a plugin for an annexe host. Try it with: annexe dev <its folder>", file=sys.stderr)
+        raise SystemExit(2)
+    _serve(int(number), lambda: plugin)
+
+
+def _serve(fd: int, load: "Callable[[], Plugin]") -> None:
+    Runner(socket(AF_UNIX, SOCK_STREAM, 0, fd), load).serve()

@@ -1,0 +1,348 @@
+"""The plugin's side of the protocol: what each side still owes the other.
+
+Sans I/O: bytes in, calls to run and answers out. It starts no thread, reads no socket and runs no handler; ``runner`` does.
+
+* Ids of the host are odd and increase; our own are even. What was never used is an error; what is closed crossed on the wire.
+* A fault inside a payload fails that call alone.
+* Pings are answered here, so that a plugin without a free thread still answers while it reads.
+
+Source: docs/reference/protocol.md.
+"""
+
+from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
+from _thread import allocate_lock
+
+from annexe_sdk.codec import Codec, CodecError, decode_frame
+from annexe_sdk.frames import FrameBuffer, pack_frame, read_head
+from annexe_sdk.wire import (
+    CANCEL,
+    CREDIT,
+    END,
+    HELLO_MAX_FRAME_BYTES,
+    INITIAL_CREDIT_BYTES,
+    ITEM,
+    MAX_FRAME_BYTES,
+    NOTIFICATION,
+    RELEASE,
+    REQUEST,
+    RESPONSE,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Broken", "Call", "Session", "Stopped", "Wait"]
+
+_LENGTHS = {REQUEST: 5, RESPONSE: 5, NOTIFICATION: 4, CANCEL: 2, ITEM: 4, END: 2, CREDIT: 3, RELEASE: 2}
+
+
+class Broken(Exception):  # noqa: N818 - a state of the connection
+    """The host broke the protocol; ``rule`` names the rule. The plugin can only exit."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class Stopped(BaseException):
+    """The connection is gone; unwinds whatever runs."""
+
+
+class Wait:
+    """One thing that one thread waits for; ``lock`` is a binary semaphore, woken by ``wake``.
+
+    Attributes:
+        done: The answer is there, or the call to run.
+        nested: Calls that serve the waiting one, to be run by the waiting thread.
+        on_done: Called instead of waking a thread, for waits of an event loop.
+    """
+
+    __slots__ = ("call", "done", "error", "lock", "nested", "on_done", "result")
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.lock.acquire()
+        self.done = False
+        self.error: Any = None
+        self.result: Any = None
+        self.nested: deque[Call] = deque()
+        self.call: Call | None = None
+        self.on_done: Callable[[], None] | None = None
+
+    def wake(self) -> None:
+        """Let the waiting thread look again."""
+        if self.on_done is not None:
+            self.on_done()
+            return
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # awake already
+
+    def finish(self) -> None:
+        """Say that it is there."""
+        self.done = True
+        self.wake()
+
+
+class Call:
+    """One call of the host's.
+
+    Attributes:
+        received: When it arrived, by the monotonic clock, in seconds.
+        wait: Our own request that its handler waits for at the moment.
+        stream_wait: The item or credit that its handler waits for at the moment.
+        inbox: Items of the caller's stream that are not taken in yet, with their sizes.
+        credit: Bytes of items that we may still send.
+        consumed: Bytes of items taken in and not acknowledged yet.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "consumed",
+        "credit",
+        "ended",
+        "id",
+        "inbox",
+        "meta",
+        "method",
+        "on_cancel",
+        "params",
+        "received",
+        "started",
+        "stream",
+        "stream_wait",
+        "wait",
+    )
+
+    def __init__(self, ident: int, method: str, params: "Any", meta: "dict[str, Any]", received: float) -> None:
+        self.id = ident
+        self.method = method
+        self.params = params
+        self.meta = meta
+        self.received = received
+        self.cancelled = False
+        self.started = False
+        self.wait: Wait | None = None
+        self.stream_wait: Wait | None = None
+        self.on_cancel: Callable[[], None] | None = None
+        self.stream: str | None = meta.get("stream")
+        if self.stream is not None:
+            self.inbox: deque[tuple[Any, int]] = deque()
+            self.ended = self.stream == "out"
+            self.credit = INITIAL_CREDIT_BYTES
+            self.consumed = 0
+
+
+class Session:
+    """State of one connection, seen from the plugin.
+
+    Attributes:
+        ready: Calls to start, in id order.
+        streams: Streamed calls to start, each on a thread of its own.
+        calls: Calls of the host's that are not answered yet.
+    """
+
+    def __init__(self, json: Codec) -> None:
+        self.json = json
+        self.msgpack: Codec | None = None
+        self.codec = json  # what we send
+        self.limit_bytes = MAX_FRAME_BYTES
+        self.ready: deque[Call] = deque()
+        self.streams: deque[Call] = deque()
+        self.calls: dict[int, Call] = {}
+        self.waits: dict[int, Wait] = {}
+        self._buffer = FrameBuffer(HELLO_MAX_FRAME_BYTES)
+        self._last_host_id = -1
+        self._last_own_id = 0
+        self._now = 0.0
+        self._answers: list[bytes] = []
+        self._by_kind = {
+            REQUEST: self._on_request,
+            RESPONSE: self._on_response,
+            CANCEL: self._on_cancel,
+            ITEM: self._on_item,
+            END: self._on_end,
+            CREDIT: self._on_credit,
+        }
+
+    def agree(self, limit_bytes: int) -> None:
+        """Take over the frame limit that hello agreed on."""
+        self.limit_bytes = self._buffer.limit_bytes = limit_bytes
+
+    # Bytes in.
+
+    def receive(self, chunk: bytes, now: float) -> list[bytes]:
+        """Take in what was read.
+
+        Args:
+            chunk: Any number of bytes.
+            now: The monotonic time, in seconds.
+
+        Returns:
+            Frames to send at once.
+
+        Raises:
+            Broken: The host broke the protocol.
+        """
+        self._now = now
+        try:
+            frames = self._buffer.feed(chunk)
+        except Exception as error:
+            raise Broken(getattr(error, "rule", "frame"), str(error)) from error
+        for frame in frames:
+            self._on_frame(frame)
+        answers, self._answers = self._answers, []
+        return answers
+
+    def _on_frame(self, frame: bytes) -> None:
+        try:
+            message = decode_frame(frame, self.json, self.msgpack)
+        except CodecError as error:
+            self._on_bad_payload(frame, error)
+            return
+        if type(message) is not list or not message:
+            raise Broken("not-an-array", "a message that is no array")
+        kind = message[0]
+        if type(kind) is not int or _LENGTHS.get(kind) != len(message):
+            raise Broken("unknown-kind", f"a message of kind {kind!r} with {len(message)} elements")
+        take = self._by_kind.get(kind)
+        if take is not None:
+            take(message, len(frame))
+
+    def _on_bad_payload(self, frame: bytes, error: CodecError) -> None:
+        head = read_head(frame)
+        if head is None:
+            raise Broken("undecodable", f"a frame that cannot be decoded: {error}")
+        kind, ident = head
+        if kind == REQUEST:
+            self._check_host_id(ident)
+            self._answers.append(self.error(ident, "invalid-params", str(error)))
+        elif kind == RESPONSE and ident in self.waits:
+            self._finish(ident, {"code": "invalid-result", "message": str(error)}, None)
+        elif kind == ITEM and ident in self.calls:
+            self._abandon(self.calls[ident])
+
+    def _on_request(self, message: "list[Any]", _size: int) -> None:
+        _, ident, method, params, meta = message
+        if type(ident) is not int or type(method) is not str or type(meta) is not dict:
+            raise Broken("bad-envelope", "a request whose id, method or meta has the wrong type")
+        self._check_host_id(ident)
+        if method == "annexe.ping":
+            self._answers.append(self.result(ident, None))
+            return
+        call = Call(ident, method, params, meta, self._now)
+        self.calls[ident] = call
+        parent = self.calls.get(meta.get("parent", 0))
+        if parent is not None and parent.wait is not None:
+            parent.wait.nested.append(call)
+            parent.wait.wake()
+        elif call.stream is not None:
+            self.streams.append(call)
+        else:
+            self.ready.append(call)
+
+    def _check_host_id(self, ident: int) -> None:
+        if not ident & 1 or ident <= self._last_host_id:
+            raise Broken("bad-id", f"request id {ident} after {self._last_host_id}; expected odd ids that increase")
+        self._last_host_id = ident
+
+    def _on_response(self, message: "list[Any]", _size: int) -> None:
+        _, ident, error, result, _ = message
+        if ident in self.waits:
+            self._finish(ident, error, result)
+        elif type(ident) is not int or ident & 1 or ident > self._last_own_id:
+            raise Broken("unknown-id", f"a response to {ident!r}, which was never asked")
+
+    def _finish(self, ident: int, error: "Any", result: "Any") -> None:
+        wait = self.waits.pop(ident)
+        wait.error, wait.result = error, result
+        wait.finish()
+
+    def _call_of(self, ident: "Any") -> "Call | None":
+        call = self.calls.get(ident)
+        if call is None and (type(ident) is not int or ident > max(self._last_host_id, self._last_own_id)):
+            raise Broken("unknown-id", f"a message for id {ident!r}, which was never used")
+        return call
+
+    def _on_cancel(self, message: "list[Any]", _size: int) -> None:
+        call = self._call_of(message[1])
+        if call is not None:
+            self._abandon(call)
+
+    def _abandon(self, call: Call) -> None:
+        call.cancelled = True
+        if not call.started:
+            for queue in (self.ready, self.streams):
+                try:
+                    queue.remove(call)
+                except ValueError:
+                    continue
+                self._answers.append(self.error(call.id, "cancelled", "cancelled before it was started"))
+                return
+        if call.on_cancel is not None:
+            call.on_cancel()
+        else:
+            self._nudge(call)
+
+    def _on_item(self, message: "list[Any]", size: int) -> None:
+        call = self._call_of(message[1])
+        if call is not None and call.stream is not None:
+            call.inbox.append((message[2], size))
+            self._nudge(call)
+
+    def _on_end(self, message: "list[Any]", _size: int) -> None:
+        call = self._call_of(message[1])
+        if call is not None and call.stream is not None:
+            call.ended = True
+            self._nudge(call)
+
+    def _on_credit(self, message: "list[Any]", _size: int) -> None:
+        call = self._call_of(message[1])
+        if call is not None and call.stream is not None:
+            call.credit += message[2]
+            self._nudge(call)
+
+    def _nudge(self, call: Call) -> None:
+        if call.stream_wait is not None:
+            call.stream_wait.finish()
+
+    # Messages out: frames, ready to be written.
+
+    def request(self, method: str, params: "Any", parent: "Call | None", wait: Wait) -> bytes:
+        """Make a request of ours; its answer finishes ``wait``. To be called and sent under one lock, so that ids go out in order."""
+        ident = self._last_own_id + 2
+        frame = self._pack([REQUEST, ident, method, params, {"parent": parent.id} if parent is not None else {}])
+        self._last_own_id = ident
+        self.waits[ident] = wait
+        return frame
+
+    def notification(self, method: str, params: "Any") -> bytes:
+        """Make a notification."""
+        return self._pack([NOTIFICATION, method, params, {}])
+
+    def result(self, ident: int, value: "Any", meta: "dict[str, Any] | None" = None) -> bytes:
+        """Answer a call; raises CodecError when the value cannot be sent."""
+        return self._pack([RESPONSE, ident, None, value, meta or {}])
+
+    def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
+        """Answer a call with an error."""
+        text = message if len(message) <= 4096 else message[:4096] + "…"
+        text = text.encode("utf-8", "backslashreplace").decode()
+        return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
+
+    def item(self, ident: int, value: "Any") -> bytes:
+        """Send one item of a stream."""
+        return self._pack([ITEM, ident, value, {}])
+
+    def credit(self, ident: int, granted_bytes: int) -> bytes:
+        """Allow that many more bytes of items."""
+        return self._pack([CREDIT, ident, granted_bytes])
+
+    def _pack(self, message: "list[Any]") -> bytes:
+        body = self.codec.encode(message)
+        if len(body) > self.limit_bytes:
+            raise CodecError(f"a message of {len(body)} bytes; expected at most {self.limit_bytes}")
+        return pack_frame(body)
