@@ -61,6 +61,7 @@ def main() -> int:
 def checks() -> list[tuple[str, list[str], Path]]:
     """Return name, command and folder of every check."""
     own = [name for name in ("src", "sdk/python/src", "tests", "scripts", "examples", "benchmarks") if any((ROOT / name).rglob("*.py"))]
+    own += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*.py"))
     # A plugin is checked from its own folder: it is a project of its own, and its folder's name is no Python package.
     plugins = sorted(manifest.parent for manifest in ROOT.glob("plugins/*/plugin.toml"))
     return [

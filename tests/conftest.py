@@ -1,0 +1,18 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+# These start plugins or check rights, and both come out differently for root, where each plugin has a uid of its own, and for others.
+_BOTH_USERS = (_HERE / "process", _HERE / "security")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is run as root and as an unprivileged user."""
+    for item in items:
+        if any(folder in item.path.parents for folder in _BOTH_USERS):
+            item.add_marker(pytest.mark.both_users)
