@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from annexe_sdk import Plugin
+from annexe_sdk import Context, Plugin
 
 from .chat import hide_request, restore_answer, restored_chunks
 from .detect import KINDS
@@ -24,7 +24,7 @@ _STATE = "values"
 
 
 @plugin.filter("chat.on_request")
-def redact(request: dict[str, Any], ctx: Any) -> Any:
+def redact(request: dict[str, Any], ctx: Context) -> Any:
     hider = hide_request(request, ctx.config.get("kinds", KINDS))
     if not hider.count:
         return ctx.unchanged
@@ -37,7 +37,7 @@ def redact(request: dict[str, Any], ctx: Any) -> Any:
 
 
 @plugin.filter("chat.on_response")
-def restore(answer: dict[str, Any], ctx: Any) -> Any:
+def restore(answer: dict[str, Any], ctx: Context) -> Any:
     values = ctx.state.get(_STATE)
     if values and restore_answer(answer, values):
         return answer
@@ -45,7 +45,7 @@ def restore(answer: dict[str, Any], ctx: Any) -> Any:
 
 
 @plugin.stream_filter("chat.on_stream")
-def restore_stream(chunks: Iterable[dict[str, Any]], ctx: Any) -> Iterator[dict[str, Any]]:
+def restore_stream(chunks: Iterable[dict[str, Any]], ctx: Context) -> Iterator[dict[str, Any]]:
     values = ctx.state.get(_STATE)
     yield from restored_chunks(chunks, values) if values else chunks
 

@@ -10,7 +10,7 @@ from pii_redactor.detect import KINDS
 
 def request(*contents: Any, **extra: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": content, "extra": {}} for content in contents]
-    return {"model": "m", "messages": messages, "caller": "key", "stream": False, "temperature": None, "extra": extra}
+    return {"model": "m", "messages": messages, "stream": False, "temperature": None, "extra": extra}
 
 
 def chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **extra: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Answers chat requests that were answered before."""

@@ -1,0 +1,1 @@
+"""Lets each key make so many requests in a sliding window."""

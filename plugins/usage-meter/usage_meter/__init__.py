@@ -1,0 +1,1 @@
+"""Counts requests, tokens and cost for each key and model."""
