@@ -1,0 +1,26 @@
+"""The channel to one plugin: calls, streams, cancellation, deadlines, flow control."""
+
+from annexe.channel.calls import CHAIN, HostCall, PluginCall
+from annexe.channel.connection import Connection
+from annexe.channel.handshake import Greeting, Provided, activate, hello
+from annexe.channel.limits import ChannelLimits
+from annexe.channel.messages import CodecName, RequestMeta, Response
+from annexe.channel.requests import Serve
+from annexe.channel.streams import Stream
+
+__all__ = [
+    "CHAIN",
+    "ChannelLimits",
+    "CodecName",
+    "Connection",
+    "Greeting",
+    "HostCall",
+    "PluginCall",
+    "Provided",
+    "RequestMeta",
+    "Response",
+    "Serve",
+    "Stream",
+    "activate",
+    "hello",
+]

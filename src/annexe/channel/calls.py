@@ -1,0 +1,118 @@
+"""Open calls, both ways, and how they hang together.
+
+A plugin that works on a call may ask the host; what the application does to answer may call plugins again. The chain of such calls is
+carried in a context variable, so that a call back into a plugin that waits is marked with the call it serves, and cannot deadlock.
+
+Source: docs/reference/protocol.md, "Concurrency, slots, stuck"; ADR-0004.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from annexe.channel.connection import Connection
+    from annexe.channel.messages import CodecName, RequestMeta, Response
+    from annexe.channel.streams import Stream
+
+__all__ = ["CHAIN", "HostCall", "PluginCall"]
+
+CHAIN: ContextVar[tuple[HostCall, ...]] = ContextVar("annexe_chain", default=())
+"""The open host calls on whose behalf the running code works, outermost first."""
+
+
+@final
+class HostCall:
+    """A call of the host's to a plugin.
+
+    Attributes:
+        future: Gets the ``Response``, or the error.
+        deadline: Loop time, in seconds.
+        id: Odd; 0 while it waits in the host.
+        given_up_at: Loop time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
+        nested: It serves a call of the plugin's own that waits, so it takes no slot.
+        requests: What the plugin asked on its behalf and is not answered yet.
+        chain: The calls it was made on behalf of, outermost first.
+    """
+
+    __slots__ = (
+        "chain",
+        "connection",
+        "deadline",
+        "future",
+        "given_up_at",
+        "id",
+        "meta",
+        "method",
+        "nested",
+        "params",
+        "requests",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        params: Any,
+        meta: RequestMeta,
+        *,
+        deadline: float,
+        future: asyncio.Future[Response],
+        chain: tuple[HostCall, ...],
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.params = params
+        self.meta = meta
+        self.deadline = deadline
+        self.future = future
+        self.chain = chain
+        self.id = 0
+        self.given_up_at: float | None = None
+        self.nested = False
+        self.requests: set[PluginCall] | None = None
+        self.stream: Stream | None = None
+
+
+@final
+class PluginCall:
+    """A request of a plugin's to the host.
+
+    Attributes:
+        params: Raw, in ``codec``.
+        deadline: Loop time, in seconds: the smaller of the parent's and the plugin's own.
+        parent: The host call on whose behalf it was made, as the host knows it; None for work of the plugin's own.
+        task: What answers it, while that takes time.
+    """
+
+    __slots__ = ("codec", "connection", "deadline", "id", "method", "params", "parent", "task")
+
+    def __init__(
+        self,
+        connection: Connection,
+        ident: int,
+        method: str,
+        params: msgspec.Raw,
+        *,
+        codec: CodecName,
+        deadline: float,
+        parent: HostCall | None,
+    ) -> None:
+        self.connection = connection
+        self.id = ident
+        self.method = method
+        self.params = params
+        self.codec = codec
+        self.deadline = deadline
+        self.parent = parent
+        self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """The application's id for the request this belongs to, as the host knows it."""
+        return self.parent.meta.request if self.parent is not None else None

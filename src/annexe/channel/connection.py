@@ -1,0 +1,457 @@
+"""One plugin's connection, as the host sees it: calls out, requests in.
+
+* Every call ends: by its answer, by its deadline, by its caller, or with the connection. One timer per connection, none per call.
+* A call that was given up keeps its slot until the plugin answers it; a plugin whose slots are all given up for long is stuck.
+* What breaks the protocol ends this connection and nothing else.
+
+Source: docs/reference/protocol.md; ADR-0004.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, final
+
+import msgspec
+
+from annexe.channel.calls import CHAIN, HostCall
+from annexe.channel.faults import error_from_wire
+from annexe.channel.limits import ChannelLimits
+from annexe.channel.messages import (
+    JSON,
+    MSGPACK,
+    Cancel,
+    Codec,
+    CodecName,
+    Credit,
+    End,
+    Item,
+    Notification,
+    PluginRequest,
+    Release,
+    RequestMeta,
+    Response,
+    decode_message,
+)
+from annexe.channel.requests import PluginRequests, Serve
+from annexe.channel.streams import Decode, Stream
+from annexe.channel.transport import Transport
+from annexe.errors import (
+    AnnexeError,
+    CallError,
+    CallTimeoutError,
+    InvalidParamsError,
+    InvalidResultError,
+    OutcomeUnknownError,
+    PluginBusyError,
+    PluginUnavailableError,
+    RemoteProtocolError,
+)
+from annexe_sdk import wire
+from annexe_sdk.frames import read_head
+
+__all__ = ["Connection"]
+
+_FAULTS = (msgspec.MsgspecError, RecursionError)
+_ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+_COARSENESS_S = 0.001
+
+
+@final
+class Connection:
+    """Calls to one plugin instance and requests from it.
+
+    Args:
+        sock: The host's end of the socket pair.
+        plugin: Id of the plugin, for errors.
+        limits: Bounds; ``concurrency`` and ``streams`` come from the manifest.
+        serve: Answers the plugin's requests; see ``requests.Serve``.
+        on_notification: Called with method, raw parameters and their codec. Must not raise or block.
+        on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
+        on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
+
+    Must be made in a running event loop.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        plugin: str,
+        limits: ChannelLimits,
+        serve: Serve,
+        on_notification: Callable[[str, msgspec.Raw, CodecName], None],
+        on_closed: Callable[[AnnexeError | None], None],
+        on_stuck: Callable[[], None],
+    ) -> None:
+        self.plugin = plugin
+        self.limits = limits
+        self.codec: Codec = JSON
+        self.closed = False
+        self._loop = asyncio.get_running_loop()
+        self._on_notification = on_notification
+        self._on_closed = on_closed
+        self._on_stuck = on_stuck
+        self._open: dict[int, HostCall] = {}
+        self._queue: deque[HostCall] = deque()
+        self._slots_taken = 0
+        self._slots = limits.concurrency + limits.sent_ahead
+        self._streams_open = 0
+        self._last_id = -1
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
+        self._stuck_told = False
+        self._full_since: float | None = None
+        self._greeted = False
+        self.frame_bytes = 0  # of the frame being handled
+        self._transport = Transport(
+            sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
+        )
+        self._requests = PluginRequests(self, serve, loop=self._loop)
+        self._by_type: dict[type, Callable[[Any], None]] = {
+            Notification: self._on_notify,
+            Item: self._on_item,
+            Credit: self._on_credit,
+            Cancel: self._requests.cancel,
+            End: self._on_end,
+            Release: self._on_release,
+        }
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not answered yet, waiting ones included."""
+        return len(self._open) + len(self._queue)
+
+    # Life.
+
+    def greeted(self) -> None:
+        """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome."""
+        self._greeted = True
+        self._transport.accept(self.limits.max_frame_bytes)
+
+    def agree(self, codec: CodecName) -> None:
+        """Activation was answered: send in this codec from now on."""
+        self.codec = MSGPACK if codec == "msgpack" else JSON
+
+    def close(self, error: AnnexeError | None = None) -> None:
+        """End the connection; every open call gets an error. Idempotent."""
+        if self.closed:
+            return
+        self._transport.close()
+        self._lost(error)
+
+    def _lost(self, error: AnnexeError | None) -> None:
+        self.closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._requests.abandon_all()
+        for call in [*self._open.values(), *self._queue]:
+            if not call.future.done():
+                call.future.set_exception(self._gone(call, error))
+            if call.stream is not None:
+                call.stream.finish()
+        self._open.clear()
+        self._queue.clear()
+        self._on_closed(error)
+
+    def _gone(self, call: HostCall, error: AnnexeError | None) -> CallError:
+        because = f": {error}" if error is not None else ""
+        if call.id == 0:
+            text = f"plugin {self.plugin!r} went away before {call.method} was sent{because}"
+            return PluginUnavailableError(text, plugin=self.plugin, method=call.method)
+        text = f"plugin {self.plugin!r} went away while {call.method} was open{because}; it may or may not have happened"
+        return OutcomeUnknownError(text, plugin=self.plugin, method=call.method)
+
+    # Calls out.
+
+    async def call(self, method: str, params: Any, meta: RequestMeta, *, deadline: float) -> Response:
+        """Call the plugin and wait for the answer.
+
+        Args:
+            method: Name on the wire.
+            params: What msgspec can encode; already encoded parts as ``msgspec.Raw`` in this connection's codec.
+            meta: Owned by the call from now on.
+            deadline: Loop time, in seconds.
+
+        Returns:
+            The response; its ``error`` is None. The result is raw, in ``response.codec``.
+
+        Raises:
+            CallError: One of its family; what the plugin answered as an error included.
+            RejectedError: The plugin refused.
+        """
+        call = self.begin(method, params, meta, deadline=deadline)
+        try:
+            response = await call.future
+        except asyncio.CancelledError:
+            self.give_up(call)
+            raise
+        if response.error is not None:
+            raise error_from_wire(response.error, plugin=self.plugin, method=method)
+        return response
+
+    def begin(self, method: str, params: Any, meta: RequestMeta, *, deadline: float) -> HostCall:
+        """Start a call without waiting; see ``call``. Raises what keeps it from being started."""
+        chain = CHAIN.get()
+        if chain:
+            deadline = min(deadline, chain[-1].deadline)
+        call = HostCall(self, method, params, meta, deadline=deadline, future=self._loop.create_future(), chain=chain)
+        if self.closed:
+            raise PluginUnavailableError(f"plugin {self.plugin!r} is not running", plugin=self.plugin, method=method)
+        if chain:
+            self._join(call, chain)
+        if self._transport.out_bytes > self.limits.out_bytes:
+            raise self._busy(method, f"{self._transport.out_bytes} bytes wait to be written")
+        if call.nested:
+            self._send(call)
+        elif meta.stream is not None:
+            if self._streams_open >= self.limits.streams:
+                raise self._busy(method, f"{self.limits.streams} streams are open")
+            self._streams_open += 1
+            self._send(call)
+        elif self._slots_taken < self._slots:
+            self._slots_taken += 1
+            self._send(call)
+        elif len(self._queue) < self.limits.queued:
+            self._queue.append(call)
+        else:
+            raise self._busy(method, f"{self.limits.queued} calls wait")
+        self.wake_at(deadline)
+        return call
+
+    def give_up(self, call: HostCall) -> None:
+        """Stop wanting the answer: tell the plugin, and what it asked on this call's behalf is called off."""
+        if call.id == 0:
+            if not call.future.done():
+                call.future.cancel()
+            return
+        if call.given_up_at is not None or call.id not in self._open:
+            return
+        now = self._loop.time()
+        call.given_up_at = now
+        if call.requests:
+            self._requests.abandon(call.requests)
+        self.send([wire.CANCEL, call.id])
+        self.wake_at(now + self.limits.stuck_s)
+
+    def open_stream(
+        self, method: str, params: Any, meta: RequestMeta, *, deadline: float, decode: Decode, first_s: float | None, idle_s: float | None
+    ) -> Stream:
+        """Start a streamed call; ``meta.stream`` says which directions it has. Raises what keeps it from being started."""
+        call = self.begin(method, params, meta, deadline=deadline)
+        call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
+        return call.stream
+
+    def send(self, message: Any) -> None:
+        """Send a message that is known to be encodable."""
+        self._transport.write(self.codec.encode(message), alone=True)
+
+    def write(self, body: bytes) -> None:
+        """Send an encoded message."""
+        self._transport.write(body, alone=True)
+
+    def _join(self, call: HostCall, chain: tuple[HostCall, ...]) -> None:
+        if len(chain) >= self.limits.depth:
+            text = f"calls within calls are {len(chain)} deep; expected at most {self.limits.depth}"
+            raise PluginBusyError(text, plugin=self.plugin, method=call.method)
+        for outer in reversed(chain):
+            if outer.connection is self and outer.id in self._open:
+                call.nested = True
+                call.meta.parent = outer.id
+                return
+
+    def _busy(self, method: str, why: str) -> PluginBusyError:
+        return PluginBusyError(f"plugin {self.plugin!r} is busy: {why}", plugin=self.plugin, method=method)
+
+    def _send(self, call: HostCall) -> None:
+        """Give the call its id and write it; on failure the slot is given back."""
+        ident = self._last_id + 2
+        call.meta.deadline_ms = max(0, int((call.deadline - self._loop.time()) * 1000))
+        try:
+            body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
+            if len(body) > self.limits.max_frame_bytes:
+                raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
+        except _ENCODE_FAULTS as error:
+            self._free(call)
+            text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
+            raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error
+        self._last_id = call.id = ident
+        self._transport.write(body, alone=not self._open)
+        self._open[ident] = call
+
+    def _free(self, call: HostCall) -> None:
+        if call.meta.stream is not None:
+            self._streams_open -= 1
+        elif not call.nested:
+            self._slots_taken -= 1
+
+    def _pump(self) -> None:
+        """Send what waits, now that a slot is free."""
+        queue = self._queue
+        while queue and self._slots_taken < self._slots:
+            call = queue.popleft()
+            if call.future.done():
+                continue
+            self._slots_taken += 1
+            try:
+                self._send(call)
+            except InvalidParamsError as error:
+                call.future.set_exception(error)
+
+    # Time.
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_at(at, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        """Give up what is overdue, look for a stuck plugin, and sleep until the next deadline."""
+        now = self._loop.time()
+        self._alarm, self._alarm_at = None, float("inf")
+        nearest = float("inf")
+        self._requests.give_up_overdue(now)
+        for call in [*self._open.values(), *self._queue]:
+            if call.given_up_at is not None:
+                # Looked at once per period: a plugin may be given up on for long without being stuck.
+                nearest = min(nearest, max(call.given_up_at, now) + self.limits.stuck_s)
+            elif call.deadline <= now:
+                self._overdue(call)
+                nearest = min(nearest, now + self.limits.stuck_s)
+            else:
+                nearest = min(nearest, call.deadline)
+        if self._is_stuck(now) and not self._stuck_told:
+            self._stuck_told = True
+            self._on_stuck()
+        nearest = min(nearest, self._requests.nearest_deadline())
+        if nearest < float("inf"):
+            self._set_alarm(max(nearest, now + _COARSENESS_S))
+
+    def wake_at(self, deadline: float) -> None:
+        """Look at the deadlines again at this loop time, at the latest."""
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline)
+
+    def _overdue(self, call: HostCall) -> None:
+        if not call.future.done():
+            text = f"plugin {self.plugin!r} did not answer {call.method} within its deadline"
+            call.future.set_exception(CallTimeoutError(text, plugin=self.plugin, method=call.method))
+        if call.id:
+            self.give_up(call)
+        else:
+            self._queue.remove(call)
+
+    def _is_stuck(self, now: float) -> bool:
+        """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
+        limit = now - self.limits.stuck_s
+        plain = (call for call in self._open.values() if not call.nested and call.meta.stream is None)
+        holders = list(islice(plain, self.limits.concurrency))
+        if len(holders) == self.limits.concurrency and all(call.given_up_at is not None and call.given_up_at <= limit for call in holders):
+            return True
+        if not self._transport.writing:
+            self._full_since = None
+            return False
+        if self._full_since is None:
+            self._full_since = now
+        alive = any(call.given_up_at is None for call in self._open.values())
+        return not alive and self._full_since <= limit
+
+    # Frames in.
+
+    def _on_frame(self, frame: bytes) -> None:
+        self.frame_bytes = len(frame)
+        try:
+            message = decode_message(frame)
+        except _FAULTS as error:
+            self._on_bad_frame(frame, error)
+            return
+        if isinstance(message, Response):
+            self._on_response(message)
+        elif not self._greeted:
+            raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
+        elif isinstance(message, PluginRequest):
+            self._requests.begin(message)
+        else:
+            # The classes for JSON are subclasses of those for MessagePack.
+            kind = type(message)
+            self._by_type[kind if kind in self._by_type else kind.__mro__[1]](message)
+
+    def _on_bad_frame(self, frame: bytes, error: Exception) -> None:
+        """Charge a fault to the call whose payload it is in; a fault of the envelope ends the connection."""
+        head = read_head(frame)
+        if head is not None and not isinstance(error, msgspec.ValidationError):
+            kind, ident = head
+            if kind == wire.RESPONSE and ident in self._open:
+                text = f"plugin {self.plugin!r} answered {self._open[ident].method} with bytes that cannot be decoded: {error}"
+                self._finish(ident, InvalidResultError(text, plugin=self.plugin, method=self._open[ident].method))
+                return
+            if kind == wire.REQUEST and self._greeted:
+                self._requests.refuse(ident, "invalid-params", str(error))
+                return
+            if kind == wire.ITEM and ident in self._open:
+                call = self._open[ident]
+                if call.stream is not None:
+                    call.stream.fail(InvalidResultError(f"an item that cannot be decoded: {error}", plugin=self.plugin, method=call.method))
+                return
+        raise RemoteProtocolError(f"a message that breaks the protocol: {error}", rule="bad-envelope", plugin=self.plugin) from error
+
+    def _on_response(self, message: Response) -> None:
+        call = self._open.pop(message.id, None)
+        if call is None:
+            what = "twice" if message.id & 1 and 0 < message.id <= self._last_id else "though it was never asked"
+            raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
+        self._free(call)
+        if not call.future.done():
+            call.future.set_result(message)
+        self._ended(call)
+
+    def _finish(self, ident: int, error: CallError) -> None:
+        call = self._open.pop(ident)
+        self._free(call)
+        if not call.future.done():
+            call.future.set_exception(error)
+        self._ended(call)
+
+    def _ended(self, call: HostCall) -> None:
+        if call.stream is not None:
+            call.stream.finish()
+        if call.requests:
+            self._requests.abandon(call.requests)
+        if self._queue:
+            self._pump()
+
+    def parent_of(self, ident: int | None) -> HostCall | None:
+        """Return the open host call a plugin names as parent; None when it is closed or was never one."""
+        return self._open.get(ident) if ident is not None else None
+
+    def _on_notify(self, message: Notification) -> None:
+        self._on_notification(message.method, message.params, message.codec)
+
+    def _stream_call(self, ident: int) -> HostCall | None:
+        call = self._open.get(ident)
+        if call is None and not (0 < ident <= (self._last_id if ident & 1 else self._requests.last_id)):
+            raise RemoteProtocolError(f"a message for id {ident}, which was never used", rule="unknown-id", plugin=self.plugin)
+        return call
+
+    def _on_item(self, message: Item) -> None:
+        call = self._stream_call(message.id)
+        if call is not None and call.stream is not None:
+            call.stream.receive(message)
+
+    def _on_credit(self, message: Credit) -> None:
+        call = self._stream_call(message.id)
+        if call is not None and call.stream is not None:
+            call.stream.add_credit(message.granted_bytes)
+
+    def _on_end(self, message: End) -> None:
+        if message.id & 1:
+            raise RemoteProtocolError("the end of a stream that is the host's", rule="wrong-parity", plugin=self.plugin)
+        self._stream_call(message.id)
+
+    def _on_release(self, _message: Release) -> None:
+        raise RemoteProtocolError("a release of shared memory; this connection has none", rule="no-arena", plugin=self.plugin)

@@ -1,0 +1,72 @@
+"""Errors at the edge of the wire: codes to classes and back.
+
+Pure. Only code, message and facts cross the socket; this is the one table of both directions.
+
+Source: docs/reference/protocol.md, "Errors".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from annexe.channel.messages import WireError
+from annexe.errors import (
+    AnnexeError,
+    CallCancelledError,
+    CallError,
+    CallTimeoutError,
+    InvalidParamsError,
+    InvalidResultError,
+    MethodNotFoundError,
+    OutcomeUnknownError,
+    PluginBusyError,
+    PluginRaisedError,
+    PluginUnavailableError,
+    RejectedError,
+)
+
+__all__ = ["error_from_wire", "error_to_wire"]
+
+_BY_CODE: dict[str, type[CallError]] = {
+    cls.code: cls
+    for cls in (
+        CallCancelledError,
+        CallTimeoutError,
+        InvalidParamsError,
+        InvalidResultError,
+        MethodNotFoundError,
+        OutcomeUnknownError,
+        PluginBusyError,
+        PluginRaisedError,
+        PluginUnavailableError,
+    )
+}
+_MAX_STATUS, _MIN_STATUS = 599, 400
+
+
+def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeError:
+    """Make the exception for what a plugin answered.
+
+    A code we do not know becomes a ``PluginRaisedError``: a plugin cannot make the host raise anything else.
+    """
+    facts = error.data if isinstance(error.data, dict) else {}
+    if error.code == RejectedError.code:
+        return _rejected(error, facts, plugin=plugin, method=method)
+    cls = _BY_CODE.get(error.code, PluginRaisedError)
+    return cls(f"plugin {plugin!r}, {method}: {error.message}", plugin=plugin, method=method, reported=facts)
+
+
+def _rejected(error: WireError, facts: dict[str, Any], *, plugin: str, method: str) -> RejectedError:
+    status = facts.get("status")
+    if not isinstance(status, int) or not _MIN_STATUS <= status <= _MAX_STATUS:
+        status = 403
+    hook = method.removeprefix("hook.")
+    return RejectedError(error.message, plugin=plugin, hook=hook, reject_code=str(facts.get("code", "rejected")), status=status)
+
+
+def error_to_wire(error: BaseException) -> dict[str, Any]:
+    """Describe an error to a plugin. What is not ours becomes ``internal`` without its text: it may hold the application's secrets."""
+    if isinstance(error, AnnexeError):
+        facts = {name: value for name, value in error.data.items() if isinstance(value, (str, int, float, bool))}
+        return {"code": error.code, "message": error.message, "data": facts or None}
+    return {"code": "internal", "message": f"the host failed with {type(error).__name__}; its log has the details", "data": None}

@@ -1,0 +1,45 @@
+"""Bounds of one connection.
+
+Pure.
+
+Source: docs/reference/protocol.md, "Concurrency, slots, stuck" and "Streams".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from annexe_sdk import wire
+
+__all__ = ["ChannelLimits"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelLimits:
+    """What one connection may hold.
+
+    Attributes:
+        concurrency: Host calls that run at once in the plugin; the oldest open ones hold the slots.
+        streams: Streamed host calls at once, beside those.
+        sent_ahead: Calls sent beyond ``concurrency``, so that the plugin never waits for the next.
+        queued: Calls that wait in the host; above it, ``busy``.
+        plugin_requests: Requests of the plugin's that are open at once; above it, ``busy``.
+        max_frame_bytes: Longest frame either way.
+        out_bytes: Bytes that wait to be written; above it, ``busy``.
+        stuck_s: After this long with every slot holder cancelled, the plugin counts as stuck.
+        depth: Calls within calls.
+        default_deadline_s: For requests of the plugin's that name no parent and no deadline.
+    """
+
+    concurrency: int = 1
+    streams: int = 8
+    sent_ahead: int = 64
+    queued: int = 4096
+    plugin_requests: int = 1024
+    max_frame_bytes: int = wire.MAX_FRAME_BYTES
+    out_bytes: int = 64 * 1024 * 1024
+    stuck_s: float = 5.0
+    depth: int = 16
+    default_deadline_s: float = 30.0

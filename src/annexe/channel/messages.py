@@ -1,0 +1,190 @@
+"""Messages as msgspec structs: the envelope is decoded, the payload stays raw.
+
+Pure. One decode per frame; the payload is decoded later, straight into its declared type.
+
+* Unknown kinds and extra elements are refused by the decoder; unknown ``meta`` keys are ignored.
+* A struct's class tells which codec its raw payload is in.
+
+Source: docs/reference/protocol.md, "Messages".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import msgspec
+
+from annexe_sdk import wire
+from annexe_sdk.frames import JSON_FIRST_BYTE
+
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "Cancel",
+    "Codec",
+    "CodecName",
+    "Credit",
+    "End",
+    "Item",
+    "Message",
+    "Notification",
+    "PluginRequest",
+    "Release",
+    "RequestMeta",
+    "Response",
+    "ResponseMeta",
+    "WireError",
+    "decode_message",
+]
+
+CodecName = Literal["msgpack", "json"]
+
+
+class RequestMeta(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the host says beside a request's parameters; see the table in the protocol."""
+
+    deadline_ms: int | None = None
+    request: str | None = None
+    traceparent: str | None = None
+    key: str | None = None
+    state: dict[str, Any] | None = None
+    stream: str | None = None
+    parent: int | None = None
+    caller: str | None = None
+
+
+class ResponseMeta(msgspec.Struct, gc=False):
+    """What the plugin says beside a result."""
+
+    outcome: Literal["unchanged", "respond"] | None = None
+    state: dict[str, Any] | None = None
+
+
+class PluginMeta(msgspec.Struct, gc=False):
+    """What the plugin says beside a request of its own."""
+
+    deadline_ms: int | float | None = None
+    parent: int | None = None
+    stream: str | None = None
+
+
+class WireError(msgspec.Struct, gc=False):
+    """An error as it travels: only code, message and facts, never a class."""
+
+    code: str
+    message: str = ""
+    data: Any = None
+
+
+class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    codec: ClassVar[CodecName] = "msgpack"
+
+
+class PluginRequest(_Envelope, tag=wire.REQUEST):
+    """The plugin asks the host."""
+
+    id: int
+    method: str
+    params: msgspec.Raw
+    meta: PluginMeta
+
+
+class Response(_Envelope, tag=wire.RESPONSE):
+    """The plugin answers the host."""
+
+    id: int
+    error: WireError | None
+    result: msgspec.Raw
+    meta: ResponseMeta
+
+
+class Notification(_Envelope, tag=wire.NOTIFICATION):
+    """The plugin tells the host; no answer."""
+
+    method: str
+    params: msgspec.Raw
+    meta: dict[str, Any]
+
+
+class Cancel(_Envelope, tag=wire.CANCEL):
+    """The plugin no longer wants the answer to its own request."""
+
+    id: int
+
+
+class Item(_Envelope, tag=wire.ITEM):
+    """One item of a stream."""
+
+    id: int
+    value: msgspec.Raw
+    meta: dict[str, Any]
+
+
+class End(_Envelope, tag=wire.END):
+    """The plugin's own stream, as caller, is over."""
+
+    id: int
+
+
+class Credit(_Envelope, tag=wire.CREDIT):
+    """The plugin allows that many more bytes of items."""
+
+    id: int
+    granted_bytes: int
+
+
+class Release(_Envelope, tag=wire.RELEASE):
+    """The plugin is done with shared-memory regions."""
+
+    regions: list[tuple[int, int]]
+
+
+# The same messages, out of JSON frames.
+class _JsonRequest(PluginRequest, tag=wire.REQUEST):
+    codec = "json"
+
+
+class _JsonResponse(Response, tag=wire.RESPONSE):
+    codec = "json"
+
+
+class _JsonNotification(Notification, tag=wire.NOTIFICATION):
+    codec = "json"
+
+
+class _JsonItem(Item, tag=wire.ITEM):
+    codec = "json"
+
+
+Message = PluginRequest | Response | Notification | Cancel | Item | End | Credit | Release
+
+_decode_msgpack: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+_decode_json: Callable[[bytes], Message] = msgspec.json.Decoder(
+    _JsonRequest | _JsonResponse | _JsonNotification | Cancel | _JsonItem | End | Credit | Release
+).decode
+
+
+def decode_message(frame: bytes) -> Message:
+    """Decode a frame by the codec its first byte names.
+
+    Raises:
+        msgspec.MsgspecError: The envelope, or the structure of the payload, is wrong.
+        RecursionError: Nested too deeply.
+    """
+    return _decode_json(frame) if frame[0] == JSON_FIRST_BYTE else _decode_msgpack(frame)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one side writes what it sends."""
+
+    name: CodecName
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes | msgspec.Raw], Any]
+
+
+JSON = Codec("json", msgspec.json.Encoder().encode, msgspec.json.Decoder().decode)
+MSGPACK = Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode)

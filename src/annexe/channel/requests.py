@@ -1,0 +1,175 @@
+"""A plugin's requests to the host: checked, answered, called off.
+
+* Ids are even and increase; what breaks that ends the connection.
+* Parent, deadline and depth are what the host knows, not what the plugin says.
+* An answer that is there at once costs no task; only what waits does.
+
+Source: docs/reference/protocol.md, "The host derives, the plugin does not claim".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, final
+
+import msgspec
+
+from annexe.channel.calls import CHAIN, PluginCall
+from annexe.channel.faults import error_to_wire
+from annexe.channel.messages import Cancel, PluginRequest
+from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, RemoteProtocolError
+from annexe_sdk import wire
+
+if TYPE_CHECKING:
+    from annexe.channel.connection import Connection
+
+__all__ = ["PluginRequests", "Serve"]
+
+Serve = Callable[[PluginCall], Any]
+"""Answers one request: returns the result or an awaitable of it; raises an AnnexeError to refuse. Never blocks the event loop."""
+
+_LOG = logging.getLogger("annexe.channel")
+_ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+@final
+class PluginRequests:
+    """The requests of one plugin that are not answered yet."""
+
+    def __init__(self, connection: Connection, serve: Serve, *, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._serve = serve
+        self._loop = loop
+        self._open: dict[int, PluginCall] = {}
+        self.last_id = 0
+
+    def begin(self, message: PluginRequest) -> None:
+        """Take in a request and start to answer it."""
+        self._check_id(message.id)
+        connection = self._connection
+        if len(self._open) >= connection.limits.plugin_requests:
+            self._answer_error(message.id, "busy", f"{len(self._open)} requests are open; expected at most that many")
+            return
+        parent = connection.parent_of(message.meta.parent)
+        if message.meta.parent is not None and (parent is None or parent.given_up_at is not None):
+            self._answer_error(message.id, "cancelled", "the call this belongs to is over")
+            return
+        call = self._make(message, parent)
+        try:
+            answer = self._serve(call)
+        except Exception as error:  # noqa: BLE001 - whatever the host's side raises is answered
+            self._fail(call, error)
+            return
+        if isinstance(answer, Awaitable):
+            self._wait_for(call, answer)
+        else:
+            self._answer(call, answer)
+
+    def _check_id(self, ident: int) -> None:
+        if ident & 1 or not self.last_id < ident <= wire.MAX_ID:
+            text = f"request id {ident} after {self.last_id}; expected even ids that increase"
+            raise RemoteProtocolError(text, rule="bad-id", plugin=self._connection.plugin)
+        self.last_id = ident
+
+    def _make(self, message: PluginRequest, parent: Any) -> PluginCall:
+        connection = self._connection
+        now = self._loop.time()
+        roof = parent.deadline if parent is not None else now + connection.limits.default_deadline_s
+        if message.meta.deadline_ms is not None:
+            roof = min(roof, now + message.meta.deadline_ms / 1000)
+        return PluginCall(connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent)
+
+    def _wait_for(self, call: PluginCall, answer: Awaitable[Any]) -> None:
+        context = contextvars.copy_context()
+        if call.parent is not None:
+            context.run(CHAIN.set, (*call.parent.chain, call.parent))
+            if call.parent.requests is None:
+                call.parent.requests = set()
+            call.parent.requests.add(call)
+        self._open[call.id] = call
+        call.task = self._loop.create_task(self._finish(call, answer), context=context)
+        self._connection.wake_at(call.deadline)
+
+    async def _finish(self, call: PluginCall, answer: Awaitable[Any]) -> None:
+        try:
+            result = await answer
+        except asyncio.CancelledError:
+            self._close(call, CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method))
+        except Exception as error:  # noqa: BLE001 - whatever the host's side raises is answered
+            self._close(call, error)
+        else:
+            if self._open.pop(call.id, None) is not None:
+                self._forget(call)
+                self._answer(call, result)
+
+    def _close(self, call: PluginCall, error: BaseException) -> None:
+        """Answer with an error now, and stop the work; later answers are dropped."""
+        if self._open.pop(call.id, None) is None:
+            return
+        self._forget(call)
+        self._fail(call, error)
+        if call.task is not None:
+            call.task.cancel()
+
+    def _forget(self, call: PluginCall) -> None:
+        if call.parent is not None and call.parent.requests is not None:
+            call.parent.requests.discard(call)
+
+    def give_up_overdue(self, now: float) -> None:
+        """Answer what is over its deadline."""
+        for call in list(self._open.values()):
+            if call.deadline <= now:
+                text = f"{call.method} took longer than its deadline"
+                self._close(call, CallTimeoutError(text, plugin=self._connection.plugin, method=call.method))
+
+    def nearest_deadline(self) -> float:
+        """Loop time of the next deadline; infinity when nothing is open."""
+        return min((call.deadline for call in self._open.values()), default=float("inf"))
+
+    def cancel(self, message: Cancel) -> None:
+        """The plugin no longer wants an answer; it is answered at once."""
+        call = self._open.get(message.id)
+        if call is not None:
+            self.abandon([call])
+        elif message.id & 1 or message.id > self.last_id:
+            text = f"cancel of {message.id}, which was never asked"
+            raise RemoteProtocolError(text, rule="unknown-id", plugin=self._connection.plugin)
+
+    def abandon(self, calls: Iterable[PluginCall]) -> None:
+        """Call off what was asked on behalf of a call that is over."""
+        for call in list(calls):
+            self._close(call, CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method))
+
+    def abandon_all(self) -> None:
+        """Call off everything: the connection is over."""
+        self.abandon(self._open.values())
+
+    def refuse(self, ident: int, code: str, message: str) -> None:
+        """Answer a request whose parameters cannot be decoded."""
+        self._check_id(ident)
+        self._answer_error(ident, code, message)
+
+    def _answer(self, call: PluginCall, result: Any) -> None:
+        connection = self._connection
+        if connection.closed:
+            return
+        try:
+            body = connection.codec.encode((wire.RESPONSE, call.id, None, result, {}))
+            if len(body) > connection.limits.max_frame_bytes:
+                raise ValueError(f"{len(body)} bytes; expected at most {connection.limits.max_frame_bytes}")
+        except _ENCODE_FAULTS as error:
+            self._answer_error(call.id, "invalid-result", f"the answer to {call.method} cannot be sent: {error}")
+        else:
+            connection.write(body)
+
+    def _fail(self, call: PluginCall, error: BaseException) -> None:
+        if not isinstance(error, AnnexeError):
+            _LOG.error("%s for plugin %r failed", call.method, self._connection.plugin, exc_info=error)
+        if not self._connection.closed:
+            self._connection.send((wire.RESPONSE, call.id, error_to_wire(error), None, {}))
+
+    def _answer_error(self, ident: int, code: str, message: str) -> None:
+        self._connection.send((wire.RESPONSE, ident, {"code": code, "message": message, "data": None}, None, {}))

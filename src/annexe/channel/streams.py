@@ -1,0 +1,220 @@
+"""Streamed calls: items both ways, paid for with credit.
+
+* At most the credit granted is ever held for a stream, so a plugin cannot fill the host.
+* The plugin's clock runs only while it has credit and something to do: a slow upstream or a slow reader is never blamed on it.
+
+Source: docs/reference/protocol.md, "Streams"; docs/reference/hooks.md, "Time and failure".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import msgspec
+
+from annexe.channel.calls import HostCall
+from annexe.channel.faults import error_from_wire
+from annexe.channel.messages import CodecName, Item
+from annexe.errors import AnnexeError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
+from annexe_sdk import wire
+
+if TYPE_CHECKING:
+    from annexe.channel.connection import Connection
+
+__all__ = ["Decode", "Stream"]
+
+Decode = Callable[[CodecName, msgspec.Raw], Any]
+
+_ACKNOWLEDGE_BYTES = wire.INITIAL_CREDIT_BYTES // 2
+
+
+@final
+class Stream:
+    """The host's side of one streamed call: an async iterator of what the plugin sends.
+
+    Args:
+        connection: Whose stream.
+        call: The open call; its ``meta.stream`` says which directions there are.
+        decode: Raw item to value; raises ValueError when it does not fit the declared type.
+        first_s: How long the plugin may take for its first item, by its own clock; None: no limit.
+        idle_s: The same for each later item.
+    """
+
+    def __init__(self, connection: Connection, call: HostCall, *, decode: Decode, first_s: float | None, idle_s: float | None) -> None:
+        self.call = call
+        self.items_received = 0
+        self._connection = connection
+        self._decode = decode
+        self._loop = asyncio.get_running_loop()
+        self._budget_s = first_s
+        self._idle_s = idle_s
+        self._items: deque[tuple[Item, int]] = deque()
+        self._unread_bytes = 0
+        self._granted_bytes = wire.INITIAL_CREDIT_BYTES
+        self._consumed_bytes = 0
+        self._credit_bytes = wire.INITIAL_CREDIT_BYTES
+        self._unacknowledged_bytes = 0
+        self._has_input = call.meta.stream in ("in", "both")
+        self._ended = not self._has_input
+        self._fault: AnnexeError | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._clock_from: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._touch()
+
+    # What the plugin sends.
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._items:
+            if self._fault is not None:
+                raise self._fault
+            if self.call.future.done():
+                self._raise_end()
+            self._acknowledge()
+            self._wake = self._loop.create_future()
+            try:
+                await self._wake
+            except asyncio.CancelledError:
+                self.abandon()
+                raise
+        item, size = self._items.popleft()
+        self._unread_bytes -= size
+        self._consumed_bytes += size
+        if self._consumed_bytes >= _ACKNOWLEDGE_BYTES:
+            self._acknowledge()
+        return self._decode(item.codec, item.value)
+
+    def _raise_end(self) -> None:
+        response = self.call.future.result()
+        if response.error is not None:
+            raise error_from_wire(response.error, plugin=self._connection.plugin, method=self.call.method)
+        raise StopAsyncIteration
+
+    def _acknowledge(self) -> None:
+        if self._consumed_bytes and not self.call.future.done():
+            self._connection.send((wire.CREDIT, self.call.id, self._consumed_bytes))
+            self._granted_bytes += self._consumed_bytes
+            self._consumed_bytes = 0
+            self._touch()
+
+    def receive(self, item: Item) -> None:
+        """Take in an item."""
+        size = self._connection.frame_bytes
+        self._granted_bytes -= size
+        if self._granted_bytes < 0 or size > wire.MAX_ITEM_FRAME_BYTES:
+            text = f"an item of {size} bytes, {-self._granted_bytes} more than its credit"
+            raise RemoteProtocolError(text, rule="credit-exceeded", plugin=self._connection.plugin)
+        if self.call.given_up_at is not None:
+            return
+        self.items_received += 1
+        self._budget_s = self._idle_s
+        self._items.append((item, size))
+        self._unread_bytes += size
+        self._touch()
+        self._wake_reader()
+
+    def finish(self) -> None:
+        """The call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_reader()
+        self._wake_writer()
+
+    def fail(self, error: AnnexeError) -> None:
+        """End the stream with an error of the host's own finding, and tell the plugin."""
+        self._fault = self._fault or error
+        self.abandon()
+        self.finish()
+
+    def abandon(self) -> None:
+        """Stop wanting the rest."""
+        self._connection.give_up(self.call)
+        if not self.call.future.done():
+            self.call.future.cancel()
+        self.finish()
+
+    def _wake_reader(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # What the plugin gets.
+
+    async def send(self, value: Any) -> None:
+        """Send an item, when the plugin has room for it.
+
+        Raises:
+            InvalidParamsError: The item cannot be encoded, or is larger than 64 KiB.
+            CallError: The stream is over.
+        """
+        plugin, method = self._connection.plugin, self.call.method
+        try:
+            body = self._connection.codec.encode((wire.ITEM, self.call.id, value, {}))
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidParamsError(f"an item for {method} cannot be sent: {error}", plugin=plugin, method=method) from error
+        if len(body) > wire.MAX_ITEM_FRAME_BYTES:
+            text = f"an item for {method} has {len(body)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"
+            raise InvalidParamsError(text, plugin=plugin, method=method)
+        while self._credit_bytes < len(body):
+            self._check_open()
+            self._room = self._loop.create_future()
+            await self._room
+        self._check_open()
+        self._credit_bytes -= len(body)
+        self._unacknowledged_bytes += len(body)
+        self._connection.write(body)
+        self._touch()
+
+    def end(self) -> None:
+        """Say that no more items come."""
+        if not self._ended and not self.call.future.done():
+            self._ended = True
+            self._connection.send((wire.END, self.call.id))
+            self._touch()
+
+    def add_credit(self, granted_bytes: int) -> None:
+        """The plugin has room for more; it also tells what it has taken in."""
+        if granted_bytes <= 0:
+            raise RemoteProtocolError(f"credit of {granted_bytes} bytes", rule="bad-credit", plugin=self._connection.plugin)
+        self._credit_bytes = min(self._credit_bytes + granted_bytes, wire.MAX_CREDIT_BYTES)
+        self._unacknowledged_bytes = max(0, self._unacknowledged_bytes - granted_bytes)
+        self._touch()
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _check_open(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        if self.call.future.done():
+            raise CallError(f"{self.call.method} is over", plugin=self._connection.plugin, method=self.call.method)
+
+    # The plugin's clock.
+
+    def _touch(self) -> None:
+        """Start the clock afresh if the plugin has something to do, stop it if not."""
+        owes = self._granted_bytes > 0 and (self._unacknowledged_bytes > 0 or self._ended) and not self.call.future.done()
+        self._clock_from = self._loop.time() if owes and self._budget_s is not None else None
+        if self._clock_from is not None and self._budget_s is not None and self._timer is None:
+            self._timer = self._loop.call_at(self._clock_from + self._budget_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._clock_from is None or self._budget_s is None:
+            return
+        due = self._clock_from + self._budget_s
+        if due > self._loop.time():
+            self._timer = self._loop.call_at(due, self._on_timer)
+            return
+        what = "its first item" if self.items_received == 0 else "the next item"
+        text = f"plugin {self._connection.plugin!r} did not send {what} of {self.call.method} within {self._budget_s:.3g} s"
+        self.fail(CallTimeoutError(text, plugin=self._connection.plugin, method=self.call.method))
