@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -63,12 +64,12 @@ def described(cls: type) -> tuple[list[str], list[tuple[str, str]]]:
     prose: list[str] = []
     facts: list[tuple[str, str]] = []
     section = ""
-    for line in (cls.__doc__ or "").splitlines():
-        if re.fullmatch(r"\s+[A-Z]\w+:", line):
-            section = line.strip()
+    for line in inspect.cleandoc(cls.__doc__ or "").splitlines():  # Python 3.13 keeps less indentation than 3.11
+        if re.fullmatch(r"[A-Z]\w+:", line):
+            section = line
         elif not section:
-            prose.append(line.strip())
-        elif section == "Args:" and (match := re.fullmatch(r" {8}(\w+): (.+)", line)):
+            prose.append(line)
+        elif section == "Args:" and (match := re.fullmatch(r" {4}(\w+): (.+)", line)):
             facts.append((match[1], match[2]))
         elif section == "Args:" and facts and line.strip():
             facts[-1] = (facts[-1][0], f"{facts[-1][1]} {line.strip()}")

@@ -72,11 +72,16 @@ def main(arguments: list[str]) -> int:
 def use_newer_python(arguments: list[str]) -> None:
     """Start again with the newest python3.N on the path; returns never."""
     import shutil
+    import subprocess
 
     for minor in range(20, OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
-        if found:
-            os.execv(found, [found, "-I", __file__, *arguments])
+        # What is on the path may be a version manager's stand-in for a Python that is not there.
+        real = found and subprocess.run(
+            [found, "-I", "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False
+        )
+        if real and real.returncode == 0:
+            os.execv(real.stdout.strip(), [real.stdout.strip(), "-I", __file__, *arguments])
     raise SetupError(f"Python 3.{OLDEST[1]} or newer is needed, this is {sys.version.split()[0]}. Name one: make PYTHON=/path/to/python3")
 
 
