@@ -25,10 +25,8 @@ _SAME_UID_NOTES = (
     "It can signal and stop the host and other plugins, and trace them where the kernel lets a user trace its own.",
 )
 _OWN_UID_NOTE = "It runs as a user of its own: of files it can read what every user of this machine can read."
-_NO_WALLS_NOTES = (
-    "It can open network connections, start programs and use every system call: no file, network or syscall wall stands yet.",
-    "Stopping it and its children is soft: a child that leaves the process group on purpose can outlive it.",
-)
+_NO_WALLS_NOTE = "It can open network connections, start programs and use every system call: no file, network or syscall wall stands yet."
+_SOFT_KILL_NOTE = "Stopping it and its children is soft: a child that leaves the process group on purpose can outlive it."
 _NO_LIMITS_NOTE = "Nothing limits the memory, processes or files it takes."
 _VERDICTS = {
     IsolationLevel.LIMITS: "For code you trust: crashes, leaks and mistakes stay in the plugin; malice does not.",
@@ -107,7 +105,9 @@ def receipt_for(level: IsolationLevel, *, uid: int | None, own_uid: bool, layers
     if in_process:
         notes: tuple[str, ...] = (_IN_PROCESS_NOTE,)
     else:
-        by_user = (_OWN_UID_NOTE,) if own_uid else _SAME_UID_NOTES
+        by_user = (_OWN_UID_NOTE,) if own_uid else (*_SAME_UID_NOTES, _SOFT_KILL_NOTE)
         by_limits = () if level is IsolationLevel.LIMITS else (_NO_LIMITS_NOTE,)
-        notes = (_VERDICTS[level], *by_user, *_NO_WALLS_NOTES, *by_limits)
-    return Receipt(level=level, uid=uid, layers=layers, rights=rights, notes=notes, tree_kill="none" if in_process else "soft")
+        notes = (_VERDICTS[level], *by_user, _NO_WALLS_NOTE, *by_limits)
+    # With a user of its own everything of that user is killed, and no new privileges means that it cannot become another.
+    tree_kill: TreeKill = "none" if in_process else "hard" if own_uid else "soft"
+    return Receipt(level=level, uid=uid, layers=layers, rights=rights, notes=notes, tree_kill=tree_kill)

@@ -49,7 +49,8 @@ def test_receipt_as_dict_survives_json() -> None:
     facts = json.loads(json.dumps(make(own_uid=True).as_dict()))
     assert facts["level"] == "limits"
     assert facts["uid"] == 64001
-    assert facts["tree_kill"] == "soft"
+    assert facts["tree_kill"] == "hard"
+    assert make(own_uid=False).as_dict()["tree_kill"] == "soft"
     assert facts["layers"][0] == {"name": "rlimits", "state": "on", "detail": ""}
     assert facts["rights"]["network"]["state"] == "not enforced"
     assert facts["notes"] == list(make(own_uid=True).notes)

@@ -1,0 +1,97 @@
+"""Folders that hold what plugins run: nobody but the host may be able to write there, and the plugin's user must be able to read.
+
+Blocking.
+
+Invariants:
+
+* A folder that somebody else made, or could write to, is refused: what lies in it would run as a plugin, or steer the host.
+* What is written there appears whole or not at all (``publish``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from annexe.errors import LaunchError
+
+__all__ = ["owned_folder", "publish", "unreachable_at"]
+
+
+def owned_folder(path: Path, *, mode: int = 0o755) -> Path:
+    """Return ``path`` as a folder of our own, made if missing (its parents too).
+
+    Raises:
+        LaunchError: It is a symbolic link or no folder, belongs to somebody else, or others may write to it; or a folder above it does.
+    """
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=mode)
+            path.chmod(mode)  # whatever the umask took away
+        for folder in (path, *path.parents):
+            _verify_ours(folder, is_parent=folder != path)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot use the folder {path}: {error}; give annexe another one (cache_dir) or mend its permissions.", path=str(path)
+        ) from error
+    return path
+
+
+def _verify_ours(folder: Path, *, is_parent: bool) -> None:
+    found = folder.lstat() if not is_parent else folder.stat()
+    ours = found.st_uid == os.geteuid() or (is_parent and found.st_uid == 0)
+    # In a sticky folder (/tmp) others may add names, but not replace ours.
+    others_may_write = bool(found.st_mode & 0o022) and not (is_parent and found.st_mode & stat.S_ISVTX)
+    if not stat.S_ISDIR(found.st_mode) or not ours or others_may_write:
+        raise LaunchError(
+            f"{folder} must be a folder that only uid {os.geteuid()} can write to, got owner {found.st_uid} and mode "
+            f"{stat.S_IMODE(found.st_mode):04o}; remove it, or mend owner and mode.",
+            path=str(folder),
+            owner=found.st_uid,
+            mode=stat.S_IMODE(found.st_mode),
+        )
+
+
+def publish(target: Path, build: Callable[[Path], None]) -> Path:
+    """Return ``target``, built by ``build`` in a temporary folder beside it and renamed into place, unless it is there already.
+
+    Two hosts may do this at once: whoever is second throws its own away.
+    """
+    if target.is_dir():
+        return target
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    try:
+        build(draft)
+        draft.chmod(0o755)
+        with contextlib.suppress(OSError):
+            draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # nothing is left of it when the rename worked
+    if not target.is_dir():
+        raise LaunchError(f"cannot create {target}; mend its parent's permissions or free some space.", path=str(target))
+    return target
+
+
+def unreachable_at(path: Path, uid: int) -> Path | None:
+    """Return the first folder on the way to ``path``, or ``path`` itself, that a user of this uid cannot pass or read; None if it can.
+
+    Judged by permission bits, for messages and for choosing; access lists may make it stricter than the kernel is.
+    """
+    real = path.resolve()
+    for folder in reversed(real.parents):
+        if not _allows(folder, uid, 0o1):
+            return folder
+    wanted = 0o5 if real.is_dir() else 0o4
+    return None if _allows(real, uid, wanted) else real
+
+
+def _allows(path: Path, uid: int, wanted: int) -> bool:
+    found = path.stat()
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid == uid else 0
+    return (found.st_mode >> shift) & wanted == wanted

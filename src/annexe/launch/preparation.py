@@ -1,0 +1,164 @@
+"""Everything a launch needs before there is a process: interpreter, runtime folder, readable code, a user, a private folder.
+
+Blocking: the strategy calls it from worker threads, for several plugins at a time.
+
+Invariants:
+
+* What ``prepare`` took (uid, folder) is given back by ``undo``, also when ``prepare`` itself fails half-way.
+* A root host never runs a plugin as root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from annexe.errors import LaunchError
+from annexe.launch.bytecode import compile_folder
+from annexe.launch.copies import PluginCopies
+from annexe.launch.folders import owned_folder, unreachable_at
+from annexe.launch.python_env import PythonChoice, PythonFinder
+from annexe.launch.removal import remove_tree
+from annexe.launch.runtime import Runtime, RuntimeFolders
+from annexe.launch.strategy import LaunchRequest
+from annexe.launch.uids import UidAllocator
+
+__all__ = ["Preparation", "Prepared"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What one launch was given.
+
+    Attributes:
+        request: What for.
+        folder: Where the plugin's code is run from: its own folder or a copy.
+        python: Interpreter that runs the stub, and the plugin if it is a Python one.
+        runtime: Runtime folder for that interpreter.
+        program: What the stub is to exec; empty for a Python plugin.
+        uid: The plugin's own user; None when it shares the host's.
+        scratch: Its private folder.
+        notes: For the receipt.
+    """
+
+    request: LaunchRequest
+    folder: Path
+    python: PythonChoice
+    runtime: Runtime
+    program: tuple[str, ...]
+    uid: int | None
+    scratch: Path
+    notes: tuple[str, ...]
+
+
+@final
+class Preparation:
+    """Prepares launches of one host.
+
+    Args:
+        cache: Folder for runtime folders, copies and private folders.
+        pythons: How interpreters are found.
+        uids: Where plugin users come from; None when the host is not root.
+    """
+
+    def __init__(self, *, cache: Path, pythons: PythonFinder, uids: UidAllocator | None) -> None:
+        self._cache = cache
+        self._pythons = pythons
+        self._uids = uids
+        self._runtimes = RuntimeFolders(cache / "runtime")
+        self._copies = PluginCopies(cache / "plugins")
+        self._building = threading.Lock()  # ten plugins that start at once must not build the same runtime folder ten times
+
+    def prepare(self, request: LaunchRequest) -> Prepared:
+        """Get everything ready.
+
+        Raises:
+            LaunchError: Something cannot be had; the text holds the cure.
+        """
+        with contextlib.ExitStack() as undo:
+            uid = None
+            if self._uids is not None:
+                uid = self._uids.acquire()
+                undo.callback(self._uids.release, uid)
+            scratch = self._scratch(request, uid)
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            folder, notes = self._readable(request, uid)
+            is_python = request.kind == "python"
+            with self._building:
+                python = self._pythons.find(
+                    plugin=request.plugin, folder=folder if is_python else None, requires_python=request.requires_python, uid=uid
+                )
+                runtime = self._runtimes.for_interpreter(python.interpreter)
+            if is_python and (cost := compile_folder(folder, python.interpreter)) is not None:
+                notes = (*notes, cost)
+            program = () if is_python else _program(request, folder)
+            undo.pop_all()
+            return Prepared(
+                request=request, folder=folder, python=python, runtime=runtime, program=program, uid=uid, scratch=scratch,
+                notes=(*notes, *python.notes),
+            )  # fmt: skip
+
+    def undo(self, prepared: Prepared) -> None:
+        """Give back what a launch took that came to nothing."""
+        if prepared.uid is not None:
+            self.release_uid(prepared.uid)
+        remove_tree(prepared.scratch)
+
+    def release_uid(self, uid: int) -> None:
+        """Give a plugin's user back, once nothing runs as it."""
+        if self._uids is not None:
+            self._uids.release(uid)
+
+    def _scratch(self, request: LaunchRequest, uid: int | None) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"{request.plugin}-", dir=owned_folder(owned_folder(self._cache) / "scratch")))
+        if uid is not None:
+            os.chown(folder, uid, uid)
+        return folder
+
+    def _readable(self, request: LaunchRequest, uid: int | None) -> tuple[Path, tuple[str, ...]]:
+        """Return where the plugin's user can read its code."""
+        if uid is None:
+            return request.folder, ()
+        closed = unreachable_at(request.folder, uid) or unreachable_at(_entry_file(request), uid)
+        if closed is None:
+            return request.folder, ()
+        copy = self._copies.publish(request.folder, plugin=request.plugin)
+        return copy, (f"runs from a copy that every user can read, {copy}, since {closed} is closed to the plugin's own user",)
+
+
+def _entry_file(request: LaunchRequest) -> Path:
+    path = request.folder.joinpath(*(request.entry.split(".") if request.kind == "python" else [request.entry]))
+    if request.kind == "python":
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.exists():
+        raise LaunchError(
+            f"plugin {request.plugin!r} has no entry {request.entry!r}: expected the file {path}; mend [runtime] entry in its plugin.toml.",
+            plugin=request.plugin,
+            entry=request.entry,
+        )
+    return path
+
+
+def _program(request: LaunchRequest, folder: Path) -> tuple[str, ...]:
+    path = str(folder / request.entry)
+    if request.kind == "binary":
+        return (path,)
+    if request.kind == "node":
+        node = shutil.which("node", path=request.environment.get("PATH"))
+        if node is None:
+            raise LaunchError(
+                f"plugin {request.plugin!r} needs Node.js, and there is no `node` on {request.environment.get('PATH')}; install it "
+                "(`apt install nodejs`).",
+                plugin=request.plugin,
+            )
+        return (os.path.realpath(node), path)
+    raise LaunchError(
+        f"plugin {request.plugin!r} is of kind {request.kind!r}; expected python, binary or node.", plugin=request.plugin, kind=request.kind
+    )

@@ -1,0 +1,186 @@
+"""What the kernel knows about processes: who is who, who belongs to whom, and how to end them for certain.
+
+Linux only (``/proc`` and pidfds); elsewhere every question is answered with "nothing known". Blocking: call it from a worker thread.
+
+Invariants:
+
+* No process is ever signalled by its number alone. A pidfd is opened first, then what was known about the process is checked again,
+  and the signal goes through the pidfd; so a number that was given to somebody else meanwhile is never hit.
+* Zombies count as gone: they hold nothing and cannot be killed.
+
+Source: feature LC8; docs/adr/0033-finding-descendants.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "tag_of", "uid_of", "uids_in_use"]
+
+_PROC = Path("/proc")
+_TAG_LINE = b"Max realtime timeout"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process for all time, unlike its number, which is given out again.
+
+    Attributes:
+        pid: Its number.
+        start_ticks: When it started, in clock ticks since boot.
+        boot_id: Which boot.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+def _read(pid: int, name: str) -> bytes:
+    """Return a file of a process; empty once the process is gone."""
+    try:
+        return (_PROC / str(pid) / name).read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError, NotADirectoryError):
+        return b""
+
+
+def _state_and_start(pid: int) -> tuple[str, int] | None:
+    # The name in parentheses may hold anything, spaces and parentheses included: everything is counted from its end.
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return (fields[0].decode(), int(fields[19])) if len(fields) > 19 else None
+
+
+def _boot_id() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def identity_of(pid: int) -> ProcessIdentity | None:
+    """Return the identity of a live process; None when there is none, or on a system without ``/proc``."""
+    known = _state_and_start(pid)
+    return ProcessIdentity(pid, known[1], _boot_id()) if known is not None and known[0] not in "ZX" else None
+
+
+def is_alive(identity: ProcessIdentity) -> bool:
+    """Return whether that very process still runs."""
+    return identity_of(identity.pid) == identity
+
+
+def uid_of(pid: int) -> int | None:
+    """Return the real user of a live process.
+
+    The owner of its folder in ``/proc`` would be cheaper to ask, but is root for a process that hides, whoever runs it.
+    """
+    status = _read(pid, "status")
+    before, found, after = status.partition(b"\nUid:")
+    return int(after.split(None, 1)[0]) if found and b"\nState:\tZ" not in before else None
+
+
+def tag_of(pid: int) -> int | None:
+    """Return the tag a live process was launched with, or inherited; None when it has none."""
+    line = _read(pid, "limits").partition(_TAG_LINE)[2].split(None, 1)
+    if not line or line[0] == b"unlimited":
+        return None
+    return int(line[0]) if identity_of(pid) is not None else None
+
+
+def _pids() -> Iterator[int]:
+    with contextlib.suppress(FileNotFoundError):
+        yield from (int(name) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - names only; this runs often
+
+
+def uids_in_use() -> set[int]:
+    """Return the real users of all live processes."""
+    return {uid for uid in map(uid_of, _pids()) if uid is not None}
+
+
+def kill_matching(matches: Callable[[int], bool], *, deadline_s: float) -> tuple[int, bool]:
+    """Kill every process that matches, and whatever matching they start meanwhile, until none is left.
+
+    Args:
+        matches: Asked with a number; asked again once that number is pinned by a pidfd.
+        deadline_s: Longest time for all of it.
+
+    Returns:
+        How many were killed, and whether none is left.
+    """
+    killed: set[int] = set()
+    give_up_at = time.monotonic() + deadline_s
+    while matched := [pid for pid in _pids() if matches(pid)]:
+        left_s = give_up_at - time.monotonic()
+        if left_s <= 0:
+            return len(killed), False
+        pinned = [fd for pid in matched if (fd := _kill_pinned(pid, matches, killed)) is not None]
+        # Without any pidfd they ended by themselves meanwhile, or are not ours to kill: look again, but do not spin.
+        _wait_all(pinned, left_s if pinned else 0.0)
+        if not pinned:
+            time.sleep(0.005)
+    return len(killed), True
+
+
+def _kill_pinned(pid: int, matches: Callable[[int], bool], killed: set[int]) -> int | None:
+    """Return the pidfd of a process that has been sent SIGKILL; None when it is gone or no longer matches."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        if matches(pid):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            killed.add(pid)
+            return fd
+    except (ProcessLookupError, PermissionError):
+        pass
+    os.close(fd)
+    return None
+
+
+def _wait_all(pidfds: list[int], timeout_s: float) -> None:
+    """Wait until all have ended, then close them."""
+    poll = select.poll()
+    for fd in pidfds:
+        poll.register(fd, select.POLLIN)
+    waiting, give_up_at = set(pidfds), time.monotonic() + timeout_s
+    while waiting and (events := poll.poll(max(0.0, give_up_at - time.monotonic()) * 1000)):
+        for fd, _ in events:
+            poll.unregister(fd)
+            waiting.discard(fd)
+    for fd in pidfds:
+        os.close(fd)
+
+
+def kill_user(uid: int, *, deadline_s: float) -> tuple[int, bool]:
+    """Kill everything that runs as a uid of our own, and verify. Needs root.
+
+    One ``kill(-1)`` as that user takes the kernel's list of processes under one lock, so that not even a fork bomb outruns it.
+
+    Returns:
+        How many processes there were, and whether none is left.
+
+    Raises:
+        ValueError: For uid 0.
+    """
+    if uid == 0:
+        raise ValueError("expected a plugin's uid, got 0")
+    found = sum(uid_of(pid) == uid for pid in _pids())
+    if not found:
+        return 0, True
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            ["/bin/sh", "-c", "kill -KILL -1"], user=uid, group=uid, extra_groups=[], cwd="/", env={},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=deadline_s, check=False,
+        )  # fmt: skip
+    _, gone = kill_matching(lambda pid: uid_of(pid) == uid, deadline_s=deadline_s)
+    return found, gone

@@ -1,0 +1,184 @@
+"""Which Python runs a Python plugin.
+
+In order: what the plugin's own ``.venv`` is based on; the host's interpreter; the system's. Always the real path, never a shim (a shell
+script costs ten times a bare start). Whether a candidate can be run by the plugin's user is found out by running it as that user: no
+reading of permission bits knows of access lists, ``noexec`` or a library that is out of reach. Blocking.
+
+Invariants:
+
+* A fallback is never silent: it is in ``PythonChoice.notes`` and so in the receipt.
+* A ``.venv`` is used only with an interpreter of its own minor version.
+
+Source: the page on plugin.toml; docs/adr/0035-which-python.md.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from packaging.specifiers import SpecifierSet
+
+from annexe.errors import LaunchError
+from annexe.launch.folders import unreachable_at
+
+__all__ = ["Interpreter", "PythonChoice", "PythonFinder"]
+
+SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(15, 10, -1)))
+_OLDEST = (3, 11)
+_PROBE_TIMEOUT_S = 10.0
+_PROBE = (
+    "import sys, _imp, posix, marshal, resource, _ctypes\n"
+    "print(*sys.version_info[:3], sys.implementation.cache_tag, _imp.extension_suffixes()[0], sep='\\n')"
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """One Python that was run and answered.
+
+    Attributes:
+        path: Real path.
+        version: Major, minor, micro.
+        cache_tag: Names its byte code files: ``cpython-311``.
+        suffix: Names its extension modules, so says which binary packages fit: ``.cpython-311-x86_64-linux-gnu.so``.
+    """
+
+    path: Path
+    version: tuple[int, int, int]
+    cache_tag: str
+    suffix: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonChoice:
+    """What runs one plugin.
+
+    Attributes:
+        interpreter: Which.
+        packages: Folders of installed packages, for ``sys.path`` after the standard library.
+        notes: Why it is not the first choice; empty when it is.
+    """
+
+    interpreter: Interpreter
+    packages: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@final
+class PythonFinder:
+    """Finds interpreters and remembers what it learned about each.
+
+    Args:
+        host: The host's own interpreter.
+        system: Where to look when neither the plugin's nor the host's can be used.
+    """
+
+    def __init__(self, *, host: Path | None = None, system: Sequence[str] = SYSTEM_PYTHONS) -> None:
+        self._host = host or Path(sys.executable)
+        self._system = tuple(Path(path) for path in system)
+        self._known: dict[tuple[Path, bool], Interpreter | str] = {}
+
+    def find(self, *, plugin: str, folder: Path | None, requires_python: str, uid: int | None) -> PythonChoice:
+        """Return the Python for a plugin.
+
+        Args:
+            plugin: Id, for messages.
+            folder: Where the plugin's code is, and perhaps its ``.venv``; None for a plugin that is not Python.
+            requires_python: Version range; empty for any.
+            uid: User the plugin will run as; None for the host's.
+
+        Raises:
+            LaunchError: None fits; ``tried`` says why, one line each.
+        """
+        venv = folder / ".venv" if folder is not None and (folder / ".venv" / "pyvenv.cfg").is_file() else None
+        packages, minor = _venv_packages(venv) if venv is not None else ((), None)
+        tried: list[str] = []
+        for candidate in self._candidates(venv):
+            found = self._probe(candidate, uid)
+            reason = found if isinstance(found, str) else _misfit(found, requires_python, minor)
+            if not isinstance(found, str) and reason is None:
+                notes = (f"{found.path} is used, since: {'; '.join(tried)}",) if tried else ()
+                return PythonChoice(interpreter=found, packages=packages, notes=notes)
+            line = f"{candidate}: {reason}"
+            if line not in tried:
+                tried.append(line)
+        wanted = requires_python or f">={_OLDEST[0]}.{_OLDEST[1]}"
+        raise LaunchError(
+            f"no Python {wanted} that plugin {plugin!r} could run with:\n  " + "\n  ".join(tried) + "\n"
+            "Install one for all users (`apt install python3`), or let others pass the folders on the way to one of these (chmod o+x).",
+            plugin=plugin,
+            tried=tried,
+        )
+
+    def _candidates(self, venv: Path | None) -> Iterator[Path]:
+        if venv is not None:
+            yield _venv_base(venv)
+        yield from dict.fromkeys(path.resolve() for path in (self._host, *self._system) if path.exists())
+
+    def _probe(self, path: Path, uid: int | None) -> Interpreter | str:
+        # Permissions are the same for all plugin users: none of them owns or belongs to anything.
+        key = (path, uid is not None)
+        if key not in self._known:
+            self._known[key] = _ask(path, uid)
+        return self._known[key]
+
+
+def _ask(path: Path, uid: int | None) -> Interpreter | str:
+    """Return what an interpreter says of itself; a reason if it cannot be run."""
+    try:
+        answer = subprocess.run(  # noqa: S603 - a candidate of the host, not the plugin's choice alone: it runs as the plugin's user
+            [str(path), "-I", "-S", "-c", _PROBE], user=uid, group=uid, extra_groups=None if uid is None else [], cwd="/", env={},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True,
+        ).stdout.split("\n")  # fmt: skip
+        version = (int(answer[0]), int(answer[1]), int(answer[2]))
+        return Interpreter(path=path, version=version, cache_tag=answer[3], suffix=answer[4])
+    except PermissionError:
+        at = unreachable_at(path, uid) if uid is not None else None
+        return f"a plugin's user cannot reach it ({at} is closed to others)" if at else "it may not be executed"
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines()
+        return f"it does not start ({said[-1] if said else error})"
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        return f"it does not start ({error})"
+
+
+def _misfit(found: Interpreter, requires_python: str, minor: tuple[int, int] | None) -> str | None:
+    version = ".".join(map(str, found.version))
+    if found.version < _OLDEST:
+        return f"it is {version}, expected 3.11 or newer"
+    if minor is not None and found.version[:2] != minor:
+        return f"it is {version}, expected {minor[0]}.{minor[1]} as in the plugin's .venv"
+    if requires_python and not SpecifierSet(requires_python).contains(version, prereleases=True):
+        return f"it is {version}, expected {requires_python}"
+    return None
+
+
+def _venv_base(venv: Path) -> Path:
+    """Return the interpreter a virtual environment was made from."""
+    real = (venv / "bin" / "python").resolve()
+    if not real.is_relative_to(venv.resolve()):
+        return real
+    # Made with copies: only its settings say where the original is.
+    found = re.search(r"^home\s*=\s*(.+)$", (venv / "pyvenv.cfg").read_text(), re.MULTILINE)
+    return (Path(found.group(1).strip()) / "python3").resolve() if found else real
+
+
+def _venv_packages(venv: Path) -> tuple[tuple[Path, ...], tuple[int, int] | None]:
+    """Return the folders of packages of a virtual environment, and its minor version.
+
+    Plain lines of ``.pth`` files count, so that packages under development are found; lines with code in them are never run.
+    """
+    for packages in sorted(venv.glob("lib/python3.*/site-packages")):
+        minor = int(packages.parent.name.removeprefix("python3.").removesuffix("t"))  # "t": free-threaded
+        lines = [line.strip() for path in sorted(packages.glob("*.pth")) for line in path.read_text().splitlines()]
+        extra = [packages / line for line in lines if line and not line.startswith(("#", "import ", "import\t"))]
+        return (packages, *(path for path in extra if path.is_dir())), (3, minor)
+    return (), None

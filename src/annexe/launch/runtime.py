@@ -1,0 +1,137 @@
+"""The runtime folder: what annexe adds to a Python plugin's path, last.
+
+It holds the SDK, msgspec where the plugin's interpreter can load the host's build of it, and the stub, all compiled by the plugin's
+interpreter. It is built once per content and interpreter, whole or not at all, and is read-only afterwards. Blocking.
+
+Invariants:
+
+* Its name is a digest of everything in it, so that a changed SDK, another msgspec or another interpreter is another folder.
+* Byte code is marked unchecked: nothing in the folder ever changes, and the plugin need not look at the sources at all.
+
+Source: docs/adr/0036-runtime-folder-and-copies.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import final
+
+from annexe.errors import LaunchError
+from annexe.launch.folders import owned_folder, publish
+from annexe.launch.python_env import Interpreter
+
+__all__ = ["Runtime", "RuntimeFolders"]
+
+_TIMEOUT_S = 120.0
+_STUB = "annexe_stub"
+_BUILD = """
+import compileall, py_compile, sys
+unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+done = compileall.compile_dir(sys.argv[1], quiet=2, workers=1, invalidation_mode=unchecked)
+py_compile.compile(sys.argv[2] + ".py", cfile=sys.argv[2] + ".pyc", doraise=True, invalidation_mode=unchecked)
+sys.exit(not done)
+"""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A runtime folder that is ready for use.
+
+    Attributes:
+        folder: For the end of ``sys.path``.
+        stub: Compiled stub, to be run by path.
+        has_msgspec: MessagePack can be spoken.
+    """
+
+    folder: Path
+    stub: Path
+    has_msgspec: bool
+
+
+@final
+class RuntimeFolders:
+    """Builds runtime folders and remembers where they are.
+
+    Args:
+        parent: Folder that holds them; made if missing, refused unless it is the host's alone.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._made: dict[Interpreter, Runtime] = {}
+
+    def for_interpreter(self, interpreter: Interpreter) -> Runtime:
+        """Return the runtime folder for an interpreter, built if need be (once: about a quarter of a second).
+
+        Raises:
+            LaunchError: It cannot be built, or lies where others can write.
+        """
+        made = self._made.get(interpreter)
+        if made is None or not made.stub.exists():
+            made = self._made[interpreter] = self._make(interpreter)
+        return made
+
+    def _make(self, interpreter: Interpreter) -> Runtime:
+        fits = interpreter.suffix == EXTENSION_SUFFIXES[0]
+        packages = [_package("annexe_sdk"), *([_package("msgspec")] if fits and _is_compiled("msgspec") else [])]
+        contents = {f"{package.name}/{name}": package / name for package in packages for name in _files(package)}
+        contents[f"{_STUB}.py"] = _source_of("annexe.sandbox.stub")
+        digest = hashlib.sha256(f"{interpreter.path}\0{interpreter.version}\0{interpreter.suffix}\0".encode())
+        blobs = {name: path.read_bytes() for name, path in sorted(contents.items())}
+        for name, blob in blobs.items():
+            digest.update(f"{name}\0{len(blob)}\0".encode() + blob)
+
+        def build(draft: Path) -> None:
+            for name, blob in blobs.items():
+                target = draft / name
+                target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                target.write_bytes(blob)
+            _compile(draft, interpreter)
+            for path in draft.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+
+        folder = publish(owned_folder(self._parent) / f"{interpreter.cache_tag}-{digest.hexdigest()[:32]}", build)
+        return Runtime(folder=folder, stub=folder / f"{_STUB}.pyc", has_msgspec=len(packages) > 1)
+
+
+def _compile(draft: Path, interpreter: Interpreter) -> None:
+    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(draft / _STUB)]
+    try:
+        subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
+            command, cwd="/", env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        raise LaunchError(
+            f"{interpreter.path} cannot compile the runtime folder: {error} {said.decode(errors='replace').strip()}",
+            python=str(interpreter.path),
+        ) from error
+
+
+def _source_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise LaunchError(f"the files of {module} cannot be found; install annexe as a folder, not as a zip file.", module=module)
+    return Path(spec.origin)
+
+
+def _package(name: str) -> Path:
+    return _source_of(name).parent
+
+
+def _is_compiled(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None and any(_package(name).glob(f"*{EXTENSION_SUFFIXES[0]}"))
+
+
+def _files(package: Path) -> Iterator[str]:
+    """Yield what a plugin may import, relative to the package."""
+    for path in sorted(package.rglob("*")):
+        if path.suffix == ".py" or path.name.endswith(EXTENSION_SUFFIXES[0]):
+            yield path.relative_to(package).as_posix()

@@ -1,0 +1,123 @@
+"""What a host that died left behind, found again by the next one.
+
+Each launch is written down before it is used and struck out once its whole tree is gone. A record still there at start belongs to a
+dead host: only one host at a time holds a state directory. Blocking.
+
+Invariants:
+
+* Nothing is killed by number alone: the main process by (pid, start time, boot id), its descendants by the tag they inherited.
+* A record from before a reboot kills nothing.
+* A record that cannot be read is set aside, never acted on.
+
+Source: feature LC8; docs/adr/0033-finding-descendants.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+from annexe.launch.processes import ProcessIdentity, identity_of, is_alive, kill_matching, tag_of
+from annexe.launch.removal import remove_tree
+
+__all__ = ["LaunchRecord", "LaunchRecords", "Swept"]
+
+_DEADLINE_S = 5.0
+_logger = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRecord:
+    """One launch, as its successor must know it.
+
+    Attributes:
+        plugin: Id.
+        instance: Which instance of it.
+        main: Its main process.
+        tag: What its descendants inherited; None when none could be given.
+        scratch: Its private folder, removed with it.
+    """
+
+    plugin: str
+    instance: str
+    main: ProcessIdentity
+    tag: int | None
+    scratch: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """One leftover launch that was cleared away.
+
+    Attributes:
+        killed: Processes that were still alive.
+        gone: Nothing is left of it; otherwise the record stays for the next sweep.
+    """
+
+    plugin: str
+    instance: str
+    killed: int
+    gone: bool
+
+
+@final
+class LaunchRecords:
+    """The records of one state directory, one small file each.
+
+    Args:
+        folder: Private to the host; made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, record: LaunchRecord) -> Path:
+        """Write one down and return its file."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / f"{record.main.pid}-{record.main.start_ticks}.json"
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(asdict(record)))
+        draft.replace(path)
+        return path
+
+    def sweep(self) -> tuple[Swept, ...]:
+        """Kill what the records name and what descended from it, remove private folders, strike the records out.
+
+        Called once, at start, by whoever holds the state directory's lock and before anything is launched.
+        """
+        return tuple(self._sweep_one(path, record) for path, record in self._read_all())
+
+    def _read_all(self) -> Iterator[tuple[Path, LaunchRecord]]:
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                fields = json.loads(path.read_text())
+                yield path, LaunchRecord(**{**fields, "main": ProcessIdentity(**fields["main"])})
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                _logger.warning("launch record %s cannot be read (%s); set aside, nothing was killed for it", path, error)
+                path.replace(path.with_suffix(".unreadable"))
+
+    def _sweep_one(self, path: Path, record: LaunchRecord) -> Swept:
+        killed, gone = 0, True
+        here = identity_of(os.getpid())
+        if here is not None and here.boot_id == record.main.boot_id:
+            killed, gone = kill_matching(lambda pid: _belongs(pid, record), deadline_s=_DEADLINE_S)
+        if gone:
+            try:
+                remove_tree(Path(record.scratch))
+            except OSError as error:
+                _logger.warning("private folder %s cannot be removed: %s", record.scratch, error)
+            path.unlink(missing_ok=True)
+        return Swept(plugin=record.plugin, instance=record.instance, killed=killed, gone=gone)
+
+
+def _belongs(pid: int, record: LaunchRecord) -> bool:
+    if pid == record.main.pid:
+        return is_alive(record.main)
+    return record.tag is not None and tag_of(pid) == record.tag

@@ -1,0 +1,133 @@
+"""A kernel user of its own for every launched plugin, when the host is root.
+
+One table for the whole machine, under a file lock, so that two hosts never hand out the same uid. Blocking.
+
+Invariants:
+
+* A uid is handed out only while nothing runs as it and no living host holds it.
+* A uid whose host died is given a clean-up first: with no owner left, whatever still runs as it is a leftover, and is killed.
+* Uids with a name in the user database are never used.
+
+Source: feature LC8; docs/adr/0034-a-uid-per-launch.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import final
+
+from annexe.errors import LaunchError
+from annexe.launch.folders import owned_folder
+from annexe.launch.processes import ProcessIdentity, identity_of, is_alive, kill_user, uids_in_use
+
+__all__ = ["DEFAULT_UID_RANGE", "UidAllocator"]
+
+DEFAULT_UID_RANGE = range(64100, 65100)
+_FOLDER = Path("/run/annexe")
+_KILL_DEADLINE_S = 5.0
+
+
+@final
+class UidAllocator:
+    """Hands out uids of a range; also used as gids of the same number.
+
+    Args:
+        uids: The range; the same for every host on the machine.
+        folder: Where table and lock are; the same for every host on the machine, gone after a reboot.
+    """
+
+    def __init__(self, *, uids: range = DEFAULT_UID_RANGE, folder: Path = _FOLDER) -> None:
+        if 0 in uids:
+            raise ValueError("expected a range without uid 0")
+        self._uids = uids
+        self._folder = folder
+        self._self = identity_of(os.getpid())
+
+    def acquire(self) -> int:
+        """Return a uid that is now ours.
+
+        Raises:
+            LaunchError: All are taken, or the folder cannot be trusted.
+        """
+        with self._table() as table:
+            in_use = uids_in_use()
+            for uid in self._uids:
+                owner = table.get(str(uid))
+                free = uid not in in_use if owner is None else not is_alive(owner) and self._clean(uid)
+                if free and not _has_name(uid):
+                    table[str(uid)] = self._me()
+                    return uid
+        raise LaunchError(
+            f"all {len(self._uids)} plugin users ({self._uids.start} to {self._uids.stop - 1}) are taken; "
+            "stop some plugins or widen the range.",
+            first=self._uids.start,
+            last=self._uids.stop - 1,
+        )
+
+    def release(self, uid: int) -> None:
+        """Give a uid back. The caller has verified that nothing runs as it; if that failed, it keeps the uid instead."""
+        with self._table() as table:
+            if table.get(str(uid)) == self._self:
+                del table[str(uid)]
+
+    def sweep(self) -> int:
+        """Kill what dead hosts left behind on this machine, free their uids, and return how many uids that were."""
+        with self._table() as table:
+            dead = [uid for uid, owner in table.items() if not is_alive(owner) and self._clean(int(uid))]
+            for uid in dead:
+                del table[uid]
+            return len(dead)
+
+    def _clean(self, uid: int) -> bool:
+        return uid in self._uids and kill_user(uid, deadline_s=_KILL_DEADLINE_S)[1]
+
+    def _me(self) -> ProcessIdentity:
+        if self._self is None or self._self.pid != os.getpid():
+            self._self = identity_of(os.getpid())
+        if self._self is None:
+            raise LaunchError("cannot read /proc/self/stat, so a plugin user cannot be marked as taken; mount /proc.")
+        return self._self
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[dict[str, ProcessIdentity]]:
+        """Give the table under the lock; written back on leaving without an error."""
+        import fcntl  # not on Windows, where this module must still be importable
+
+        folder = owned_folder(self._folder)
+        path = folder / "uids.json"
+        lock = os.open(folder / "uids.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            table = _read_table(path)
+            before = dict(table)
+            yield table
+            if table != before:
+                draft = path.with_suffix(".draft")
+                draft.write_text(json.dumps({uid: asdict(owner) for uid, owner in table.items()}))
+                draft.replace(path)
+        finally:
+            os.close(lock)  # gives the lock back
+
+
+def _read_table(path: Path) -> dict[str, ProcessIdentity]:
+    try:
+        return {str(int(uid)): ProcessIdentity(**owner) for uid, owner in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LaunchError(f"{path} is damaged ({error}); stop all hosts on this machine, then remove it.", path=str(path)) from error
+
+
+def _has_name(uid: int) -> bool:
+    import pwd  # not on Windows
+
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""Sandbox profile: the limits of one plugin, as data.
+
+Pure: it computes what a backend applies and applies nothing itself.
+
+Invariants:
+
+* A limit that a backend cannot enforce is still in the profile; the receipt says that it is not enforced.
+* ``limits_for`` never returns a limit looser than the profile's own figure, except for address space, which bounds only what
+  ``RLIMIT_DATA`` does not see (shared anonymous memory).
+
+Source: docs/adr/0031-soft-memory-limits.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["Profile"]
+
+_MIB = 1024 * 1024
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Limits of one launch.
+
+    Attributes:
+        memory_bytes: Private writable memory. Soft at this level: shared memory is bounded by address space only.
+        tasks: Processes and threads together, the way the kernel counts them. Enforced only under a uid of its own, because the
+            kernel counts per user.
+        open_files: Descriptors at once, channel and standard streams included.
+        file_bytes: Size of any one file. How many files there are is not bounded at this level.
+        nice: Added to the host's niceness.
+        thread_stack_bytes: Stack of each Python thread. The C library's 8 MiB would be charged in full against ``memory_bytes``.
+    """
+
+    memory_bytes: int = 128 * _MIB
+    tasks: int = 48
+    open_files: int = 64
+    file_bytes: int = 50 * _MIB
+    nice: int = 5
+    thread_stack_bytes: int = 2 * _MIB
+
+    def limits_for(self, *, python: bool, own_uid: bool) -> dict[str, int]:
+        """Return kernel limits by their name in the ``resource`` module.
+
+        Args:
+            python: The program is a Python interpreter. Other runtimes reserve address space that they never touch (Go refuses to
+                start below 256 MiB), so they get no address space limit.
+            own_uid: The plugin runs under a uid that nobody else has.
+        """
+        limits = {
+            "RLIMIT_DATA": self.memory_bytes,
+            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_FSIZE": self.file_bytes,
+            "RLIMIT_CORE": 0,
+        }
+        if python:
+            limits["RLIMIT_AS"] = 2 * self.memory_bytes + 512 * _MIB
+        if own_uid:
+            limits["RLIMIT_NPROC"] = self.tasks
+        return limits

@@ -1,0 +1,123 @@
+"""First code in a plugin's process: puts the limits on, then hands over.
+
+Run by path as ``python -I -S stub.pyc``, never imported by the host. It depends on nothing but modules written in C, because
+every import here is paid before the plugin is ready (``os`` alone adds 13 % to a bare start, ``ctypes`` 35 %).
+
+Order:
+
+1. Ask the kernel to kill this process when the host's spawning thread ends; refuse new privileges; hide from siblings of one user.
+2. Read exactly one host-private frame from the channel (u32 big-endian length, marshalled dict), and not a byte more.
+3. Leave if the host died before step 1 took effect.
+4. Channel to descriptor 3, every other one closed.
+5. Limits.
+6. Exec the program, or set up ``sys.path`` and run the SDK's runner.
+
+The frame comes from the host, so marshal is safe here; nothing is ever unmarshalled in the other direction.
+
+Any failure ends the process with status 71 and one line on standard error, before the plugin's code has run.
+
+Source: docs/adr/0030-stub-and-private-frame.md.
+"""
+
+import marshal
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_CHANNEL = 3
+_FAILED = 71
+_MAX_FRAME_BYTES = 65536
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_SIGKILL = 9
+
+
+def _prctl() -> None:
+    from _ctypes import call_function, dlopen, dlsym
+
+    address = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None: the interpreter itself
+    for option, value in ((_PR_SET_PDEATHSIG, _SIGKILL), (_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
+        if call_function(address, (option, value, 0, 0, 0)) != 0:
+            raise OSError(f"prctl {option} was refused")
+
+
+def _read(fd: int, count: int) -> bytes:
+    chunks = b""
+    while len(chunks) < count:
+        chunk = posix.read(fd, count - len(chunks))
+        if not chunk:
+            posix._exit(0)  # the host went away: nobody is there to be told
+        chunks += chunk
+    return chunks
+
+
+def _limit(limits: dict[str, int]) -> None:
+    import resource
+
+    for name, value in limits.items():
+        which = getattr(resource, name, None)
+        if which is None:
+            continue  # not on this system; the host's receipt says so
+        hard = resource.getrlimit(which)[1]
+        if hard != resource.RLIM_INFINITY and hard < value:
+            value = hard
+        try:
+            resource.setrlimit(which, (value, value))
+        except (OSError, ValueError) as error:
+            if sys.platform == "linux":
+                raise OSError(f"{name} = {value}: {error}") from None
+
+
+def _prepare() -> "dict[str, Any]":
+    fd = int(posix.environ[b"ANNEXE_FD"])
+    if sys.platform == "linux":
+        _prctl()
+    size = int.from_bytes(_read(fd, 4), "big")
+    if size > _MAX_FRAME_BYTES:
+        raise OSError(f"private frame of {size} bytes")
+    frame: dict[str, Any] = marshal.loads(_read(fd, size))  # noqa: S302 - from the host
+    if frame["host_pid"] and posix.getppid() != frame["host_pid"]:
+        posix._exit(0)
+    if fd != _CHANNEL:
+        posix.dup2(fd, _CHANNEL, True)
+    posix.closerange(_CHANNEL + 1, 1 << 20)
+    posix.putenv(b"ANNEXE_FD", b"3")
+    posix.environ[b"ANNEXE_FD"] = b"3"
+    posix.umask(0o077)
+    if frame["nice"]:
+        posix.nice(frame["nice"])
+    _limit(frame["limits"])
+    return frame
+
+
+def _main() -> "tuple[Any, str]":
+    """Return the SDK's entry point and its two arguments; does not return for a program."""
+    try:
+        frame = _prepare()
+        if frame["program"]:
+            posix.execv(frame["program"][0], frame["program"])
+        import _thread
+
+        _thread.stack_size(frame["thread_stack_bytes"])
+        sys.path += frame["libraries"]
+        sys.argv[:] = [frame["entry"]]
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(  # type: ignore[union-attr]
+                line_buffering=True, errors="backslashreplace"
+            )
+        __import__(frame["runner"])
+        # Only now: a module of the plugin that is named like one of the runner's imports must not be loaded before the handshake.
+        sys.path.insert(0, frame["folder"])
+        return sys.modules[frame["runner"]].main, frame["entry"]
+    except Exception as error:  # noqa: BLE001 - there is nobody to raise to
+        posix.write(2, f"annexe stub: {type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
+        posix._exit(_FAILED)
+
+
+if __name__ == "__main__":
+    _run, _entry = _main()
+    # What the plugin finds as __main__ is an empty module: nothing of the stub, and nothing that a child would run again.
+    sys.modules["__main__"] = type(sys)("__main__")
+    _run(_CHANNEL, _entry)
