@@ -1,0 +1,86 @@
+"""Canonical digest of a plugin's folder: equal digests, equal content.
+
+SHA3-512 over one record for each file, in the byte order of the relative paths (``/`` between parts): a letter (``f`` file, ``x``
+executable file, ``l`` link), the path's length as u32 big-endian, the path, and the SHA3-512 of the content (of a link: of the text
+it holds). Names of owners, times and empty folders do not count.
+
+* ``__pycache__`` and ``.venv`` are left out, at any depth. Whoever runs the plugin must not take bytecode from that ``__pycache__``,
+  and must hold the environment to account in another way.
+* A link that leads out of the folder, nowhere, or into what is left out is refused; so is everything that is neither file nor folder.
+* Files are read in pieces; the number of entries is bounded.
+
+Source: feature TR1; ADR-0016.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from annexe.errors import ManifestError
+from annexe.manifest.files import open_file, resolve_inside
+
+__all__ = ["LEFT_OUT", "folder_digest"]
+
+LEFT_OUT = frozenset({"__pycache__", ".venv"})
+
+_DOMAIN = b"annexe folder digest 1\n"
+_MAX_ENTRIES = 100_000
+_PIECE_BYTES = 256 * 1024
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of a plugin's folder as ``sha3-512:`` and 128 hex digits.
+
+    Raises:
+        ManifestError: When something in the folder is refused or cannot be read.
+    """
+    root = folder.resolve()
+    total = hashlib.sha3_512(_DOMAIN)
+    try:
+        for name, path in sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in _entries(root)):
+            kind, content = _entry(path, root)
+            total.update(kind + len(name).to_bytes(4, "big") + name + content)
+    except OSError as error:
+        raise _refusal(root, f"cannot be read: {error.strerror}", error.filename or root) from error
+    return f"sha3-512:{total.hexdigest()}"
+
+
+def _entries(root: Path) -> Iterator[Path]:
+    """Yield everything in the folder but folders, what is left out apart."""
+    count = 0
+    waiting = [root]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                count += 1
+                if count > _MAX_ENTRIES:
+                    raise _refusal(root, f"expected at most {_MAX_ENTRIES} entries, got more", root)
+                if entry.name in LEFT_OUT:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
+
+
+def _entry(path: Path, root: Path) -> tuple[bytes, bytes]:
+    """Return an entry's letter and the digest of its content."""
+    if path.is_symlink():
+        target = resolve_inside(path, root)
+        if target is None or LEFT_OUT & set(target.relative_to(root).parts):
+            raise _refusal(root, "expected a link to something of the plugin's own, got one that leads elsewhere", path)
+        return b"l", hashlib.sha3_512(os.fsencode(path.readlink())).digest()
+    content = hashlib.sha3_512()
+    with open_file(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        while piece := file.read(_PIECE_BYTES):
+            content.update(piece)
+    return (b"x" if mode & stat.S_IXUSR else b"f"), content.digest()
+
+
+def _refusal(root: Path, problem: str, path: Path | str | bytes) -> ManifestError:
+    return ManifestError(source=str(root), problems=[f"{os.fsdecode(path)!r}: {problem}"])

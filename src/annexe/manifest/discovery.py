@@ -1,0 +1,140 @@
+"""Finding plugins on disk.
+
+Reads manifests only. A plugin is a folder that holds ``plugin.toml``; a folder of plugins holds such folders.
+
+* A broken plugin is found, with its error, and stops no other.
+* Two folders with one id are both refused: taking the first would let whoever adds a folder take a plugin's place.
+* Looking up reads memory alone; ``scan`` alone walks, and reads only manifests that changed.
+* Which manifest changed is told by path, time of change, size and inode.
+
+Source: features LC1 and LC14.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from annexe.errors import ManifestError
+from annexe.manifest.load import MANIFEST_NAME, read_manifest
+from annexe.manifest.model import Manifest
+
+__all__ = ["Discovered", "Discovery", "discover"]
+
+_Key = tuple[str, int, int, int]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """One folder that holds, or should hold, a plugin.
+
+    Attributes:
+        folder: Resolved.
+        manifest: None when it could not be read.
+        error: Why this plugin cannot be used; None when it can.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    error: ManifestError | None
+
+    @property
+    def id(self) -> str:
+        """The plugin's id, or the folder's name when there is no telling."""
+        if self.manifest is not None:
+            return self.manifest.id
+        return (self.error.plugin if self.error else None) or self.folder.name
+
+
+@final
+class Discovery:
+    """The plugins in some folders.
+
+    Not for several threads at once.
+
+    Args:
+        folders: Each a folder of plugins or itself a plugin. An earlier one is listed first; nothing else follows from the order.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._read: dict[_Key, Discovered] = {}
+        self._plugins: tuple[Discovered, ...] = ()
+        self._by_id: dict[str, Discovered] = {}
+
+    @property
+    def plugins(self) -> tuple[Discovered, ...]:
+        """What the last scan found, broken ones included, by folder and then by name."""
+        return self._plugins
+
+    def find(self, plugin: str) -> Discovered | None:
+        """Return a plugin of the last scan by its id (a broken one when there is no other), None when there is none."""
+        return self._by_id.get(plugin)
+
+    def scan(self) -> tuple[Discovered, ...]:
+        """Walk the folders and return what is there now."""
+        read: dict[_Key, Discovered] = {}
+        found: dict[Path, Discovered] = {}
+        for folder in _plugin_folders(self._folders):
+            resolved = folder.resolve()
+            if resolved not in found:
+                found[resolved] = self._discovered(resolved, read)
+        self._read = read
+        self._plugins = _without_duplicates(found.values())
+        usable_last = sorted(self._plugins, key=lambda plugin: plugin.error is None)
+        self._by_id = {plugin.id: plugin for plugin in usable_last}
+        return self._plugins
+
+    def _discovered(self, folder: Path, read: dict[_Key, Discovered]) -> Discovered:
+        """Return what is in a folder, from the earlier scan when the manifest is the same, and remember it in ``read``."""
+        try:
+            status = (folder / MANIFEST_NAME).lstat()
+            key = (str(folder), status.st_mtime_ns, status.st_size, status.st_ino)
+            plugin = self._read.get(key)
+            # Another file may have been what was wrong: a refusal is not remembered.
+            if plugin is None or plugin.error is not None:
+                plugin = Discovered(folder, read_manifest(folder), None)
+            read[key] = plugin
+        except ManifestError as error:
+            return Discovered(folder, None, error)
+        except OSError as error:
+            return Discovered(folder, None, ManifestError(source=str(folder), problems=[f"cannot be read: {error.strerror}"]))
+        return plugin
+
+
+def discover(folders: Iterable[Path]) -> list[Discovered]:
+    """Find the plugins in some folders, once; ``Discovery`` remembers what it read."""
+    return list(Discovery(tuple(folders)).scan())
+
+
+def _plugin_folders(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield the folders to look into: a folder itself when it has a manifest or cannot be read, else those below that have one."""
+    for folder in folders:
+        if os.path.lexists(folder / MANIFEST_NAME):
+            yield folder
+            continue
+        try:
+            below = sorted(folder.iterdir())
+        except OSError:
+            yield folder
+            continue
+        yield from (child for child in below if not child.name.startswith(".") and os.path.lexists(child / MANIFEST_NAME))
+
+
+def _without_duplicates(plugins: Iterable[Discovered]) -> tuple[Discovered, ...]:
+    """Return the plugins with those refused that share an id."""
+    listed = list(plugins)
+    folders: dict[str, list[str]] = {}
+    for plugin in listed:
+        if plugin.manifest is not None:
+            folders.setdefault(plugin.manifest.id, []).append(str(plugin.folder))
+    return tuple(_refused(plugin, folders[plugin.id]) if plugin.manifest and len(folders[plugin.id]) > 1 else plugin for plugin in listed)
+
+
+def _refused(plugin: Discovered, folders: list[str]) -> Discovered:
+    problem = f"expected the id {plugin.id!r} in one folder, got it in " + " and ".join(folders)
+    return replace(plugin, error=ManifestError(source=str(plugin.folder / MANIFEST_NAME), problems=[problem], plugin=plugin.id))
