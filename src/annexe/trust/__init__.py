@@ -1,0 +1,1 @@
+"""What is believed and allowed: grants, and the policy that makes them."""
