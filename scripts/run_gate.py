@@ -3,8 +3,9 @@
 Layers, in this order; every one runs, whatever became of those before it, and any failure makes the exit code 1:
 
 1. the checks that run nothing of ours (``--lint-only`` ends here), two at a time;
-2. the tests marked ``both_users``, as ``nobody``, when started as root;
-3. all tests, as whoever started this; with ``--slow`` also the long ones.
+2. branch coverage, by the unit tests, of every module whose docstring says it is pure: all of it;
+3. the tests marked ``both_users``, as ``nobody``, when started as root;
+4. all tests, as whoever started this; with ``--slow`` also the long ones.
 
 The last lines name each layer with its outcome, and why a layer was left out. pytest itself says why single tests were.
 """
@@ -12,9 +13,12 @@ The last lines name each layer with its outcome, and why a layer was left out. p
 from __future__ import annotations
 
 import argparse
+import ast
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -49,6 +53,7 @@ def main() -> int:
     outcomes = Outcomes()
     run_checks(outcomes)
     if not options.lint_only:
+        measure_pure_modules(outcomes)
         run_as_nobody(outcomes)
         run_all(outcomes, slow=options.slow)
     print(f"\nlayers, after {time.monotonic() - started_s:.0f} s:", *outcomes.lines, sep="\n", flush=True)
@@ -88,7 +93,29 @@ def run_checks(outcomes: Outcomes) -> None:
             outcomes.add(name, ok=result.returncode == 0)
 
 
-# -- 2. and 3. tests
+# -- 2. coverage
+
+
+def pure_modules() -> list[Path]:
+    """Return the modules that say they are pure: nothing in them needs more than arguments to be tried."""
+    sources = [path for source in ("src", "sdk/python/src") for path in sorted((ROOT / source).rglob("*.py"))]
+    return [path for path in sources if re.search(r"^Pure\b", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE)]
+
+
+def measure_pure_modules(outcomes: Outcomes) -> None:
+    print("-- unit tests, for the branch coverage of pure modules", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "coverage")}
+        # What fails here fails again below, with everything about it.
+        selection = ["tests/unit", "-m", "not slow", "-q", "-p", "no:cacheprovider", "--tb=no", "--no-summary", "--cov", "--cov-report="]
+        subprocess.run([*PYTEST, *selection], cwd=ROOT, env=environment, check=False)
+        only = ",".join(str(path) for path in pure_modules())
+        report = [sys.executable, "-m", "coverage", "report", "--include", only, "--skip-covered", "--show-missing", "--fail-under=100"]
+        code = subprocess.run(report, cwd=ROOT, env=environment, check=False).returncode
+    outcomes.add("branch coverage of pure modules", ok=code == 0)
+
+
+# -- 3. and 4. tests
 
 
 def run_as_nobody(outcomes: Outcomes) -> None:

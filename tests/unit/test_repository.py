@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from annexe import errors
-from scripts import generate_docs
+from scripts import generate_docs, run_gate
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (ROOT / "src" / "annexe", ROOT / "sdk" / "python" / "src" / "annexe_sdk")
@@ -24,6 +24,33 @@ LONGER_WITH_REASON: dict[str, str] = {}
 
 # Alembic imports revisions by path and reads names it prescribes (revision, upgrade, …).
 _MIGRATION = re.compile(r"/migrations/(.*/)?(env|r?\d{4}_\w+)\.py$")
+
+# What a pure module may not import: it would read a clock, touch files, start or wait for something, or draw by chance.
+IMPURE = frozenset(
+    [
+        "asyncio",
+        "fcntl",
+        "http.client",
+        "logging",
+        "os",
+        "pathlib",
+        "random",
+        "resource",
+        "secrets",
+        "select",
+        "shutil",
+        "signal",
+        "socket",
+        "sqlalchemy",
+        "sqlite3",
+        "subprocess",
+        "tempfile",
+        "threading",
+        "time",
+        "urllib.request",
+    ]
+)
+IMPURE_WITH_REASON = {("src/annexe/ids.py", "secrets"): "new ids are drawn; what a name may look like is pure"}
 
 # A person's home on some machine. Examples in texts use these names.
 _HOME = re.compile(r"/(?:home|Users)/(?!(?:user|you|me|alice|bob|ann|app|annexe)\b)[a-z][\w.-]*")
@@ -103,6 +130,13 @@ def test_public_module_exports_exactly_its_public_names(path: Path) -> None:
 def test_module_over_400_lines_has_a_reason(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_LINES or name_of(path) in LONGER_WITH_REASON, f"{name_of(path)} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", run_gate.pure_modules(), ids=name_of)
+def test_pure_module_imports_nothing_that_acts(path: Path) -> None:
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom | ast.Import)]
+    modules = {alias.name if isinstance(node, ast.Import) else node.module or "" for node in imports for alias in node.names}
+    assert {name for name in modules & IMPURE if (name_of(path), name) not in IMPURE_WITH_REASON} == set()
 
 
 def test_reasons_for_long_modules_are_still_needed() -> None:

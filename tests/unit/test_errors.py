@@ -1,0 +1,51 @@
+"""Errors carry their facts, and say what happened and what mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from annexe import errors
+
+
+def test_error_shows_its_facts_as_attributes_and_data() -> None:
+    error = errors.AnnexeError("It went wrong.", plugin="chaos", limit_bytes=3)
+    assert (str(error), error.message, error.plugin, error.data) == ("It went wrong.", "It went wrong.", "chaos", {"limit_bytes": 3})
+    assert error.limit_bytes == 3  # type: ignore[attr-defined]
+
+
+def test_manifest_error_lists_every_problem_under_its_source() -> None:
+    error = errors.ManifestError(source="plugin.toml", problems=["no id", "no version"])
+    assert error.message == "plugin.toml is not a valid manifest:\n  - no id\n  - no version"
+    assert error.data["problems"] == ["no id", "no version"]
+
+
+@pytest.mark.parametrize(("actual", "older"), [(1, "the plugin"), (3, "the host")])
+def test_revision_mismatch_names_who_must_be_upgraded(actual: int, older: str) -> None:
+    error = errors.RevisionMismatchError(plugin="chaos", contract="chat", expected=2, actual=actual)
+    assert f"revision {actual}, expected 2; {older} must be upgraded" in error.message
+
+
+def test_permission_denied_names_the_line_and_the_command_that_mend_it() -> None:
+    error = errors.PermissionDeniedError(plugin="chaos", permission="kv", manifest_line="kv = {}", command="annexe grant chaos kv")
+    assert error.message.endswith("add to plugin.toml: kv = {}; then grant it with: annexe grant chaos kv")
+
+
+def test_permission_denied_asks_for_no_line_that_is_there() -> None:
+    error = errors.PermissionDeniedError(plugin="chaos", permission="kv", manifest_line="", command="annexe grant chaos kv")
+    assert error.message == "plugin 'chaos' has no permission 'kv'; grant it with: annexe grant chaos kv"
+
+
+def test_protocol_call_hook_and_rejection_errors_carry_their_names() -> None:
+    assert errors.RemoteProtocolError("No.", rule="frame-too-large", plugin="chaos").data == {"rule": "frame-too-large"}
+    assert errors.CallTimeoutError("Late.", plugin="chaos", method="hook.chat.on_request", waited_s=1.0).data == {
+        "method": "hook.chat.on_request",
+        "waited_s": 1.0,
+    }
+    assert errors.HookError("No.", plugin="chaos", hook="chat.on_request", reason="deadline-exceeded").data["reason"] == "deadline-exceeded"
+    rejected = errors.RejectedError("No.", plugin="chaos", hook="chat.on_request", reject_code="rate-limited", status=429)
+    assert (rejected.data["reject_code"], rejected.data["status"]) == ("rate-limited", 429)
+
+
+def test_wrong_context_can_be_caught_as_what_python_would_raise() -> None:
+    with pytest.raises(RuntimeError, match="loop"):
+        raise errors.WrongContextError("Inside a running loop.")
