@@ -1,0 +1,54 @@
+"""One declared Python type, as a contract uses it: encode, decode, validate, describe.
+
+Pure. Both codecs give equal values for equal content, so that moving a plugin from one to the other changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import msgspec
+
+__all__ = ["Codec", "Decode", "Payload", "ValueType"]
+
+Codec = Literal["msgpack", "json"]
+Payload = bytes | bytearray | memoryview | msgspec.Raw
+Decode = Callable[[Payload], Any]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ValueType:
+    """A declared type; compared by identity.
+
+    Attributes:
+        annotation: What the author of the contract wrote.
+        name: The annotation as text.
+        admits_none: Whether None is a value of the type.
+        native: Whether ``to_wire`` would return every value as it is, so that callers can leave it out.
+        to_wire: Return what msgspec can encode for a value of the type. Raises InvalidValueError for what the wire cannot carry and, where
+            it is seen on the way, for a value that is not of the type.
+        from_builtins: Return the value for plain dicts, lists and scalars. Raises InvalidValueError. In places declared ``bytes`` both
+            bytes and base64 text will do.
+        decoders: By codec, what returns the value for encoded bytes. Raises InvalidValueError, and nothing else whatever the bytes.
+        make_schema: Return the JSON Schema, which stands alone: references go to its own ``$defs``.
+    """
+
+    annotation: Any
+    name: str
+    admits_none: bool
+    native: bool
+    to_wire: Callable[[Any], Any]
+    from_builtins: Callable[[Any], Any]
+    decoders: Mapping[Codec, Decode]
+    make_schema: Callable[[], dict[str, Any]]
+
+    def decoder(self, codec: Codec) -> Decode:
+        """Return the decoder for one codec; keep it, it is made once."""
+        return self.decoders[codec]
+
+    def schema(self) -> dict[str, Any]:
+        """Return the type as JSON Schema 2020-12, a new dict each time."""
+        return self.make_schema()

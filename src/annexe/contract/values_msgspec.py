@@ -1,0 +1,88 @@
+"""Value types that msgspec knows: dataclass, TypedDict, Struct, plain JSON types and what is made of them.
+
+Pure. A decoder is msgspec's own plus one ``try``; a check runs after it only where the type leaves something to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from annexe.contract.invalid import InvalidValueError, bounded, from_decoder
+from annexe.contract.shape import Shape
+from annexe.contract.values import Decode, Payload, ValueType
+from annexe.contract.wire_check import Check, compile_check
+from annexe_sdk.wire import MAX_NESTING
+
+__all__ = ["msgspec_value_type"]
+
+
+def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType:
+    """Return the value type.
+
+    Args:
+        annotation: The declared type.
+        name: The same as text.
+        shape: The same as msgspec sees it; supported throughout.
+
+    Raises:
+        TypeError: A combination msgspec cannot tell apart on the wire, such as a union of two dataclasses.
+    """
+    check = compile_check(shape, floats=True, ints=False)
+    as_json = msgspec.json.Decoder(annotation)
+    decode_json = _decoder(as_json.decode, name, compile_check(shape, floats=False, ints=True))
+    decode_msgpack = _decoder(msgspec.msgpack.Decoder(annotation).decode, name, check)
+    as_text = shape.holds_instants()
+    return ValueType(
+        annotation=annotation,
+        name=name,
+        admits_none=_decodes(decode_json, b"null"),
+        native=check is None and not as_text,
+        to_wire=_to_wire(name, check, as_text=as_text),
+        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, compile_check(shape, floats=True, ints=True)),
+        decoders={"msgpack": decode_msgpack, "json": decode_json},
+        make_schema=lambda: msgspec.json.schema(annotation),
+    )
+
+
+def _decoder(raw_decode: Callable[[Any], Any], name: str, check: Check | None) -> Decode:
+    def decode(raw: Payload) -> Any:
+        try:
+            return raw_decode(raw)
+        except Exception as error:  # a model's own __post_init__ may raise anything
+            raise from_decoder(error, expected=name) from error
+
+    if check is None:
+        return decode
+
+    def decode_and_check(raw: Payload) -> Any:
+        value = decode(raw)
+        check(value, MAX_NESTING)
+        return value
+
+    return decode_and_check
+
+
+def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any], Any]:
+    def to_wire(value: Any) -> Any:
+        try:
+            if check is not None:
+                check(value, MAX_NESTING)
+            # msgpack would send a datetime in a form of its own, which only a reader that knows the type could undo.
+            return msgspec.to_builtins(value, builtin_types=(bytes,)) if as_text else value
+        except InvalidValueError:
+            raise
+        except Exception as error:  # the value is not of the declared type
+            raise InvalidValueError(path="$", expected=name, actual=bounded(f"{type(value).__name__} ({error})")) from error
+
+    return to_wire
+
+
+def _decodes(decode: Decode, text: bytes) -> bool:
+    try:
+        decode(text)
+    except InvalidValueError:
+        return False
+    return True
