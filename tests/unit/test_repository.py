@@ -26,30 +26,8 @@ LONGER_WITH_REASON: dict[str, str] = {}
 _MIGRATION = re.compile(r"/migrations/(.*/)?(env|r?\d{4}_\w+)\.py$")
 
 # What a pure module may not import: it would read a clock, touch files, start or wait for something, or draw by chance.
-IMPURE = frozenset(
-    [
-        "asyncio",
-        "fcntl",
-        "http.client",
-        "logging",
-        "os",
-        "pathlib",
-        "random",
-        "resource",
-        "secrets",
-        "select",
-        "shutil",
-        "signal",
-        "socket",
-        "sqlalchemy",
-        "sqlite3",
-        "subprocess",
-        "tempfile",
-        "threading",
-        "time",
-        "urllib.request",
-    ]
-)
+IMPURE = {"asyncio", "fcntl", "http.client", "logging", "os", "pathlib", "random", "resource", "secrets", "select", "shutil", "signal"}
+IMPURE |= {"socket", "sqlalchemy", "sqlite3", "subprocess", "tempfile", "threading", "time", "urllib.request"}
 IMPURE_WITH_REASON = {("src/annexe/ids.py", "secrets"): "new ids are drawn; what a name may look like is pure"}
 
 # A person's home on some machine. Examples in texts use these names.
