@@ -28,7 +28,8 @@ AnnexeError
 ├── RejectedError                a plugin refused on purpose; an answer, not a failure
 ├── StorageError                 the host's own store failed
 │   ├── QuotaExceededError       a plugin's share is full
-│   └── RateLimitedError         a plugin asks too often
+│   ├── RateLimitedError         a plugin asks too often
+│   └── ConflictError            what is to be changed has changed since it was read
 ├── ConfigInvalidError           configuration that does not fit its schema, or a schema that is refused
 └── HostError                    the host itself
     ├── HostAlreadyRunningError  another host holds this state directory
@@ -55,6 +56,7 @@ __all__ = [
     "CallError",
     "CallTimeoutError",
     "ConfigInvalidError",
+    "ConflictError",
     "ContractError",
     "HandshakeError",
     "HookError",
@@ -123,6 +125,8 @@ class ManifestError(AnnexeError):
     """
 
     code = "manifest-invalid"
+    source: str
+    problems: list[str]
 
     def __init__(self, *, source: str, problems: Sequence[str], plugin: str | None = None) -> None:
         listed = "\n".join(f"  - {problem}" for problem in problems)
@@ -139,6 +143,9 @@ class RevisionMismatchError(ContractError):
     """Plugin and host speak of different revisions of one contract."""
 
     code = "revision-mismatch"
+    contract: str
+    expected: int
+    actual: int
 
     def __init__(self, *, plugin: str, contract: str, expected: int, actual: int) -> None:
         older = "the plugin" if actual < expected else "the host"
@@ -162,6 +169,9 @@ class PermissionDeniedError(AnnexeError):
     """
 
     code = "permission-denied"
+    permission: str
+    manifest_line: str
+    command: str
 
     def __init__(self, *, plugin: str, permission: str, manifest_line: str, command: str) -> None:
         missing = f"add to plugin.toml: {manifest_line}; then " if manifest_line else ""
@@ -218,6 +228,7 @@ class ProtocolError(AnnexeError):
     """
 
     code = "protocol-error"
+    rule: str
 
     def __init__(self, message: str, *, rule: str, plugin: str | None = None) -> None:
         super().__init__(message, plugin=plugin, rule=rule)
@@ -243,6 +254,7 @@ class CallError(AnnexeError):
     """
 
     code = "call-failed"
+    method: str
 
     def __init__(self, message: str, *, plugin: str | None = None, method: str = "", **data: Any) -> None:
         super().__init__(message, plugin=plugin, method=method, **data)
@@ -311,6 +323,8 @@ class HookError(AnnexeError):
     """
 
     code = "hook-failed"
+    hook: str
+    reason: str
 
     def __init__(self, message: str, *, plugin: str, hook: str, reason: str) -> None:
         super().__init__(message, plugin=plugin, hook=hook, reason=reason)
@@ -325,6 +339,9 @@ class RejectedError(AnnexeError):
     """
 
     code = "rejected"
+    hook: str
+    reject_code: str
+    status: int
 
     def __init__(self, message: str, *, plugin: str, hook: str, reject_code: str, status: int) -> None:
         super().__init__(message, plugin=plugin, hook=hook, reject_code=reject_code, status=status)
@@ -346,6 +363,12 @@ class RateLimitedError(StorageError):
     """A plugin uses a host service more often than it may; ``retry_after_s`` says when to try again."""
 
     code = "rate-limited"
+
+
+class ConflictError(StorageError):
+    """What is to be changed has changed since it was read; ``expected_revision`` and ``actual_revision`` say how far."""
+
+    code = "conflict"
 
 
 class ConfigInvalidError(AnnexeError):

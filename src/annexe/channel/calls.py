@@ -31,7 +31,9 @@ class HostCall:
 
     Attributes:
         future: Gets the ``Response``, or the error.
-        deadline: Loop time, in seconds.
+        deadline: Loop time, in seconds. Comes nearer when the call gets a slot and ``run_s`` is less than what is left.
+        run_s: How long it may take from the moment it has a slot; None: until the deadline.
+        holds_slot: It is among the oldest open calls that the plugin runs at once.
         id: Odd; 0 while it waits in the host.
         given_up_at: Loop time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
         nested: It serves a call of the plugin's own that waits, so it takes no slot.
@@ -45,12 +47,14 @@ class HostCall:
         "deadline",
         "future",
         "given_up_at",
+        "holds_slot",
         "id",
         "meta",
         "method",
         "nested",
         "params",
         "requests",
+        "run_s",
         "stream",
     )
 
@@ -62,6 +66,7 @@ class HostCall:
         meta: RequestMeta,
         *,
         deadline: float,
+        run_s: float | None,
         future: asyncio.Future[Response],
         chain: tuple[HostCall, ...],
     ) -> None:
@@ -70,6 +75,8 @@ class HostCall:
         self.params = params
         self.meta = meta
         self.deadline = deadline
+        self.run_s = run_s
+        self.holds_slot = False
         self.future = future
         self.chain = chain
         self.id = 0

@@ -13,7 +13,6 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Any, final
 
 import msgspec
@@ -98,6 +97,7 @@ class Connection:
         self._on_stuck = on_stuck
         self._open: dict[int, HostCall] = {}
         self._queue: deque[HostCall] = deque()
+        self._ahead: deque[HostCall] = deque()  # sent, and waiting for a slot in the plugin
         self._slots_taken = 0
         self._slots = limits.concurrency + limits.sent_ahead
         self._streams_open = 0
@@ -120,6 +120,11 @@ class Connection:
             End: self._on_end,
             Release: self._on_release,
         }
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have no slot yet."""
+        return len(self._queue) + len(self._ahead)
 
     @property
     def in_flight(self) -> int:
@@ -156,6 +161,7 @@ class Connection:
                 call.stream.finish()
         self._open.clear()
         self._queue.clear()
+        self._ahead.clear()
         self._on_closed(error)
 
     def _gone(self, call: HostCall, error: AnnexeError | None) -> CallError:
@@ -168,7 +174,7 @@ class Connection:
 
     # Calls out.
 
-    async def call(self, method: str, params: Any, meta: RequestMeta, *, deadline: float) -> Response:
+    async def call(self, method: str, params: Any, meta: RequestMeta, *, deadline: float, run_s: float | None = None) -> Response:
         """Call the plugin and wait for the answer.
 
         Args:
@@ -176,6 +182,7 @@ class Connection:
             params: What msgspec can encode; already encoded parts as ``msgspec.Raw`` in this connection's codec.
             meta: Owned by the call from now on.
             deadline: Loop time, in seconds.
+            run_s: How long the plugin may work on it, waiting for a slot not counted; None: until the deadline.
 
         Returns:
             The response; its ``error`` is None. The result is raw, in ``response.codec``.
@@ -184,7 +191,7 @@ class Connection:
             CallError: One of its family; what the plugin answered as an error included.
             RejectedError: The plugin refused.
         """
-        call = self.begin(method, params, meta, deadline=deadline)
+        call = self.begin(method, params, meta, deadline=deadline, run_s=run_s)
         try:
             response = await call.future
         except asyncio.CancelledError:
@@ -194,12 +201,12 @@ class Connection:
             raise error_from_wire(response.error, plugin=self.plugin, method=method)
         return response
 
-    def begin(self, method: str, params: Any, meta: RequestMeta, *, deadline: float) -> HostCall:
+    def begin(self, method: str, params: Any, meta: RequestMeta, *, deadline: float, run_s: float | None = None) -> HostCall:
         """Start a call without waiting; see ``call``. Raises what keeps it from being started."""
         chain = CHAIN.get()
         if chain:
             deadline = min(deadline, chain[-1].deadline)
-        call = HostCall(self, method, params, meta, deadline=deadline, future=self._loop.create_future(), chain=chain)
+        call = HostCall(self, method, params, meta, deadline=deadline, run_s=run_s, future=self._loop.create_future(), chain=chain)
         if self.closed:
             raise PluginUnavailableError(f"plugin {self.plugin!r} is not running", plugin=self.plugin, method=method)
         if chain:
@@ -220,7 +227,7 @@ class Connection:
             self._queue.append(call)
         else:
             raise self._busy(method, f"{self.limits.queued} calls wait")
-        self.wake_at(deadline)
+        self.wake_at(call.deadline)
         return call
 
     def give_up(self, call: HostCall) -> None:
@@ -270,7 +277,12 @@ class Connection:
     def _send(self, call: HostCall) -> None:
         """Give the call its id and write it; on failure the slot is given back."""
         ident = self._last_id + 2
-        call.meta.deadline_ms = max(0, int((call.deadline - self._loop.time()) * 1000))
+        now = self._loop.time()
+        ahead = self._slots_taken > self.limits.concurrency and not call.nested and call.meta.stream is None
+        if not ahead:
+            self._start_clock(call, now)
+        left_s = call.deadline - now if call.run_s is None else min(call.deadline - now, call.run_s)
+        call.meta.deadline_ms = max(0, int(left_s * 1000))
         try:
             body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
             if len(body) > self.limits.max_frame_bytes:
@@ -282,12 +294,30 @@ class Connection:
         self._last_id = call.id = ident
         self._transport.write(body, alone=not self._open)
         self._open[ident] = call
+        if ahead:
+            self._ahead.append(call)
+
+    def _start_clock(self, call: HostCall, now: float) -> None:
+        """The plugin works on the call from now on: its run time counts."""
+        call.holds_slot = not call.nested and call.meta.stream is None
+        if call.run_s is not None and now + call.run_s < call.deadline:
+            call.deadline = now + call.run_s
 
     def _free(self, call: HostCall) -> None:
+        """Give back what the call took; its slot goes to the oldest one that was sent ahead."""
         if call.meta.stream is not None:
             self._streams_open -= 1
-        elif not call.nested:
-            self._slots_taken -= 1
+            return
+        if call.nested:
+            return
+        self._slots_taken -= 1
+        ahead = self._ahead
+        while call.holds_slot and ahead:
+            following = ahead.popleft()
+            if following.id in self._open:
+                self._start_clock(following, self._loop.time())
+                self.wake_at(following.deadline)
+                return
 
     def _pump(self) -> None:
         """Send what waits, now that a slot is free."""
@@ -349,9 +379,8 @@ class Connection:
     def _is_stuck(self, now: float) -> bool:
         """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
         limit = now - self.limits.stuck_s
-        plain = (call for call in self._open.values() if not call.nested and call.meta.stream is None)
-        holders = list(islice(plain, self.limits.concurrency))
-        if len(holders) == self.limits.concurrency and all(call.given_up_at is not None and call.given_up_at <= limit for call in holders):
+        overdue = sum(call.holds_slot and call.given_up_at is not None and call.given_up_at <= limit for call in self._open.values())
+        if overdue >= self.limits.concurrency:
             return True
         if not self._transport.writing:
             self._full_since = None

@@ -1,0 +1,169 @@
+"""Call extension points: typed methods that a plugin implements.
+
+Errors reach the caller as they are: an extension has no failure policy. Without an implementation the error names what to install.
+
+Source: docs/reference/hooks.md, "Extension points".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, final
+
+import msgspec
+
+from annexe.channel import CodecName, RequestMeta, Stream
+from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefinition, ValueType, bind, wire_params
+from annexe.dispatch.members import Provider
+from annexe.dispatch.request import Request
+from annexe.errors import CallError, InvalidResultError, RejectedError
+from annexe.record import Explain, MethodFigures, Outcome
+
+__all__ = ["Extension"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """One plugin's implementation of an extension point.
+
+    Attributes:
+        provider: The plugin.
+        definition: The extension point.
+        call_timeout_s: The plugin's, for each call and for each gap of a stream.
+        figures: Counters by method name.
+    """
+
+    provider: Provider
+    definition: ExtensionDefinition
+    call_timeout_s: float
+    figures: dict[str, MethodFigures]
+    explain: Explain
+
+    def caller(self, method: MethodDefinition, new_request: Callable[[], Request]) -> Callable[..., Any]:
+        """Return the function that the application calls for one method."""
+        if method.stream_in is None and method.stream_out is None:
+
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                return await self._call(method, new_request(), bind(method.params, args, kwargs, method=method.method))
+
+            return call
+
+        def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            return self._stream(method, new_request(), bind(method.params, args, kwargs, method=method.method))
+
+        if method.stream_out is not None:
+            return stream
+
+        async def collect(*args: Any, **kwargs: Any) -> Any:
+            async with aclosing(stream(*args, **kwargs)) as items:
+                return [item async for item in items][-1]
+
+        return collect
+
+    async def _call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
+            self.provider.last_used = started
+            params = wire_params(method.params, values, method=method.method)
+            response = await connection.call(
+                method.method, params, self._meta(request), deadline=request.deadline, run_s=self.call_timeout_s
+            )
+            result = None if method.result is None else self._decode(method, method.result, response.codec, response.result)
+        except (CallError, RejectedError) as error:
+            self._note(request, method, started, Outcome.FAILED, error)
+            raise
+        self._note(request, method, started, Outcome.ANSWERED, None)
+        return result
+
+    async def _stream(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
+            self.provider.last_used = started
+            meta = self._meta(request)
+            meta.stream = "out" if method.stream_in is None else "in" if method.stream_out is None else "both"
+
+            def decode(codec: CodecName, raw: msgspec.Raw) -> Any:
+                assert method.stream_out is not None
+                return self._decode(method, method.stream_out, codec, raw)
+
+            stream = connection.open_stream(
+                method.method,
+                wire_params(method.params, values, method=method.method),
+                meta,
+                deadline=request.deadline,
+                decode=decode,
+                first_s=self.call_timeout_s,
+                idle_s=self.call_timeout_s,
+            )
+            async with aclosing(self._items(method, stream, values)) as items:
+                async for item in items:
+                    yield item
+        except (CallError, RejectedError) as error:
+            self._note(request, method, started, Outcome.FAILED, error)
+            raise
+        self._note(request, method, started, Outcome.ANSWERED, None)
+
+    async def _items(self, method: MethodDefinition, stream: Stream, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+        source = next((value for param, value in zip(method.params, values, strict=True) if param.is_stream), None)
+        feeder = asyncio.get_running_loop().create_task(_feed(stream, source, method.stream_in)) if method.stream_in is not None else None
+        try:
+            async for item in stream:
+                yield item
+            if method.stream_out is None:
+                response = stream.call.future.result()
+                yield None if method.result is None else self._decode(method, method.result, response.codec, response.result)
+        finally:
+            if not stream.call.future.done():
+                stream.abandon()
+            if feeder is not None:
+                feeder.cancel()
+                await asyncio.wait([feeder])
+
+    def _meta(self, request: Request) -> RequestMeta:
+        state = request.state_of(self.provider.id)
+        return RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key, state=state)
+
+    def _decode(self, method: MethodDefinition, value_type: ValueType, codec: CodecName, raw: msgspec.Raw) -> Any:
+        try:
+            return value_type.decoders[codec](raw)
+        except InvalidValueError as error:
+            plugin = self.provider.id
+            raise InvalidResultError(
+                f"plugin {plugin!r} answered {method.method} with a wrong result: {error}",
+                plugin=plugin,
+                method=method.method,
+                path=error.path,
+                expected=error.expected,
+                actual=error.actual,
+            ) from error
+
+    def _note(
+        self, request: Request, method: MethodDefinition, started: float, outcome: Outcome, error: CallError | RejectedError | None
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        figures = self.figures[method.name]
+        if error is None:
+            figures.add(now - started)
+        else:
+            figures.add_failure(now - started, error.code)
+        if request.record is None:
+            request.record = self.explain.start(request.id, started)
+        reason = None if error is None else f"{error.code}: {error.message}"
+        request.record.add_step(self.provider.id, f"{self.definition.name}.{method.name}", started, now, outcome, reason)
+
+
+async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
+    try:
+        async for item in source:
+            await stream.send(item if stream_in.native else stream_in.to_wire(item))
+    except CallError:
+        return  # the stream is over; its reader sees why
+    stream.end()

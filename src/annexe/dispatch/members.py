@@ -1,0 +1,65 @@
+"""Who implements a hook or extension point, and on which terms.
+
+Members are made when the set of plugins changes, never during a call: names, limits, policy and counters are resolved then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+from annexe.channel import Connection
+from annexe.contract import HookDefinition
+from annexe.dispatch.breaker import Breaker
+from annexe.record import MethodFigures
+
+__all__ = ["HookMember", "Provider"]
+
+
+class Provider(Protocol):
+    """A plugin as dispatch sees it; the supervisor is one.
+
+    Attributes:
+        id: The plugin's id.
+        connection: Of the instance that takes calls now; None when there is none.
+        last_used: Loop time of the last call, for idle stop.
+    """
+
+    id: str
+    connection: Connection | None
+    last_used: float
+
+    async def wait_ready(self, deadline: float, *, method: str) -> Connection:
+        """Return the connection as soon as there is one; starts a lazy plugin.
+
+        Raises:
+            PluginUnavailableError: It cannot take calls, or did not become ready before ``deadline`` (loop time).
+        """
+        ...
+
+    def where(self, hook: str) -> str | None:
+        """Return ``file:line`` of the plugin's handler, as the plugin tells it; for messages alone."""
+        ...
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class HookMember:
+    """One plugin's place in one hook.
+
+    Attributes:
+        provider: The plugin.
+        definition: The hook.
+        closed: Whether its failure fails the request: the strictest of hook, manifest and operator.
+        run_s: The most it may work on one call: the smaller of budget and call time-out.
+        breaker: Its breaker at this hook.
+        figures: Its counters at this hook.
+    """
+
+    provider: Provider
+    definition: HookDefinition
+    closed: bool
+    run_s: float
+    breaker: Breaker
+    figures: MethodFigures
+    failing: bool = field(default=False)  # the breaker is open, and an event said so

@@ -1,0 +1,60 @@
+"""One request of the application's: deadline, key, trace, what plugins keep for its length, what they did.
+
+Source: docs/reference/hooks.md, "Requests".
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import msgspec
+
+from annexe.errors import InvalidResultError
+
+__all__ = ["MAX_STATE_BYTES", "Request"]
+
+MAX_STATE_BYTES = 64 * 1024
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@final
+class Request:
+    """What belongs to one request.
+
+    Attributes:
+        id: The application's correlation id.
+        deadline: Loop time, in seconds: the roof over everything done for the request.
+        key: The application's key: tenant, user, API key.
+        traceparent: W3C trace context.
+    """
+
+    __slots__ = ("_states", "deadline", "id", "key", "record", "traceparent")
+
+    def __init__(self, *, id: str, deadline: float, key: str | None, traceparent: str) -> None:
+        self.id = id
+        self.deadline = deadline
+        self.key = key
+        self.traceparent = traceparent
+        self.record: Any = None  # the explain record, from the first step on
+        self._states: dict[str, dict[str, Any]] | None = None
+
+    def state_of(self, plugin: str) -> dict[str, Any] | None:
+        """Return what a plugin put aside; not to be changed."""
+        return self._states.get(plugin) if self._states is not None else None
+
+    def change_state(self, plugin: str, changes: dict[str, Any], *, method: str) -> None:
+        """Take over what a plugin changed: a key with None is removed.
+
+        Raises:
+            InvalidResultError: It would hold more than 64 KiB; nothing is changed.
+        """
+        before = self.state_of(plugin) or {}
+        after = {key: value for key, value in {**before, **changes}.items() if value is not None}
+        size = len(_encode(after))
+        if size > MAX_STATE_BYTES:
+            text = f"plugin {plugin!r} keeps {size} bytes of state in {method}; expected at most {MAX_STATE_BYTES}"
+            raise InvalidResultError(text, plugin=plugin, method=method, limit_bytes=MAX_STATE_BYTES, wanted_bytes=size)
+        if self._states is None:
+            self._states = {}
+        self._states[plugin] = after

@@ -1,0 +1,191 @@
+"""Pass a stream through every plugin of a stream filter.
+
+Each plugin is one stage: what the stage before yields is fed to it, what it sends is checked and yielded. A stage that fails before its
+first output follows the hook's policy; open means that what it was fed is replayed past it. A later failure ends the stream.
+
+* One task per stage, for the feeding; none per item.
+* What may have to be replayed is bounded; beyond that a failure can only end the stream.
+
+Source: docs/reference/hooks.md, "Stream filter".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing
+from typing import Any, final
+
+import msgspec
+
+from annexe.channel import CodecName, Connection, RequestMeta, Stream
+from annexe.contract import InvalidValueError, ValueType
+from annexe.dispatch.members import HookMember
+from annexe.dispatch.pipeline import Pipeline
+from annexe.dispatch.request import Request
+from annexe.errors import CallError, HookError, InvalidResultError, RejectedError
+from annexe.record import Outcome
+
+__all__ = ["filter_stream"]
+
+_REPLAY_BYTES = 1024 * 1024
+
+_size_of = msgspec.msgpack.Encoder().encode
+
+
+async def filter_stream(pipeline: Pipeline, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+    """Yield what is left of the stream in ``values`` when every plugin has had it.
+
+    Raises:
+        HookError: A fail-closed plugin could not take part, or any plugin failed after its first output.
+        RejectedError: A plugin refused.
+    """
+    source: AsyncIterable[Any] = values[0]
+    members = list(pipeline.members)
+    for index, member in enumerate(members):
+        source = _Stage(pipeline, member, request, source, values[1:], len(members) - index).run()
+    if isinstance(source, AsyncGenerator):
+        async with aclosing(source):
+            async for item in source:
+                yield item
+    else:
+        async for item in source:
+            yield item
+
+
+@final
+class _Stage:
+    """One plugin of the pipeline."""
+
+    def __init__(
+        self, pipeline: Pipeline, member: HookMember, request: Request, source: AsyncIterable[Any], others: tuple[Any, ...], left: int
+    ) -> None:
+        self._pipeline = pipeline
+        self._definition = pipeline.definition
+        self._member = member
+        self._request = request
+        self._source = aiter(source)
+        self._others = others
+        self._left = left
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._fed: list[Any] | None = []  # None: too much to replay
+        self._fed_bytes = 0
+        self._source_fault: BaseException | None = None
+        self._source_ended = False
+
+    async def run(self) -> AsyncGenerator[Any, None]:
+        """Yield what the plugin makes of the source."""
+        stream: Stream | None = None
+        try:
+            connection = await self._pipeline.admit(self._request, self._member, self._started, self._left)
+            stream = self._open(connection)
+            async with aclosing(self._through(stream)) as through:
+                async for item in through:
+                    yield item
+            self._pipeline.answered(self._request, self._member, self._started, Outcome.CHANGED)
+        except RejectedError as error:
+            self._pipeline.answered(self._request, self._member, self._started, Outcome.REJECTED, reason=error.reject_code)
+            raise
+        except CallError as error:
+            self._failed(error, stream)
+            async for item in self._past():
+                yield item
+        finally:
+            if isinstance(self._source, AsyncGenerator):
+                await self._source.aclose()
+
+    def _open(self, connection: Connection) -> Stream:
+        plugin, request = self._member.provider.id, self._request
+        meta = RequestMeta(
+            request=request.id, traceparent=request.traceparent, key=request.key, state=request.state_of(plugin), stream="both"
+        )
+        return connection.open_stream(
+            self._definition.method,
+            self._others,
+            meta,
+            deadline=request.deadline,
+            decode=self._decode,
+            first_s=self._member.run_s,
+            idle_s=self._member.run_s,
+        )
+
+    def _decode(self, codec: CodecName, raw: msgspec.Raw) -> Any:
+        stream_out: ValueType | None = self._definition.stream_out
+        assert stream_out is not None
+        try:
+            return stream_out.decoders[codec](raw)
+        except InvalidValueError as error:
+            plugin, hook = self._member.provider.id, self._definition.qualified
+            text = f"plugin {plugin!r} sent a wrong item in {hook}: {error}"
+            raise InvalidResultError(
+                text, plugin=plugin, method=self._definition.method, path=error.path, expected=error.expected, actual=error.actual
+            ) from error
+
+    async def _through(self, stream: Stream) -> AsyncGenerator[Any, None]:
+        feeder = self._loop.create_task(self._feed(stream))
+        try:
+            async for item in stream:
+                self._fed = None  # the first output: nothing will be replayed
+                yield item
+            if self._source_fault is not None:
+                raise self._source_fault
+            response = stream.call.future.result()
+            if response.meta.state is not None:
+                self._request.change_state(self._member.provider.id, response.meta.state, method=self._definition.method)
+        except CallError:
+            if self._source_fault is not None:
+                raise self._source_fault from None
+            raise
+        finally:
+            if not stream.call.future.done():
+                stream.abandon()
+            feeder.cancel()
+            await asyncio.wait([feeder])
+
+    async def _feed(self, stream: Stream) -> None:
+        """Send the source's items as the plugin has room for them."""
+        try:
+            async for item in self._source:
+                self._keep(item)
+                await stream.send(self._to_wire(item))
+        except CallError:
+            return  # the stream is over; its reader sees why
+        except Exception as error:  # noqa: BLE001 - the source is the application's; its reader gets the error
+            self._source_fault = error
+            stream.abandon()
+            return
+        self._source_ended = True
+        stream.end()
+
+    def _keep(self, item: Any) -> None:
+        """Keep an item for the case that the plugin fails before its first output."""
+        if self._fed is None or self._member.closed:
+            return
+        self._fed.append(item)
+        self._fed_bytes += len(_size_of(self._to_wire(item)))
+        if self._fed_bytes > _REPLAY_BYTES:
+            self._fed = None
+
+    def _to_wire(self, item: Any) -> Any:
+        stream_in: ValueType | None = self._definition.stream_in
+        assert stream_in is not None
+        return item if stream_in.native else stream_in.to_wire(item)
+
+    def _failed(self, error: CallError, stream: Stream | None) -> None:
+        """Note the failure; returns when the stream may go on past this plugin."""
+        self._pipeline.failed(self._request, self._member, self._started, error)
+        if self._fed is None:
+            hook, plugin = self._definition.qualified, self._member.provider.id
+            when = "after its first output" if stream is not None and stream.items_received else "after it had taken in too much to replay"
+            raise HookError(
+                f"{hook} ended: plugin {plugin!r} failed {when}: {error.message}", plugin=plugin, hook=hook, reason=error.code
+            ) from error
+
+    async def _past(self) -> AsyncIterator[Any]:
+        """Yield the source as it is: first what the plugin was fed, then the rest."""
+        for item in self._fed or ():
+            yield item
+        if not self._source_ended:
+            async for item in self._source:
+                yield item
