@@ -78,9 +78,10 @@ def smoke_tests(fresh: Path, python: str) -> list[list[str]]:
         [python, "-W", "error", "-c", "import annexe, annexe_sdk"],
         [str(fresh / "bin" / "annexe"), "--version"],
     ]
-    if (ROOT / "examples" / "minimal").is_dir():
-        shutil.copytree(ROOT / "examples" / "minimal", fresh / "minimal", ignore=shutil.ignore_patterns("__pycache__"))
-        tests.append([python, str(next((fresh / "minimal").glob("*.py")))])
+    minimal = ROOT / "examples" / "minimal"
+    if minimal.is_dir():
+        shutil.copytree(minimal, fresh / "minimal", ignore=shutil.ignore_patterns("__pycache__", ".annexe"))
+        tests += [[python, str(script)] for script in sorted((fresh / "minimal").glob("*.py"))]
     return tests
 
 
