@@ -12,7 +12,7 @@ from typing import final
 
 from msgspec import inspect as shapes
 
-__all__ = ["Shape", "ObjectNode", "children", "unwrap"]
+__all__ = ["ObjectNode", "Shape", "children", "reachable", "unwrap"]
 
 ObjectNode = shapes.DataclassType | shapes.StructType | shapes.TypedDictType
 
