@@ -20,7 +20,9 @@ ADRS = generate_docs.adrs()
 
 # Why a module may be longer than 400 lines.
 MAX_LINES = 400
-LONGER_WITH_REASON: dict[str, str] = {}
+LONGER_WITH_REASON: dict[str, str] = {
+    "src/annexe/errors.py": "the whole tree of errors is read in one place",
+}
 
 # Alembic imports revisions by path and reads names it prescribes (revision, upgrade, …).
 _MIGRATION = re.compile(r"/migrations/(.*/)?(env|r?\d{4}_\w+)\.py$")
