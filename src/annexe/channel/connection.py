@@ -41,6 +41,7 @@ from annexe.channel.streams import Decode, Stream
 from annexe.channel.transport import Transport
 from annexe.errors import (
     AnnexeError,
+    CallCancelledError,
     CallError,
     CallTimeoutError,
     InvalidParamsError,
@@ -106,6 +107,7 @@ class Connection:
         self._alarm_at = float("inf")
         self._stuck_told = False
         self._full_since: float | None = None
+        self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
         self._greeted = False
         self.frame_bytes = 0  # of the frame being handled
         self._transport = Transport(
@@ -162,6 +164,8 @@ class Connection:
         self._open.clear()
         self._queue.clear()
         self._ahead.clear()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
         self._on_closed(error)
 
     def _gone(self, call: HostCall, error: AnnexeError | None) -> CallError:
@@ -252,6 +256,29 @@ class Connection:
         call = self.begin(method, params, meta, deadline=deadline)
         call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
         return call.stream
+
+    async def wait_idle(self, deadline: float) -> bool:
+        """Wait until no call is open; say whether that came before the deadline (loop time)."""
+        if self.in_flight and not self.closed:
+            self._idle = self._loop.create_future()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._idle
+            except TimeoutError:
+                return False
+            finally:
+                self._idle = None
+        return True
+
+    def give_up_all(self) -> None:
+        """Cancel every open call; their callers get ``CallCancelledError``."""
+        for call in [*self._open.values(), *self._queue]:
+            if not call.future.done():
+                text = f"plugin {self.plugin!r} is stopping, {call.method} was cancelled"
+                call.future.set_exception(CallCancelledError(text, plugin=self.plugin, method=call.method))
+            self.give_up(call)
+            if call.stream is not None:
+                call.stream.finish()
 
     def send(self, message: Any) -> None:
         """Send a message that is known to be encodable."""
@@ -453,6 +480,8 @@ class Connection:
             self._requests.abandon(call.requests)
         if self._queue:
             self._pump()
+        if self._idle is not None and not self.in_flight and not self._idle.done():
+            self._idle.set_result(None)
 
     def parent_of(self, ident: int | None) -> HostCall | None:
         """Return the open host call a plugin names as parent; None when it is closed or was never one."""

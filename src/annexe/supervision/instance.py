@@ -1,0 +1,220 @@
+"""One running instance of a plugin: process, connection, captured output.
+
+Starting is two steps, so that a fault is blamed right: the handshake, before plugin code is loaded, then activation. Stopping is a ladder:
+drain, ``annexe.shutdown``, SIGTERM, SIGKILL; each step is timed, and the end of the whole process tree is verified.
+
+Source: features LC7 and LC9; docs/reference/protocol.md, "Handshake and life".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import msgspec
+
+from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Provided, RequestMeta, Serve, activate, hello
+from annexe.errors import AnnexeError, CallError, HandshakeError, LaunchError
+from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
+from annexe.record import PipeCapture, PluginLog
+
+__all__ = ["Instance", "InstancePlan", "StopPolicy"]
+
+_CAPTURE_DRAIN_S = 0.5
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopPolicy:
+    """How long each rung of the stop ladder may take, in seconds."""
+
+    drain_s: float = 30.0
+    shutdown_s: float = 5.0
+    exit_s: float = 2.0
+    terminate_s: float = 2.0
+    kill_s: float = 5.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancePlan:
+    """Everything decided about an instance before it is launched.
+
+    Attributes:
+        launch: For the strategy.
+        limits: Of the connection.
+        start_timeout_s: From launch to ready.
+        host: Name and version of the application, as told to the plugin.
+        version: Of the plugin.
+        activation: ``config``, ``grants``, ``data_dir``, ``log_level``.
+        serve: Answers the plugin's requests.
+        on_notification: Takes the plugin's log lines and metrics.
+        check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
+    """
+
+    launch: LaunchRequest
+    limits: ChannelLimits
+    start_timeout_s: float
+    host: Mapping[str, str]
+    version: str
+    activation: Mapping[str, Any]
+    serve: Serve
+    on_notification: Callable[[str, msgspec.Raw, CodecName], None]
+    check: Callable[[Provided], None]
+
+
+@final
+class Instance:
+    """A launched plugin and its connection. Made by ``start``.
+
+    Attributes:
+        ended: Done when the instance cannot take calls any more, with the reason in words; never an exception.
+        protocol_error: What the plugin broke, if that ended the connection.
+    """
+
+    def __init__(self, plan: InstancePlan, launched: LaunchedPlugin, log: PluginLog) -> None:
+        self.plan = plan
+        self.launched = launched
+        self.provided = Provided()
+        self.greeting: Greeting | None = None
+        self.protocol_error: AnnexeError | None = None
+        self.is_stuck = False
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        name = plan.launch.instance
+        self._captures: list[PipeCapture] = []
+        if launched.stdout is not None:
+            self._captures.append(PipeCapture(launched.stdout, log, source="stdout", instance=name))
+        if launched.stderr is not None:
+            self._captures.append(PipeCapture(launched.stderr, log, source="stderr", instance=name))
+        self.connection = Connection(
+            launched.sock,
+            plugin=plan.launch.plugin,
+            limits=plan.limits,
+            serve=plan.serve,
+            on_notification=plan.on_notification,
+            on_closed=self._on_closed,
+            on_stuck=self._on_stuck,
+        )
+        self._watch = self._loop.create_task(self._watch_exit())
+
+    @classmethod
+    async def start(cls, plan: InstancePlan, strategy: LaunchStrategy, log: PluginLog) -> Instance:
+        """Launch, shake hands, activate.
+
+        Raises:
+            LaunchError: One of its family; nothing is left behind.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + plan.start_timeout_s
+        instance = cls(plan, await strategy.launch(plan.launch), log)
+        try:
+            identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
+            instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, deadline=deadline)
+            instance.provided = await activate(instance.connection, instance.greeting, plan.activation, deadline=deadline)
+            plan.check(instance.provided)
+        except BaseException as error:
+            exit_text = await instance._why_it_ended() if isinstance(error, LaunchError) else ""
+            await instance.discard()
+            if exit_text and isinstance(error, HandshakeError):
+                raise HandshakeError(f"{error.message}; it {exit_text}", plugin=plan.launch.plugin) from error
+            raise
+        return instance
+
+    async def _why_it_ended(self) -> str:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                return (await self.launched.wait()).text
+        return ""
+
+    def _on_closed(self, error: AnnexeError | None) -> None:
+        self.protocol_error = error
+        self._end(f"broke the protocol: {error.message}" if error is not None else "closed its connection")
+
+    def _on_stuck(self) -> None:
+        self.is_stuck = True
+        self._end("is stuck: every slot is held by a call that was cancelled long ago")
+
+    async def _watch_exit(self) -> None:
+        status = await self.launched.wait()
+        # What it wrote before its end is still to be read: let the connection come to its end by itself.
+        await asyncio.sleep(0)
+        self._end(status.text)
+
+    def _end(self, reason: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    async def ping(self, timeout_s: float) -> float | None:
+        """Return how long the plugin took to answer, in seconds; None when it did not in time."""
+        started = self._loop.time()
+        try:
+            await self.connection.call("annexe.ping", None, RequestMeta(), deadline=started + timeout_s)
+        except CallError:
+            return None
+        return self._loop.time() - started
+
+    async def configure(self, config: Mapping[str, Any], *, timeout_s: float) -> bool:
+        """Push a new configuration; return whether the plugin asks to be restarted for it.
+
+        Raises:
+            CallError: The plugin did not take it.
+        """
+        deadline = self._loop.time() + timeout_s
+        response = await self.connection.call("annexe.configure", {"config": dict(config)}, RequestMeta(), deadline=deadline)
+        decode = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
+        answer = decode(response.result)
+        return isinstance(answer, dict) and answer.get("restart") is True
+
+    async def stop(self, policy: StopPolicy) -> TreeReport:
+        """Take the plugin down by the ladder; the caller has stopped sending it calls."""
+        if not self.connection.closed:
+            await self.connection.wait_idle(self._loop.time() + policy.drain_s)
+            self.connection.give_up_all()
+        if not self.connection.closed:
+            await self._step("shutdown", self._shut_down(policy.shutdown_s))
+            await self._exits_within(policy.exit_s)
+        if not await self._exits_within(0):
+            self.launched.terminate()
+            await self._step("SIGTERM", self._exits_within(policy.terminate_s))
+        return await self.discard(kill_s=policy.kill_s)
+
+    async def _shut_down(self, shutdown_s: float) -> bool:
+        try:
+            await self.connection.call("annexe.shutdown", None, RequestMeta(), deadline=self._loop.time() + shutdown_s)
+        except CallError:
+            return False
+        return True
+
+    async def _exits_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._watch)
+        except TimeoutError:
+            return self._watch.done()
+        return True
+
+    async def _step(self, name: str, work: Awaitable[bool]) -> None:
+        started = self._loop.time()
+        worked = await work
+        took_ms = round((self._loop.time() - started) * 1000)
+        self._log.write("debug", f"stop: {name} {'worked' if worked else 'did not work'}", {"took_ms": took_ms}, source="host")
+
+    async def discard(self, *, kill_s: float = 5.0) -> TreeReport:
+        """Kill what is left and give everything back. Idempotent."""
+        self.connection.close()
+        self.launched.kill()
+        await self._exits_within(kill_s)
+        for capture in self._captures:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CAPTURE_DRAIN_S):
+                    await capture.wait_ended()
+            capture.stop()
+        self._captures.clear()
+        self._watch.cancel()
+        self._end("was stopped")
+        return await self.launched.close()

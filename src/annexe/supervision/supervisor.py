@@ -1,0 +1,386 @@
+"""The life of one plugin: start it, watch it, restart it, stop it.
+
+One task lives the plugin's life; everything else tells it what is wanted and it acts. So there is one place where the state changes, and
+no two starts or stops at once.
+
+* What takes calls is ``connection``: None whenever the plugin must not be called.
+* A failure is counted, stored, and answered with back-off; too many in a row end in quarantine, which a person lifts.
+* A lazy plugin is started by its first call, and stopped when it was idle for long.
+
+Source: features LC3 to LC11; ADR-0006.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from annexe.channel import Connection
+from annexe.clock import Clock
+from annexe.errors import (
+    AnnexeError,
+    CallError,
+    LaunchError,
+    PluginUnavailableError,
+    QuarantinedError,
+    SandboxError,
+    UnsupportedPlatformError,
+)
+from annexe.launch import LaunchStrategy
+from annexe.record import EventKind, Events, PluginLog
+from annexe.supervision.health import Health, HealthPolicy, HealthStatus
+from annexe.supervision.instance import Instance, InstancePlan, StopPolicy
+from annexe.supervision.restart import RestartPolicy
+from annexe.supervision.state import Lifecycle, PluginState
+
+__all__ = ["FailureMemory", "Policies", "Supervisor"]
+
+_S = PluginState
+
+
+class FailureMemory(ABC):
+    """Where failures are remembered beyond the host's own life."""
+
+    @abstractmethod
+    def failed(self, plugin: str, *, reason: str, count: int) -> None:
+        """Remember a failure, the ``count``-th in a row. Called by the supervisor; must not block."""
+
+    @abstractmethod
+    def recovered(self, plugin: str) -> None:
+        """Remember that the plugin is well again."""
+
+    @abstractmethod
+    def quarantined(self, plugin: str, *, reason: str) -> None:
+        """Remember a quarantine."""
+
+    @abstractmethod
+    def released(self, plugin: str) -> None:
+        """Remember that a person lifted the quarantine."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """The rules a supervisor applies."""
+
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
+    stop: StopPolicy = field(default_factory=StopPolicy)
+
+
+@final
+class Supervisor:
+    """Keeps one plugin in the state that is wanted.
+
+    Args:
+        plugin: Its id.
+        plan: Makes the plan of the next instance, as things stand then; given the instance's number, from 1.
+        strategy: How it is launched.
+        lazy: Start at the first call.
+        idle_stop_s: Stop a lazy plugin after this long without a call.
+        failures: In a row, from an earlier life of the host.
+        log: The plugin's log.
+        events: The host's events.
+        clock: For times that people read.
+        memory: Where failures are remembered.
+        policies: Rules.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        *,
+        plan: Callable[[int], InstancePlan],
+        strategy: LaunchStrategy,
+        lazy: bool,
+        idle_stop_s: float | None,
+        failures: int,
+        log: PluginLog,
+        events: Events,
+        clock: Clock,
+        memory: FailureMemory,
+        policies: Policies,
+    ) -> None:
+        self.id = plugin
+        self.connection: Connection | None = None
+        self.last_used = 0.0
+        self.failures = failures
+        self.starts = 0
+        self.life = Lifecycle.begin(reason="found", at=clock.now())
+        self.instance: Instance | None = None
+        self._plan = plan
+        self._strategy = strategy
+        self._lazy = lazy
+        self._idle_stop_s = idle_stop_s
+        self._log = log
+        self._events = events
+        self._clock = clock
+        self._memory = memory
+        self._policies = policies
+        self._loop = asyncio.get_running_loop()
+        self._wanted = False
+        self._armed = False  # lazy, and to be started by its first call
+        self._stop_reason = "stopped"
+        self._settled = asyncio.Event()  # the state is one that lasts
+        self._changed = asyncio.Event()  # what is wanted, or what is, has changed
+        self._task: asyncio.Task[None] | None = None
+        self._ready_at = 0.0
+        self._health = Health()
+        self._handlers: Mapping[str, str] = {}
+
+    @property
+    def state(self) -> PluginState:
+        """Where the plugin is in its life."""
+        return self.life.state
+
+    def where(self, hook: str) -> str | None:
+        """Return ``file:line`` of the plugin's handler, as the plugin tells it; for messages alone."""
+        return self._handlers.get(hook)
+
+    # What is wanted.
+
+    def block(self, reason: str) -> None:
+        """Keep it from starting until a person acts; it must not be running."""
+        self._move(_S.BLOCKED, reason)
+
+    def resume_quarantine(self, reason: str) -> None:
+        """Take up a quarantine from an earlier life of the host."""
+        self.life = Lifecycle.begin(reason=reason, at=self._clock.now(), state=_S.QUARANTINED)
+
+    def allow(self, reason: str) -> None:
+        """Let it start when asked: from found or blocked to stopped."""
+        if self.state in (_S.INSTALLED, _S.BLOCKED):
+            self._move(_S.STOPPED, reason)
+
+    def start(self, reason: str = "asked to") -> None:
+        """Have it run: now, or, if it is lazy, from its first call on. Blocked and quarantined ones stay as they are."""
+        self._armed = self._lazy
+        if self.state is _S.STOPPED and not self._lazy:
+            self._begin(reason)
+
+    def _begin(self, reason: str) -> None:
+        if self._task is None or self._task.done():
+            self._wanted = True
+            self._changed.clear()
+            self._move(_S.STARTING, reason)
+            self._task = self._loop.create_task(self._live(), name=f"annexe-{self.id}")
+
+    async def stop(self, reason: str = "asked to") -> None:
+        """Take it down and wait until it is down."""
+        self._wanted = self._armed = False
+        self._stop_reason = reason
+        self._changed.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        if self.state in (_S.QUARANTINED, _S.BACKING_OFF):
+            self._move(_S.STOPPED, reason)
+
+    async def restart(self, reason: str = "asked to") -> None:
+        """Start afresh, also out of quarantine; the failures before do not count any more."""
+        await self.stop(reason)
+        self.failures = 0
+        self._memory.released(self.id)
+        self._armed = self._lazy
+        if self.state is _S.STOPPED:
+            self._begin(reason)
+
+    async def wait_ready(self, deadline: float, *, method: str) -> Connection:
+        """Return the connection as soon as there is one; starts a lazy plugin.
+
+        Raises:
+            PluginUnavailableError: It cannot take calls, or was not ready before ``deadline`` (loop time).
+        """
+        if self._armed and self.state is _S.DRAINING and self._task is not None:
+            # Stopped for being idle just now: let that end, then start again.
+            await asyncio.wait([self._task], timeout=deadline - self._loop.time())
+        if self._armed and self.state is _S.STOPPED:
+            self._begin(f"called: {method}")
+        while self.connection is None:
+            if self.state is not _S.STARTING:
+                text = f"plugin {self.id!r} takes no calls: it is {self.state} ({self.life.reason})"
+                raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._settled.wait()
+            except TimeoutError:
+                text = f"plugin {self.id!r} was still starting when the time for {method} was over"
+                raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state)) from None
+        return self.connection
+
+    async def wait_settled(self) -> None:
+        """Wait while it is starting."""
+        while self.state is _S.STARTING:
+            await self._settled.wait()
+
+    async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> None:
+        """Push a new configuration to the running plugin; one that asks for it, or does not take it, is restarted with it."""
+        instance = self.instance
+        if instance is None or self.connection is None:
+            return
+        try:
+            needs_restart = await instance.configure(config, timeout_s=timeout_s)
+        except CallError as error:
+            self._log.write("warning", f"the new configuration was not taken: {error.message}", source="host")
+            needs_restart = True
+        if needs_restart:
+            await self.restart("its configuration changed")
+
+    # The life.
+
+    async def _live(self) -> None:
+        while self._wanted:
+            try:
+                instance = await self._start_one()
+            except (SandboxError, UnsupportedPlatformError) as error:
+                self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
+                self._move(_S.BLOCKED, error.message)
+                return
+            except AnnexeError as error:
+                self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
+                if not await self._failed(error.message, ready_s=0.0):
+                    return
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever it was, the plugin did not start and the host goes on
+                self._log.write("error", f"starting failed inside the host: {error!r}", source="host")
+                if not await self._failed(f"the host failed to start it: {error!r}", ready_s=0.0):
+                    return
+                continue
+            if instance is None:
+                break
+            reason = await self._serve(instance)
+            if reason is None:
+                await self._take_down(instance)
+                return
+            ready_s = self._loop.time() - self._ready_at
+            self._note_end(instance, reason)
+            await self._close(instance)
+            if not await self._failed(reason, ready_s=ready_s):
+                return
+        if self.state is not _S.STOPPED:
+            self._move(_S.STOPPED, self._stop_reason)
+
+    async def _start_one(self) -> Instance | None:
+        """Start an instance; None when it is not wanted any more."""
+        if self.state is not _S.STARTING:
+            self._move(_S.STARTING, "starting again")
+        self.starts += 1
+        starting = self._loop.create_task(Instance.start(self._plan(self.starts), self._strategy, self._log))
+        changed = self._loop.create_task(self._changed.wait())
+        try:
+            await asyncio.wait([starting, changed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+            if starting.cancelled() or starting.exception() is not None:
+                return None
+        return starting.result()
+
+    async def _serve(self, instance: Instance) -> str | None:
+        """Let it take calls until it ends or is not wanted; return why it ended, None when it is not wanted."""
+        self.instance = instance
+        self.connection = instance.connection
+        self._handlers = {name: str(facts.get("at", "")) for name, facts in instance.provided.hooks.items()}
+        self._ready_at = self.last_used = self._loop.time()
+        self._health = Health()
+        self._move(_S.READY, "activated")
+        try:
+            while self._wanted and not instance.ended.done():
+                await self._wait_for_change(instance)
+                if self._wanted and not instance.ended.done():
+                    reason = await self._look_after(instance)
+                    if reason is not None:
+                        return reason
+        finally:
+            self.connection = None
+        return instance.ended.result() if self._wanted else None
+
+    async def _wait_for_change(self, instance: Instance) -> None:
+        changed = self._loop.create_task(self._changed.wait())
+        try:
+            await asyncio.wait(
+                [instance.ended, changed], timeout=self._policies.health.ping_interval_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            changed.cancel()
+
+    async def _look_after(self, instance: Instance) -> str | None:
+        """Ping an idle plugin, stop one that was idle for long; return why it must be restarted, None when it need not."""
+        now = self._loop.time()
+        if self.failures and now - self._ready_at >= self._policies.restart.healthy_after_s:
+            self.failures = 0
+            self._memory.recovered(self.id)
+        if instance.connection.in_flight:
+            return None
+        if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s:
+            self._wanted = False
+            self._stop_reason = f"idle for {self._idle_stop_s:g} s"
+            return None
+        latency_s = await instance.ping(self._policies.health.ping_timeout_s)
+        self._health = self._policies.health.after_ping(self._health, latency_s=latency_s)
+        if self._health.status is HealthStatus.UNHEALTHY:
+            return f"did not answer {self._health.missed} pings"
+        wanted = _S.DEGRADED if self._health.status is HealthStatus.DEGRADED else _S.READY
+        if self.state is not wanted and self.state.takes_calls:
+            self._move(wanted, "answers slowly" if wanted is _S.DEGRADED else "answers again")
+        return None
+
+    def _note_end(self, instance: Instance, reason: str) -> None:
+        if instance.protocol_error is not None:
+            rule = getattr(instance.protocol_error, "rule", "")
+            self._events.add(EventKind.PROTOCOL_ERROR, plugin=self.id, reason=instance.protocol_error.message, rule=rule)
+        elif instance.is_stuck:
+            self._events.add(EventKind.STUCK, plugin=self.id, reason=reason)
+        self._events.add(EventKind.PLUGIN_EXITED, plugin=self.id, reason=reason)
+
+    async def _failed(self, reason: str, *, ready_s: float) -> bool:
+        """Count a failure and wait out the back-off; False when the life ends here."""
+        policy = self._policies.restart
+        self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
+        self._memory.failed(self.id, reason=reason, count=self.failures)
+        self._log.write("error", f"failed: {reason}", {"failures_in_a_row": self.failures}, source="host")
+        try:
+            delay_s = policy.delay_s(self.failures, plugin=self.id, jitter=random.uniform(-1.0, 1.0))  # noqa: S311 - no secret
+        except QuarantinedError as error:
+            self._memory.quarantined(self.id, reason=reason)
+            self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
+            self._move(_S.QUARANTINED, error.message)
+            return False
+        self._move(_S.BACKING_OFF, f"{reason}; failure {self.failures}, started again in {delay_s:.1f} s")
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        return True
+
+    async def _take_down(self, instance: Instance) -> None:
+        self._move(_S.DRAINING, self._stop_reason)
+        await self._close(instance, by_ladder=True)
+        self._move(_S.STOPPED, self._stop_reason)
+
+    async def _close(self, instance: Instance, *, by_ladder: bool = False) -> None:
+        self.instance = None
+        try:
+            report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard())
+        except LaunchError as error:
+            self._log.write("error", f"could not be cleared away: {error.message}", source="host")
+            return
+        if report.stragglers or not report.gone:
+            reason = f"{report.stragglers} processes had left its group" + ("" if report.gone else "; some are still there")
+            self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=report.stragglers, gone=report.gone)
+
+    def _move(self, state: PluginState, reason: str) -> None:
+        before = self.life.state
+        self.life = self.life.moved(state, reason=reason, at=self._clock.now())
+        self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
+        self._log.write("info", f"{before} → {state}: {reason}", source="host")
+        if state is _S.STARTING:
+            self._settled.clear()
+        else:
+            self._settled.set()
