@@ -1,0 +1,1 @@
+"""An OpenAI-compatible chat gateway whose requests and answers pass through plugins."""

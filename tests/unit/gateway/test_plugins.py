@@ -1,0 +1,55 @@
+"""Each shipped plugin provides what its manifest declares, as the gateway's contract has it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from annexe.contract.specs import definition_of
+from annexe.manifest import load_manifest
+from examples.gateway.contract import Chat, UsageReport
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDERS = sorted(path.parent for path in ROOT.glob("plugins/*/plugin.toml"))
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path: Path = request.param
+    monkeypatch.setattr(sys, "path", [*sys.path, str(path)])
+    return path
+
+
+def test_plugin_provides_what_it_declares(folder: Path) -> None:
+    manifest = load_manifest(folder).manifest
+    provided = importlib.import_module(manifest.runtime.entry).plugin.provides()
+    hooks = definition_of(Chat).hooks
+    assert manifest.id == folder.name
+    assert {name: hook["kind"] for name, hook in provided["hooks"].items()} == {
+        name: str(hooks[name.removeprefix("chat.")].kind) for name in manifest.provides.hooks
+    }
+    assert all(hook.revision == definition_of(Chat).revision for hook in manifest.provides.hooks.values())
+    assert set(provided["extensions"]) == set(manifest.provides.extensions)
+    for point in provided["extensions"].values():
+        assert set(point["methods"]) == set(definition_of(UsageReport).methods)
+
+
+def test_plugin_config_of_the_demo_and_of_nobody_fits_its_schema(folder: Path) -> None:
+    schema: dict[str, Any] = json.loads((folder / "config.schema.json").read_text())
+    settings = tomllib.loads((ROOT / "examples/gateway/settings.toml").read_text())
+    validator = jsonschema_rs.validator_for(schema)
+    validator.validate({})
+    validator.validate(settings.get(folder.name, {}))
+    assert not validator.is_valid({"unheard-of": 1})
+
+
+def test_settings_of_the_demo_are_for_shipped_plugins() -> None:
+    settings = tomllib.loads((ROOT / "examples/gateway/settings.toml").read_text())
+    assert set(settings) <= {folder.name for folder in FOLDERS}
