@@ -1,0 +1,71 @@
+"""Figures in the text format that Prometheus reads (version 0.0.4).
+
+Pure: a snapshot in, text out.
+
+Names: ``annexe_calls_total``, ``annexe_call_failures_total`` and ``annexe_call_seconds`` for calls to plugins;
+``annexe_<kind>_<name>`` for what plugins count themselves (``annexe_counter_seen_total``), so that two plugins that give one name
+different kinds both come out right; ``annexe_metrics_dropped_total`` for what was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+__all__ = ["CONTENT_TYPE", "as_prometheus_text"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def as_prometheus_text(snapshot: Mapping[str, Any]) -> str:
+    """Return what ``Metrics.snapshot`` returned as text for a scraper."""
+    families = _Families()
+    for plugin, figures in snapshot.items():
+        for method, counts in figures["methods"].items():
+            labels = {"plugin": plugin, "method": method}
+            families.add("annexe_calls_total", "counter", labels, counts["calls"])
+            for code, count in counts["failures"].items():
+                families.add("annexe_call_failures_total", "counter", labels | {"code": code}, count)
+            families.add_histogram("annexe_call_seconds", labels, counts["latency"])
+        for series in figures["metrics"]:
+            labels = {"plugin": plugin, **series["labels"]}
+            name = f"annexe_{series['kind']}_{series['name']}"
+            if series["kind"] == "histogram":
+                families.add_histogram(name, labels, series["value"])
+            else:
+                families.add(name + ("_total" if series["kind"] == "counter" else ""), series["kind"], labels, series["value"])
+        for reason, count in figures["dropped"].items():
+            families.add("annexe_metrics_dropped_total", "counter", {"plugin": plugin, "reason": reason}, count)
+    return families.text()
+
+
+@final
+class _Families:
+    """Lines by metric; the format wants all lines of one metric together."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+
+    def add(self, name: str, kind: str, labels: Mapping[str, str], value: float) -> None:
+        self._of(name, kind).append(_sample(name, labels, value))
+
+    def add_histogram(self, name: str, labels: Mapping[str, str], histogram: Mapping[str, Any]) -> None:
+        lines = self._of(name, "histogram")
+        lines.extend(_sample(name + "_bucket", {**labels, "le": bound}, count) for bound, count in histogram["buckets"].items())
+        lines.append(_sample(name + "_sum", labels, histogram["sum"]))
+        lines.append(_sample(name + "_count", labels, histogram["count"]))
+
+    def text(self) -> str:
+        return "".join(f"{line}\n" for lines in self._lines.values() for line in lines)
+
+    def _of(self, name: str, kind: str) -> list[str]:
+        return self._lines.setdefault(name, [f"# TYPE {name} {kind}"])
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    written = ",".join(f'{label}="{_quoted(text)}"' for label, text in labels.items())
+    return f"{name}{{{written}}} {value!r}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
