@@ -1,6 +1,6 @@
 """Bytes to a TOML document, for text that a stranger wrote.
 
-Pure. ``tomllib`` is right about TOML and careless about cost: a key of thousands of dots takes it the square of their number (17 s for
+Pure. ``tomllib`` is right about TOML and careless about cost: a key of thousands of dots takes it the square of their number (15 s for
 64 KiB), deep nesting the whole stack. Both are refused here.
 """
 

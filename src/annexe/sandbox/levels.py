@@ -98,6 +98,8 @@ _NO_LIMITS: Mapping[str, Enforcement] = {
 }
 
 _SHARED_USER_ENV = "built from the allow-list, but it can read the host's own as the same user"
+_PROCESSES_OWN_UID = Enforcement(_ENFORCED, "RLIMIT_NPROC on a user of its own; threads count")
+_PROCESSES_SHARED = Enforcement(_NOT_ENFORCED, "the kernel counts them per user, and the user is shared")
 _ENV_OWN_UID = Enforcement(_ENFORCED, "built from the allow-list")
 
 
@@ -105,7 +107,7 @@ def enforcement(level: IsolationLevel, *, own_uid: bool, in_process: bool = Fals
     """Return what every kind of right and every limit is worth.
 
     Args:
-        level: IsolationLevel that was achieved.
+        level: What was achieved.
         own_uid: Whether the plugin runs as a user of its own.
         in_process: Whether the plugin runs inside the host's own process.
 
@@ -120,9 +122,8 @@ def enforcement(level: IsolationLevel, *, own_uid: bool, in_process: bool = Fals
     table["env"] = _ENV_OWN_UID if own_uid else Enforcement(_SOFT, _SHARED_USER_ENV)
     if level is IsolationLevel.NONE:
         return {**table, **_NO_LIMITS}
-    processes = "RLIMIT_NPROC on a user of its own" if own_uid else "RLIMIT_NPROC counts all that the user runs"
     table["memory"] = Enforcement(_SOFT, "RLIMIT_DATA: for each process by itself, and not for shared memory")
-    table["processes"] = Enforcement(_ENFORCED if own_uid else _SOFT, processes)
+    table["processes"] = _PROCESSES_OWN_UID if own_uid else _PROCESSES_SHARED
     table["open-files"] = Enforcement(_ENFORCED, "RLIMIT_NOFILE")
     return table
 

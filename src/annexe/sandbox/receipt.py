@@ -92,7 +92,7 @@ def receipt_for(level: IsolationLevel, *, uid: int | None, own_uid: bool, layers
     """Make the receipt of a launch.
 
     Args:
-        level: IsolationLevel that was achieved.
+        level: What was achieved.
         uid: User that the plugin runs as.
         own_uid: Whether that user is the plugin's alone.
         layers: What was switched on.

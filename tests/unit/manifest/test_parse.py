@@ -26,7 +26,7 @@ entry = "demo"
 def problems_of(text: bytes) -> list[str]:
     with pytest.raises(ManifestError) as caught:
         parse_manifest(text, source="x/plugin.toml")
-    assert caught.value.source == "x/plugin.toml"  # type: ignore[attr-defined]
+    assert caught.value.source == "x/plugin.toml"
     assert str(caught.value).startswith("x/plugin.toml is not a valid manifest:\n  - ")
     problems = caught.value.data["problems"]
     assert isinstance(problems, list)

@@ -52,7 +52,7 @@ def test_enforcement_at_a_level_that_nothing_achieves_is_refused(level: Isolatio
         ("secrets", EnforcementState.NOT_AVAILABLE, EnforcementState.NOT_AVAILABLE),
         ("services", EnforcementState.NOT_AVAILABLE, EnforcementState.NOT_AVAILABLE),
         ("memory", EnforcementState.SOFT, EnforcementState.SOFT),
-        ("processes", EnforcementState.ENFORCED, EnforcementState.SOFT),
+        ("processes", EnforcementState.ENFORCED, EnforcementState.NOT_ENFORCED),
         ("open-files", EnforcementState.ENFORCED, EnforcementState.ENFORCED),
         ("cpu", EnforcementState.NOT_ENFORCED, EnforcementState.NOT_ENFORCED),
     ],

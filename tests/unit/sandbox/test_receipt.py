@@ -28,6 +28,11 @@ def test_receipt_own_uid_does_not_claim_the_token_is_readable() -> None:
     assert "user of its own" in words
 
 
+def test_receipt_tree_kill_is_hard_only_with_a_user_of_its_own() -> None:
+    assert (make(own_uid=True).tree_kill, make().tree_kill) == ("hard", "soft")
+    assert "outlive" not in " ".join(make(own_uid=True).notes)
+
+
 def test_receipt_at_none_says_that_nothing_is_limited() -> None:
     assert "Nothing limits the memory, processes or files it takes." in make(IsolationLevel.NONE).notes
     assert "Nothing limits the memory, processes or files it takes." not in make().notes

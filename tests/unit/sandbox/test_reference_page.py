@@ -1,0 +1,44 @@
+"""The pages about permissions and the manifest say what the table of levels says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from annexe.manifest.rights import RIGHT_KINDS, right
+from annexe.sandbox.levels import IsolationLevel, enforcement
+
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
+PERMISSIONS = (DOCS / "permissions.md").read_text()
+MANIFEST = (DOCS / "manifest.md").read_text()
+OWN = {name: str(found.state) for name, found in enforcement(IsolationLevel.LIMITS, own_uid=True).items()}
+SHARED = {name: str(found.state) for name, found in enforcement(IsolationLevel.LIMITS, own_uid=False).items()}
+
+
+def rows(heading: str) -> list[list[str]]:
+    section = PERMISSIONS.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
+
+
+def test_permissions_page_says_what_each_right_is_worth() -> None:
+    assert {kind: (own, shared) for kind, _, _, own, shared, _ in rows("Rights")} == {
+        kind: (OWN[kind], SHARED[kind]) for kind in RIGHT_KINDS
+    }
+
+
+def test_permissions_page_gives_examples_that_are_rights() -> None:
+    assert {kind: right(example).partition(":")[0] for kind, _, example, *_ in rows("Rights")} == {kind: kind for kind in RIGHT_KINDS}
+
+
+def test_permissions_page_says_what_each_limit_is_worth() -> None:
+    limits = {name: (own, shared) for name, own, shared, _ in rows("Limits")}
+    assert limits == {name: (OWN[name], SHARED[name]) for name in OWN if name not in RIGHT_KINDS}
+
+
+def test_manifest_page_agrees_with_the_table_of_levels() -> None:
+    today = {match[1]: match[2] for match in re.finditer(r"^\| `([^`]+)` \|.*\| ([a-z ]+) \|$", MANIFEST, re.MULTILINE)}
+    for key, state in today.items():
+        table, _, name = key.partition(".")
+        if table in ("permissions", "resources"):
+            kind = {"capabilities": "cap"}.get(name, name.removesuffix(".quota"))
+            assert state == OWN[kind], key
