@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -77,13 +77,17 @@ class Subject:
 @final
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row to measure: which subject, which of its methods, with what. The method returns a list of samples in ``unit``."""
+    """One row to measure: which subject, which of its methods, with what. The method returns a list of samples in ``unit``.
+
+    With ``worst`` (`min` or `max`) a round is one sample, and its p99 is the worst of all rounds.
+    """
 
     what: str
     subject: str
     do: str = "block"
     args: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "µs"
+    worst: Callable[[Sequence[float]], float] | None = None
 
 
 def reference(name: str, kind: str) -> Subject:
@@ -222,9 +226,8 @@ class Bench:
         if why or not rounds:
             return Row(what=f"{cell.what}{suffix}: not measured: {why}", unit=cell.unit, p50=None, p99=None, n=0)
         p50 = statistics.median(statistics.median(taken) for taken in rounds)
-        # A rate is one sample a round, and more is better: what it kept to in 99 % of rounds is its worst round.
-        rate = cell.unit == "calls/s"
-        p99 = min(min(taken) for taken in rounds) if rate else statistics.median(_p99(taken) for taken in rounds)
+        worst = cell.worst([cell.worst(taken) for taken in rounds]) if cell.worst else None
+        p99 = statistics.median(_p99(taken) for taken in rounds) if worst is None else worst
         return Row(what=f"{cell.what}{suffix}", unit=cell.unit, p50=round(p50, 3), p99=round(p99, 3), n=sum(map(len, rounds)))
 
     def value(self, what: str, *, percentile: str = "p50") -> float | None:

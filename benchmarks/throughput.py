@@ -29,7 +29,7 @@ def measure(bench: Bench) -> None:
     for suffix in ("", " (pinned)"):
         with bench.seats(subjects, pinned=bool(suffix)) as seats:
             cells = [
-                Cell(f"{name}, {width} in flight", name, "rate", {"width": width, "count": max(width, bench.count(count))}, "calls/s")
+                Cell(f"{name}, {width} in flight", name, "rate", {"width": width, "count": max(width, bench.count(count))}, "calls/s", min)
                 for name, width, count in _CELLS + _SPREAD
             ]
             bench.interleave(seats, cells, suffix=suffix)

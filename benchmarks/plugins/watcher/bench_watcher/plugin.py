@@ -1,0 +1,18 @@
+# mypy: ignore-errors
+# Written as most plugins are: plain, without annotations.
+"""Observe: take the request in and keep a word of it."""
+
+from annexe_sdk import Plugin
+
+plugin = Plugin()
+last = {}
+
+
+@plugin.observer("bench.seen")
+def seen(request):
+    """Note whose request it was."""
+    last["user"] = request["user"]
+
+
+if __name__ == "__main__":
+    plugin.run()
