@@ -35,7 +35,7 @@ class InProcessStrategy(LaunchStrategy):
     """Launches Python plugins as threads of this process.
 
     Args:
-        runner: Module whose ``main(fd, entry)`` serves a plugin.
+        runner: Module whose ``main(fd, entry)`` serves a plugin; it owns the descriptor.
     """
 
     def __init__(self, *, runner: str = "annexe_sdk.runner") -> None:
@@ -101,15 +101,15 @@ class _InProcessPlugin(LaunchedPlugin):
     def _run(self, runner: str, entry: str, theirs: socket.socket) -> None:
         code = 0
         try:
-            importlib.import_module(runner).main(theirs.fileno(), entry)
+            main = importlib.import_module(runner).main
+            main(theirs.detach(), entry)  # the descriptor is the runner's now, to close as well
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         except BaseException:
             _logger.exception("plugin thread %s ended with an error", threading.current_thread().name)
             code = 1
         finally:
-            with contextlib.suppress(OSError):  # the runner may have closed the descriptor itself
-                theirs.close()
+            theirs.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._finish, code)
 

@@ -82,6 +82,7 @@ class Preparation:
         Raises:
             LaunchError: Something cannot be had; the text holds the cure.
         """
+        entry = _entry_file(request)
         with contextlib.ExitStack() as undo:
             uid = None
             if self._uids is not None:
@@ -89,7 +90,7 @@ class Preparation:
                 undo.callback(self._uids.release, uid)
             scratch = self._scratch(request, uid)
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            folder, notes = self._readable(request, uid)
+            folder, notes = self._readable(request, uid, entry)
             is_python = request.kind == "python"
             with self._building:
                 python = self._pythons.find(
@@ -122,11 +123,11 @@ class Preparation:
             os.chown(folder, uid, uid)
         return folder
 
-    def _readable(self, request: LaunchRequest, uid: int | None) -> tuple[Path, tuple[str, ...]]:
+    def _readable(self, request: LaunchRequest, uid: int | None, entry: Path) -> tuple[Path, tuple[str, ...]]:
         """Return where the plugin's user can read its code."""
         if uid is None:
             return request.folder, ()
-        closed = unreachable_at(request.folder, uid) or unreachable_at(_entry_file(request), uid)
+        closed = unreachable_at(request.folder, uid) or unreachable_at(entry, uid)
         if closed is None:
             return request.folder, ()
         copy = self._copies.publish(request.folder, plugin=request.plugin)

@@ -57,7 +57,7 @@ class ProcessStrategy(LaunchStrategy):
             the system's cache for root (``/var/cache/annexe``), a folder in ``state_dir`` for others.
         uids: Where a root host gets plugin users from; not used by others.
         pythons: How interpreters are found.
-        runner: Module whose ``main(fd, entry)`` serves a Python plugin.
+        runner: Module whose ``main(fd, entry)`` serves a Python plugin; it owns the descriptor.
         platform: What ``sys.platform`` says.
     """
 

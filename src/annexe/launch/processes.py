@@ -106,12 +106,13 @@ def uids_in_use() -> set[int]:
     return {uid for uid in map(uid_of, _pids()) if uid is not None}
 
 
-def kill_matching(matches: Callable[[int], bool], *, deadline_s: float) -> tuple[int, bool]:
+def kill_matching(matches: Callable[[int], bool], *, deadline_s: float, group: int | None = None) -> tuple[int, bool]:
     """Kill every process that matches, and whatever matching they start meanwhile, until none is left.
 
     Args:
         matches: Asked with a number; asked again once that number is pinned by a pidfd.
         deadline_s: Longest time for all of it.
+        group: A process group that was sent SIGKILL already; its members are waited for but not counted.
 
     Returns:
         How many were killed, and whether none is left.
@@ -122,7 +123,8 @@ def kill_matching(matches: Callable[[int], bool], *, deadline_s: float) -> tuple
         left_s = give_up_at - time.monotonic()
         if left_s <= 0:
             return len(killed), False
-        pinned = [fd for pid in matched if (fd := _kill_pinned(pid, matches, killed)) is not None]
+        killed.update(pid for pid in matched if not _is_in_group(pid, group))
+        pinned = [fd for pid in matched if (fd := _kill_pinned(pid, matches)) is not None]
         # Without any pidfd they ended by themselves meanwhile, or are not ours to kill: look again, but do not spin.
         _wait_all(pinned, left_s if pinned else 0.0)
         if not pinned:
@@ -130,7 +132,14 @@ def kill_matching(matches: Callable[[int], bool], *, deadline_s: float) -> tuple
     return len(killed), True
 
 
-def _kill_pinned(pid: int, matches: Callable[[int], bool], killed: set[int]) -> int | None:
+def _is_in_group(pid: int, group: int | None) -> bool:
+    try:
+        return os.getpgid(pid) == group
+    except ProcessLookupError:
+        return True  # it ended by itself: nothing that anybody had to hunt
+
+
+def _kill_pinned(pid: int, matches: Callable[[int], bool]) -> int | None:
     """Return the pidfd of a process that has been sent SIGKILL; None when it is gone or no longer matches."""
     try:
         fd = os.pidfd_open(pid)
@@ -139,7 +148,6 @@ def _kill_pinned(pid: int, matches: Callable[[int], bool], killed: set[int]) -> 
     try:
         if matches(pid):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-            killed.add(pid)
             return fd
     except (ProcessLookupError, PermissionError):
         pass
@@ -161,10 +169,15 @@ def _wait_all(pidfds: list[int], timeout_s: float) -> None:
         os.close(fd)
 
 
-def kill_user(uid: int, *, deadline_s: float) -> tuple[int, bool]:
+def kill_user(uid: int, *, deadline_s: float, group: int | None = None) -> tuple[int, bool]:
     """Kill everything that runs as a uid of our own, and verify. Needs root.
 
     One ``kill(-1)`` as that user takes the kernel's list of processes under one lock, so that not even a fork bomb outruns it.
+
+    Args:
+        uid: Not 0.
+        deadline_s: Longest time for all of it.
+        group: A process group that was sent SIGKILL already; its members are waited for but not counted.
 
     Returns:
         How many processes there were, and whether none is left.
@@ -174,13 +187,14 @@ def kill_user(uid: int, *, deadline_s: float) -> tuple[int, bool]:
     """
     if uid == 0:
         raise ValueError("expected a plugin's uid, got 0")
-    found = sum(uid_of(pid) == uid for pid in _pids())
+    found = [pid for pid in _pids() if uid_of(pid) == uid]
     if not found:
         return 0, True
+    hunted = sum(not _is_in_group(pid, group) for pid in found)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             ["/bin/sh", "-c", "kill -KILL -1"], user=uid, group=uid, extra_groups=[], cwd="/", env={},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=deadline_s, check=False,
         )  # fmt: skip
     _, gone = kill_matching(lambda pid: uid_of(pid) == uid, deadline_s=deadline_s)
-    return found, gone
+    return hunted, gone

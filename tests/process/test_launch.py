@@ -1,0 +1,505 @@
+"""Real plugins in real processes, through the strategy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annexe.errors import HostClosedError, LaunchError, SandboxError, UnsupportedPlatformError
+from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment
+from annexe.launch.processes import identity_of
+from annexe.sandbox import IsolationLevel, Profile
+from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
+
+REPORT = """
+import json, os, sys, resource, threading
+print("on stdout"); print("on stderr", file=sys.stderr)
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines() if ":" in line)
+facts = {
+    "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "cwd": os.getcwd(), "path": sys.path, "argv": sys.argv,
+    "environ": dict(os.environ), "fds": sorted(int(n) for n in os.listdir("/proc/self/fd")), "stdin": os.readlink("/proc/self/fd/0"),
+    "umask": os.umask(0), "nice": os.nice(0), "no_new_privs": status["NoNewPrivs"].strip(), "fd": fd, "entry": entry,
+    "limits": {name: resource.getrlimit(getattr(resource, "RLIMIT_" + name))[0] for name in "DATA AS NOFILE FSIZE CORE NPROC".split()},
+    "main": sorted(vars(sys.modules["__main__"])), "flags": [sys.flags.isolated, sys.flags.no_site], "session": os.getsid(0) == os.getpid(),
+    "stack": threading.stack_size(), "python": os.path.realpath(sys.executable), "ppid": os.getppid(),
+}
+os.write(fd, json.dumps(facts).encode() + b"\\n")
+while os.read(fd, 1): pass
+"""
+WAIT = "import os\nos.write(fd, b'up\\n')\nwhile os.read(fd, 1): pass"
+
+
+async def read_line(plugin: LaunchedPlugin) -> bytes:
+    loop, line = asyncio.get_running_loop(), b""
+    async with asyncio.timeout(10):
+        while not line.endswith(b"\n"):
+            chunk = await loop.sock_recv(plugin.sock, 1)
+            assert chunk, f"the plugin ended early: {await plugin.wait()}: {read_all(plugin.stderr)!r}"
+            line += chunk
+    return line
+
+
+def read_all(fd: int | None) -> bytes:
+    """Return what a pipe of an ended plugin holds."""
+    assert fd is not None
+    text = b""
+    while chunk := os.read(fd, 65536):
+        text += chunk
+    return text
+
+
+async def wait(plugin: LaunchedPlugin) -> ExitStatus:
+    async with asyncio.timeout(10):
+        return await plugin.wait()
+
+
+def facts_of(make_plugin: MakePlugin, open_strategy: OpenStrategy, **changes: Any) -> dict[str, Any]:
+    async def scenario() -> dict[str, Any]:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(REPORT, **changes))
+            facts: dict[str, Any] = json.loads(await read_line(plugin))
+            facts["receipt"] = plugin.receipt
+            await plugin.close()
+            return facts
+
+    return asyncio.run(scenario())
+
+
+def test_launched_plugin_inherits_the_channel_and_standard_streams_only(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    leak = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        facts = facts_of(make_plugin, open_strategy)
+    finally:
+        os.close(leak)
+    assert facts["fd"] == 3
+    assert facts["fds"] == [0, 1, 2, 3, 4]  # 4 is the folder being listed
+    assert facts["stdin"] == "/dev/null"
+
+
+def test_launched_plugin_sees_the_allowed_environment_only(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOST_SECRET", "hunter2")
+    monkeypatch.setenv("PYTHONPATH", "/tmp/evil")
+    monkeypatch.setenv("GRANTED", "yes")
+    facts = facts_of(make_plugin, open_strategy, environment=plugin_environment(os.environ, granted=["GRANTED"]))
+    known = {"LANG", "TZ", "PATH", "HOME", "TMPDIR", "ANNEXE_FD", "GRANTED"}
+    assert {name for name in facts["environ"] if not name.startswith("LC_")} <= known
+    assert facts["environ"]["ANNEXE_FD"] == "3"
+    assert facts["environ"]["GRANTED"] == "yes"
+    assert "hunter2" not in json.dumps(facts["environ"])
+
+
+def test_host_secret_reaches_a_plugin_when_the_allow_list_is_off(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOST_SECRET", "hunter2")
+    facts = facts_of(make_plugin, open_strategy, environment=dict(os.environ))
+    assert facts["environ"]["HOST_SECRET"] == "hunter2"
+
+
+def test_launched_plugin_has_its_limits_on_before_its_code_runs(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    profile = Profile(memory_bytes=96 << 20, tasks=20, open_files=40, file_bytes=1 << 20, nice=3)
+    facts = facts_of(make_plugin, open_strategy, profile=profile)
+    assert {name: facts["limits"][name] for name in ("DATA", "NOFILE", "FSIZE", "CORE")} == {
+        "DATA": 96 << 20,
+        "NOFILE": 40,
+        "FSIZE": 1 << 20,
+        "CORE": 0,
+    }
+    assert facts["limits"]["AS"] > facts["limits"]["DATA"]
+    assert (facts["limits"]["NPROC"] == 20) is IS_ROOT  # counted per user: only where that user is the plugin's alone
+    assert facts["nice"] == os.nice(0) + 3
+    assert facts["umask"] == 0o077
+    assert facts["no_new_privs"] == "1"
+    assert facts["stack"] == profile.thread_stack_bytes
+
+
+def test_launched_plugin_leads_a_session_of_its_own_and_finds_an_empty_main(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    facts = facts_of(make_plugin, open_strategy)
+    assert facts["session"] is True
+    assert facts["ppid"] == os.getpid()
+    assert facts["cwd"] == "/"
+    assert facts["argv"] == [facts["entry"]] == ["entry"]
+    assert facts["flags"] == [1, 1]
+    assert set(facts["main"]) <= {"__name__", "__doc__", "__package__", "__loader__", "__spec__"}
+
+
+def test_launched_plugin_path_has_its_folder_first_and_the_runtime_folder_last(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy
+) -> None:
+    facts = facts_of(make_plugin, open_strategy)
+    assert facts["path"][0].endswith("/sample")
+    assert facts["path"][-2].endswith("site-packages")
+    assert "/cache/runtime/cpython-" in facts["path"][-1]
+    stdlib = next(i for i, path in enumerate(facts["path"]) if re.search(r"/lib/python3\.\d+$", path))
+    assert 0 < stdlib < len(facts["path"]) - 2
+
+
+@needs_root
+def test_root_host_gives_each_launch_a_user_of_its_own(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        async with open_strategy() as strategy:
+            plugins = [await strategy.launch(make_plugin(REPORT, plugin=name)) for name in ("one", "two")]
+            facts = [json.loads(await read_line(plugin)) for plugin in plugins]
+            for plugin, found in zip(plugins, facts, strict=True):
+                assert plugin.receipt.uid == found["uid"]
+                assert plugin.receipt.tree_kill == "hard"
+                await plugin.close()
+            return facts
+
+    one, two = asyncio.run(scenario())
+    assert one["uid"] != two["uid"]
+    assert 0 not in (one["uid"], two["uid"])
+    assert one["gid"] == one["uid"]
+    assert one["groups"] == []
+
+
+@needs_other
+def test_other_host_shares_its_user_and_the_receipt_says_so(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    facts = facts_of(make_plugin, open_strategy)
+    assert facts["uid"] == os.getuid()
+    assert facts["receipt"].tree_kill == "soft"
+    assert any("host's own user" in note for note in facts["receipt"].notes)
+
+
+def test_stdout_and_stderr_are_captured_line_by_line(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(REPORT))
+            await read_line(plugin)
+            assert plugin.stdout is not None
+            assert os.read(plugin.stdout, 100) == b"on stdout\n"  # it is still running: nothing waited for a full buffer
+            plugin.kill()
+            await wait(plugin)
+            assert read_all(plugin.stderr) == b"on stderr\n"
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_plugin_module_named_like_the_standard_library_is_not_loaded_before_the_runner(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin("import os, json\nos.write(fd, json.dumps(json.__file__).encode() + b'\\n')")
+            packages = next(request.folder.glob(".venv/lib/*/site-packages"))
+            (packages / "stand_in.py").write_text("import json\n" + (packages / "stand_in.py").read_text())
+            (request.folder / "json.py").write_text("raise SystemExit('plugin code ran before the handshake')")
+            plugin = await strategy.launch(request)
+            assert "sample" not in json.loads(await read_line(plugin))
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("serve", "expected", "text"),
+    [
+        pytest.param("raise SystemExit(3)", ExitStatus(code=3), "exited with status 3", id="exit"),
+        pytest.param("pass", ExitStatus(code=0), "exited with status 0", id="return"),
+        pytest.param("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", ExitStatus(signal=9), "killed by SIGKILL", id="killed"),
+        pytest.param("import ctypes\nctypes.string_at(0)", ExitStatus(signal=11), "killed by SIGSEGV", id="crash"),
+    ],
+)
+def test_wait_tells_how_the_plugin_ended(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, serve: str, expected: ExitStatus, text: str
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(serve))
+            status = await wait(plugin)
+            assert status == expected
+            assert status.text == text
+            assert await wait(plugin) == expected
+            assert (await plugin.close()).gone
+
+    asyncio.run(scenario())
+
+
+def test_terminate_then_kill_end_a_plugin_that_ignores_the_first(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            serve = "import signal\nsignal.signal(15, lambda *_: os.write(fd, b'no\\n'))\nimport os\n" + WAIT
+            plugin = await strategy.launch(make_plugin(serve))
+            await read_line(plugin)
+            plugin.terminate()
+            assert await read_line(plugin) == b"no\n"
+            plugin.kill()
+            assert await wait(plugin) == ExitStatus(signal=signal.SIGKILL)
+            plugin.terminate()  # no effect any more, on nobody
+            plugin.kill()
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+DAEMON = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(fd, b"%d\\n" % os.getpid())
+        for n in (0, 1, 2, 3): os.close(n)
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+while os.read(fd, 1): pass
+"""
+
+
+def test_close_hunts_down_a_descendant_that_daemonised(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(DAEMON))
+            daemon = int(await read_line(plugin))
+            plugin.kill()
+            await wait(plugin)
+            os.kill(daemon, 0)  # it outlived its process group
+            report = await plugin.close()
+            assert report.gone
+            assert report.stragglers == 1
+            assert identity_of(daemon) is None
+
+    asyncio.run(scenario())
+
+
+def test_crash_of_the_main_process_takes_its_group_along(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            serve = "import os, time\nif os.fork() == 0: time.sleep(1000)\nos.write(fd, b'up\\n')\nos.read(fd, 1)\nos._exit(1)"
+            plugin = await strategy.launch(make_plugin(serve))
+            await read_line(plugin)
+            await asyncio.get_running_loop().sock_sendall(plugin.sock, b"x")
+            assert await wait(plugin) == ExitStatus(code=1)
+            report = await plugin.close()
+            assert (report.gone, report.stragglers) == (True, 0)  # the group was gone before anything had to be hunted
+
+    asyncio.run(scenario())
+
+
+def test_close_gives_everything_back_and_can_be_repeated(make_plugin: MakePlugin, open_strategy: OpenStrategy, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            await (await strategy.launch(make_plugin(WAIT))).close()
+            before = sorted(os.listdir("/proc/self/fd"))
+            plugin = await strategy.launch(make_plugin("import os, tempfile\nopen(tempfile.gettempdir() + '/f', 'w')\n" + WAIT))
+            await read_line(plugin)
+            assert len(list((tmp_path / "state" / "launched").iterdir())) == 1
+            first, second = await asyncio.gather(plugin.close(), plugin.close())
+            assert first is second
+            assert first.gone
+            assert sorted(os.listdir("/proc/self/fd")) == before
+            assert list((tmp_path / "state" / "launched").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            serve = "import os\nos.chdir(os.environ['TMPDIR'])\nfor n in range(3000): os.mkdir('d'), os.chdir('d')\n"
+            plugin = await strategy.launch(make_plugin(serve + "os.write(fd, os.environ['TMPDIR'].encode() + b'\\n')\n" + WAIT))
+            scratch = Path((await read_line(plugin)).decode().strip())
+            assert scratch.stat().st_mode & 0o777 == 0o700
+            assert scratch.stat().st_uid == plugin.receipt.uid
+            await plugin.close()
+            assert not scratch.exists()
+
+    asyncio.run(scenario())
+
+
+def test_plugin_survives_the_end_of_the_thread_that_asked_for_it(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    """The parent-death signal follows the spawning thread; worker threads that end must not take plugins along."""
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            workers = ThreadPoolExecutor()
+            asyncio.get_running_loop().set_default_executor(workers)
+            plugin = await strategy.launch(make_plugin(WAIT.replace("os.read(fd, 1)", "(c := os.read(fd, 1)) and os.write(fd, c)")))
+            await read_line(plugin)
+            workers.shutdown()
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+            await asyncio.get_running_loop().sock_sendall(plugin.sock, b"\n")
+            assert await read_line(plugin) == b"\n"
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_end_of_the_spawner_thread_kills_what_it_started(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            await read_line(plugin)
+            await strategy.close()
+            assert await wait(plugin) == ExitStatus(signal=signal.SIGKILL)
+            await plugin.close()
+            with pytest.raises(HostClosedError):
+                await strategy.launch(make_plugin(WAIT))
+
+    asyncio.run(scenario())
+
+
+def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            await (await strategy.launch(make_plugin(WAIT))).close()
+            before = sorted(os.listdir("/proc/self/fd"))
+            go_on = threading.Event()
+            blocked = strategy._spawner.submit(lambda: go_on.wait(10))
+            while not blocked.running():
+                await asyncio.sleep(0)
+            launch = asyncio.create_task(strategy.launch(make_plugin(WAIT)))
+            while strategy._spawner._work.qsize() == 0:
+                await asyncio.sleep(0)  # until the fork is queued behind that
+            launch.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launch
+            go_on.set()
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert list((tmp_path / "state" / "launched").iterdir()) == []
+        assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
+
+    asyncio.run(scenario())
+
+
+def test_memory_beyond_the_limit_is_refused_to_the_plugin_alone(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            serve = (
+                "import os\ntry:\n    hog = [bytearray(1 << 20) for _ in range(400)]\n    os.write(fd, b'through\\n')\n"
+                "except MemoryError: os.write(fd, b'refused\\n')"
+            )
+            plugin = await strategy.launch(make_plugin(serve, profile=Profile(memory_bytes=64 << 20)))
+            assert await read_line(plugin) == b"refused\n"
+            await plugin.close()
+            roomy = await strategy.launch(make_plugin(serve, profile=Profile(memory_bytes=1 << 30)))
+            assert await read_line(roomy) == b"through\n"
+            await roomy.close()
+
+    asyncio.run(scenario())
+
+
+def test_failing_stub_says_why_on_stderr(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy(runner="no_such_runner") as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            assert await wait(plugin) == ExitStatus(code=71)
+            assert b"annexe stub: ModuleNotFoundError: No module named 'no_such_runner'" in read_all(plugin.stderr)
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_binary_plugin_gets_limits_and_channel_and_no_private_frame(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(WAIT)
+            program = request.folder / "run.sh"
+            program.write_text(
+                '#!/bin/sh\nread line <&$ANNEXE_FD\necho "$ANNEXE_FD $(ulimit -n) $line $(ls /proc/$$/fd | tr "\\n" ,)" >&3\n'
+            )
+            program.chmod(0o755)
+            plugin = await strategy.launch(replace(request, kind="binary", entry="run.sh", profile=Profile(open_files=33)))
+            await asyncio.get_running_loop().sock_sendall(plugin.sock, b"first\n")
+            said = (await read_line(plugin)).decode()
+            channel, open_files, line, descriptors = said.split()
+            assert (channel, open_files, line) == ("3", "33", "first")
+            assert set(descriptors.strip(",").split(",")) <= {"0", "1", "2", "3", "4", "10"}  # the last two are the shell's own
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_binary_that_cannot_be_run_ends_with_a_reason(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(WAIT)
+            (request.folder / "run.sh").write_text("echo\n")
+            (request.folder / "run.sh").chmod(0o644)
+            plugin = await strategy.launch(replace(request, kind="binary", entry="run.sh"))
+            assert (await wait(plugin)).code == 71
+            assert b"PermissionError" in read_all(plugin.stderr)
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_launch_on_windows_is_a_named_error_with_the_way_out(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy(platform="win32") as strategy:
+            with pytest.raises(UnsupportedPlatformError, match="WSL 2") as caught:
+                await strategy.launch(make_plugin(WAIT))
+            assert (caught.value.plugin, caught.value.data["platform"]) == ("sample", "win32")
+
+    asyncio.run(scenario())
+
+
+def test_launch_below_the_required_level_is_refused(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            with pytest.raises(SandboxError) as caught:
+                await strategy.launch(make_plugin(WAIT, floor=IsolationLevel.LANDLOCK))
+            assert caught.value.data == {"required": "landlock", "achieved": "limits"}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        pytest.param({"kind": "wasm"}, {"kind": "wasm"}, id="kind"),
+        pytest.param({"entry": "no.such"}, {"entry": "no.such"}, id="entry"),
+    ],
+)
+def test_launch_of_what_cannot_be_run_is_refused(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, changes: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(WAIT)
+            (request.folder / "entry").touch()
+            with pytest.raises(LaunchError) as caught:
+                await strategy.launch(replace(request, **changes))
+            assert caught.value.data == facts
+
+    asyncio.run(scenario())
+
+
+@needs_root
+def test_plugin_in_a_closed_folder_runs_from_a_copy_and_the_receipt_says_so(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(REPORT)
+            request.folder.chmod(0o700)
+            plugin = await strategy.launch(request)
+            facts = json.loads(await read_line(plugin))
+            assert "/cache/plugins/sample/" in facts["path"][0]
+            assert any("/cache/plugins/sample/" in note and str(request.folder) in note for note in plugin.receipt.notes)
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+@needs_root
+@pytest.mark.skipif(not os.path.realpath(sys.executable).startswith("/root/"), reason="the host's Python can be reached by all")
+def test_unreachable_host_interpreter_is_replaced_and_the_receipt_says_so(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    facts = facts_of(make_plugin, open_strategy)
+    assert not facts["python"].startswith("/root/")
+    assert any("/root is closed to others" in note for note in facts["receipt"].notes)
