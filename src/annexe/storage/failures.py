@@ -53,20 +53,21 @@ def storage_error(path: Path, error: Exception) -> StorageError:
     """Return the :class:`StorageError` for ``error``: ``file``, ``reason``, and ``command`` where one mends it."""
     cause = getattr(error, "orig", None) or error
     reason = _reason(cause)
+    said = str(cause) or type(cause).__name__
     if reason == DAMAGED:
         command = mending_command(path)
         return StorageError(
-            f"the database {path} is damaged ({cause}). Stop the host, then mend it with: {command}",
+            f"the database {path} is damaged ({said}). Stop the host, then mend it with: {command}",
             file=str(path),
             reason=reason,
             command=command,
         )
     if reason == FULL:
-        text = f"no room is left for the database {path} ({cause}); nothing was written. Make room on its disk and try again."
+        text = f"no room is left for the database {path} ({said}); nothing was written. Make room on its disk and try again."
     elif reason == LOCKED:
-        text = f"another process holds the database {path} ({cause}); nothing was written. Find it with: fuser -v {shlex.quote(str(path))}"
+        text = f"another process holds the database {path} ({said}); nothing was written. Find it with: fuser -v {shlex.quote(str(path))}"
     else:
-        text = f"the database {path} could not be used ({cause})."
+        text = f"the database {path} could not be used ({said})."
     return StorageError(text, file=str(path), reason=reason)
 
 

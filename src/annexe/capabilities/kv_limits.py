@@ -1,0 +1,48 @@
+"""Bounds on what plugins can make the key-value service do.
+
+Pure. The unit of work is the *weight* of a request: 1, and 1 more for every 16 KiB it carries and every 50 keys it asks for, so that
+one large value or long list takes the place of many small requests in every bound.
+
+Source: ADR-0022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["KvLimits", "weight_of"]
+
+_BYTES_OF_WEIGHT = 16 * 1024
+_KEYS_OF_WEIGHT = 50
+
+
+def weight_of(*, size_bytes: int = 0, keys: int = 0) -> int:
+    """Return the weight of a request that carries so many bytes, or asks for so many keys."""
+    return 1 + size_bytes // _BYTES_OF_WEIGHT + keys // _KEYS_OF_WEIGHT
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvLimits:
+    """The bounds; the defaults are for a host on a small machine.
+
+    Attributes:
+        rate_per_s: Weight of requests one plugin may make each second, cached reads apart.
+        burst: Weight it may make at once after a pause.
+        lane_weight: Weight that may wait for the thread, for each plugin.
+        batch_weight: Weight of one transaction.
+        share_weight: Weight one plugin may have of it.
+        cache_bytes: Memory of all caches together; each plugin has an equal part.
+        sweep_every_s: How often expired keys are deleted.
+        close_timeout_s: How long closing waits for the transaction at hand.
+    """
+
+    rate_per_s: float = 5_000.0
+    burst: float = 10_000.0
+    lane_weight: int = 512
+    batch_weight: int = 32
+    share_weight: int = 8
+    cache_bytes: int = 32 * 1024 * 1024
+    sweep_every_s: float = 30.0
+    close_timeout_s: float = 10.0
