@@ -1,7 +1,7 @@
 """The channel to one plugin: calls, streams, cancellation, deadlines, flow control."""
 
 from annexe.channel.calls import CHAIN, HostCall, PluginCall
-from annexe.channel.connection import Connection
+from annexe.channel.connection import Connection, Notify
 from annexe.channel.handshake import Greeting, Provided, activate, hello
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.messages import CodecName, RequestMeta, Response
@@ -15,6 +15,7 @@ __all__ = [
     "Connection",
     "Greeting",
     "HostCall",
+    "Notify",
     "PluginCall",
     "Provided",
     "RequestMeta",

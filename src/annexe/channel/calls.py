@@ -117,7 +117,7 @@ class PluginCall:
         self.codec = codec
         self.deadline = deadline
         self.parent = parent
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Future[Any] | None = None
 
     @property
     def request_id(self) -> str | None:

@@ -54,7 +54,9 @@ from annexe.errors import (
 from annexe_sdk import wire
 from annexe_sdk.frames import read_head
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Notify"]
+
+Notify = Callable[[str, msgspec.Raw, CodecName, str | None], None]
 
 _FAULTS = (msgspec.MsgspecError, RecursionError)
 _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -70,7 +72,7 @@ class Connection:
         plugin: Id of the plugin, for errors.
         limits: Bounds; ``concurrency`` and ``streams`` come from the manifest.
         serve: Answers the plugin's requests; see ``requests.Serve``.
-        on_notification: Called with method, raw parameters and their codec. Must not raise or block.
+        on_notification: Called with method, raw parameters, their codec, and the id of the request it belongs to. Must not raise or block.
         on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
         on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
 
@@ -84,7 +86,7 @@ class Connection:
         plugin: str,
         limits: ChannelLimits,
         serve: Serve,
-        on_notification: Callable[[str, msgspec.Raw, CodecName], None],
+        on_notification: Notify,
         on_closed: Callable[[AnnexeError | None], None],
         on_stuck: Callable[[], None],
     ) -> None:
@@ -488,7 +490,8 @@ class Connection:
         return self._open.get(ident) if ident is not None else None
 
     def _on_notify(self, message: Notification) -> None:
-        self._on_notification(message.method, message.params, message.codec)
+        parent = self.parent_of(message.meta.parent)
+        self._on_notification(message.method, message.params, message.codec, parent.meta.request if parent is not None else None)
 
     def _stream_call(self, ident: int) -> HostCall | None:
         call = self._open.get(ident)

@@ -70,6 +70,12 @@ class PluginMeta(msgspec.Struct, gc=False):
     stream: str | None = None
 
 
+class NotificationMeta(msgspec.Struct, gc=False):
+    """What the plugin says beside a notification."""
+
+    parent: int | None = None
+
+
 class WireError(msgspec.Struct, gc=False):
     """An error as it travels: only code, message and facts, never a class."""
 
@@ -105,7 +111,7 @@ class Notification(_Envelope, tag=wire.NOTIFICATION):
 
     method: str
     params: msgspec.Raw
-    meta: dict[str, Any]
+    meta: NotificationMeta
 
 
 class Cancel(_Envelope, tag=wire.CANCEL):

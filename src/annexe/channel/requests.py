@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
@@ -63,7 +64,7 @@ class PluginRequests:
         except Exception as error:  # noqa: BLE001 - whatever the host's side raises is answered
             self._fail(call, error)
             return
-        if isinstance(answer, Awaitable):
+        if hasattr(answer, "__await__"):
             self._wait_for(call, answer)
         else:
             self._answer(call, answer)
@@ -82,7 +83,7 @@ class PluginRequests:
             roof = min(roof, now + message.meta.deadline_ms / 1000)
         return PluginCall(connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent)
 
-    def _wait_for(self, call: PluginCall, answer: Awaitable[Any]) -> None:
+    def _wait_for(self, call: PluginCall, answer: Any) -> None:
         context = contextvars.copy_context()
         if call.parent is not None:
             context.run(CHAIN.set, (*call.parent.chain, call.parent))
@@ -90,20 +91,19 @@ class PluginRequests:
                 call.parent.requests = set()
             call.parent.requests.add(call)
         self._open[call.id] = call
-        call.task = self._loop.create_task(self._finish(call, answer), context=context)
+        call.task = answer if isinstance(answer, asyncio.Future) else self._loop.create_task(answer, context=context)
+        call.task.add_done_callback(partial(self._done, call))
         self._connection.wake_at(call.deadline)
 
-    async def _finish(self, call: PluginCall, answer: Awaitable[Any]) -> None:
-        try:
-            result = await answer
-        except asyncio.CancelledError:
+    def _done(self, call: PluginCall, work: asyncio.Future[Any]) -> None:
+        fault = None if work.cancelled() else work.exception()
+        if work.cancelled():
             self._close(call, CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method))
-        except Exception as error:  # noqa: BLE001 - whatever the host's side raises is answered
-            self._close(call, error)
-        else:
-            if self._open.pop(call.id, None) is not None:
-                self._forget(call)
-                self._answer(call, result)
+        elif fault is not None:
+            self._close(call, fault)
+        elif self._open.pop(call.id, None) is not None:
+            self._forget(call)
+            self._answer(call, work.result())
 
     def _close(self, call: PluginCall, error: BaseException) -> None:
         """Answer with an error now, and stop the work; later answers are dropped."""

@@ -22,7 +22,7 @@ from annexe.dispatch.request import Request
 from annexe.errors import CallError, InvalidResultError, RejectedError
 from annexe.record import Explain, MethodFigures, Outcome
 
-__all__ = ["Extension"]
+__all__ = ["Extension", "ExtensionCaller"]
 
 
 @final
@@ -167,3 +167,20 @@ async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
     except CallError:
         return  # the stream is over; its reader sees why
     stream.end()
+
+
+@final
+class ExtensionCaller:
+    """One plugin at an extension point, with the point's own methods.
+
+    Attributes:
+        plugin: Id of the plugin.
+    """
+
+    def __init__(self, extension: Extension, new_request: Callable[[], Request]) -> None:
+        self.plugin = extension.provider.id
+        for method in extension.definition.methods.values():
+            setattr(self, method.name, extension.caller(method, new_request))
+
+    def __repr__(self) -> str:
+        return f"<extension of plugin {self.plugin!r}>"

@@ -12,21 +12,38 @@ import asyncio
 from collections import deque
 from typing import Any, final
 
+import msgspec
+
 from annexe.channel import Connection, HostCall, RequestMeta, Response
 from annexe.channel.faults import error_from_wire
+from annexe.contract import HookDefinition, wire_params
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, PluginUnavailableError, RejectedError
+from annexe.errors import CallError, InvalidParamsError, PluginUnavailableError, RejectedError
 from annexe.record import EventKind, Events, Outcome
 
-__all__ = ["MAX_WAITING", "ObserverQueue"]
+__all__ = ["MAX_WAITING", "ObserverQueue", "encoded_params"]
 
 MAX_WAITING = 1000
 _LOOK_AGAIN_S = 0.05
 _START_S = 30.0
 
-_Observation = tuple[Pipeline, HookMember, Request, Any]
+_Observation = tuple[Pipeline, HookMember, Request, bytes]
+
+
+def encoded_params(definition: HookDefinition, values: tuple[Any, ...]) -> bytes:
+    """Encode the parameters once for all observers, so that the application may change its objects afterwards.
+
+    Raises:
+        InvalidParamsError: They cannot be sent.
+    """
+    try:
+        return msgspec.msgpack.encode(wire_params(definition.params, values, method=definition.method))
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidParamsError(
+            f"{definition.qualified} was given a value that cannot be sent: {error}", method=definition.method
+        ) from error
 
 
 @final
@@ -51,7 +68,7 @@ class ObserverQueue:
         self._retry: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
 
-    def add(self, pipeline: Pipeline, member: HookMember, request: Request, params: Any) -> None:
+    def add(self, pipeline: Pipeline, member: HookMember, request: Request, params: bytes) -> None:
         """Have the plugin observe something when it has time."""
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
@@ -79,14 +96,15 @@ class ObserverQueue:
                 return
             self._observe(connection, *self._waiting.popleft())
 
-    def _observe(self, connection: Connection, pipeline: Pipeline, member: HookMember, request: Request, params: Any) -> None:
+    def _observe(self, connection: Connection, pipeline: Pipeline, member: HookMember, request: Request, params: bytes) -> None:
         started = self._loop.time()
         if not member.breaker.admit(started):
             pipeline.note(request, member, started, started, Outcome.SKIPPED, "breaker open")
             return
         meta = RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key, state=request.state_of(self._provider.id))
+        ready = msgspec.Raw(params) if connection.codec.name == "msgpack" else msgspec.msgpack.decode(params)
         try:
-            call = connection.begin(pipeline.definition.method, params, meta, deadline=started + member.run_s, run_s=member.run_s)
+            call = connection.begin(pipeline.definition.method, ready, meta, deadline=started + member.run_s, run_s=member.run_s)
         except CallError as error:
             self._missed(pipeline, member, request, started, error)
             return

@@ -16,7 +16,7 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Provided, RequestMeta, Serve, activate, hello
+from annexe.channel import ChannelLimits, Connection, Greeting, Notify, Provided, RequestMeta, Serve, activate, hello
 from annexe.errors import AnnexeError, CallError, HandshakeError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
@@ -62,7 +62,7 @@ class InstancePlan:
     version: str
     activation: Mapping[str, Any]
     serve: Serve
-    on_notification: Callable[[str, msgspec.Raw, CodecName], None]
+    on_notification: Notify
     check: Callable[[Provided], None]
 
 

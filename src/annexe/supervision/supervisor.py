@@ -270,8 +270,9 @@ class Supervisor:
         self.starts += 1
         starting = self._loop.create_task(Instance.start(self._plan(self.starts), self._strategy, self._log))
         changed = self._loop.create_task(self._changed.wait())
+        either: list[asyncio.Future[Any]] = [starting, changed]
         try:
-            await asyncio.wait([starting, changed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
         if not starting.done():
@@ -302,10 +303,9 @@ class Supervisor:
 
     async def _wait_for_change(self, instance: Instance) -> None:
         changed = self._loop.create_task(self._changed.wait())
+        either: list[asyncio.Future[Any]] = [instance.ended, changed]
         try:
-            await asyncio.wait(
-                [instance.ended, changed], timeout=self._policies.health.ping_interval_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(either, timeout=self._policies.health.ping_interval_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
 

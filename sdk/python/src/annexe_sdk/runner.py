@@ -83,10 +83,13 @@ class Runner:
         ready = self.session.ready
         if ready and monotonic() - self._last_look > _LOOK_AGAIN_S:
             self._look()
-        try:
-            return ready.popleft()
-        except IndexError:
-            pass
+        if ready:
+            try:
+                first: Call = ready.popleft()
+            except IndexError:
+                pass  # another worker was quicker
+            else:
+                return first
         idle.done, idle.call = False, None
         self._idle.append(idle)
         self.wait_for(idle)
@@ -340,20 +343,20 @@ class Runner:
                 self.stop()
                 raise Stopped from None
 
-    def notify(self, method: str, params: "Any") -> None:
-        """Send a notification; what cannot be written as JSON is sent as its ``repr``."""
+    def notify(self, method: str, params: "Any", call: "Call | None" = None) -> None:
+        """Send a notification; what cannot be written as JSON is sent as its ``repr``, what is too large not at all."""
         try:
-            frame = self.session.notification(method, params)
+            frame = self.session.notification(method, params, call)
         except CodecError:
-            frame = self.session.notification(method, _writable(params))
+            try:
+                frame = self.session.notification(method, _writable(params), call)
+            except CodecError:
+                return
         self.send(frame)
 
     def log(self, level: str, message: str, fields: "dict[str, Any]", call: "Call | None") -> None:
         """Send a log line."""
-        line = {"level": level, "message": str(message), "fields": fields}
-        if call is not None and "request" in call.meta:
-            line["request"] = call.meta["request"]
-        self.notify("log", line)
+        self.notify("log", {"level": level, "message": str(message), "fields": fields}, call)
 
     def send_item(self, call: Call, value: "Any") -> None:
         """Send one item without waiting for credit: for progress, which is small and rare."""

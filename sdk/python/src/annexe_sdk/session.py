@@ -319,9 +319,9 @@ class Session:
         self.waits[ident] = wait
         return frame
 
-    def notification(self, method: str, params: "Any") -> bytes:
-        """Make a notification."""
-        return self._pack([NOTIFICATION, method, params, {}])
+    def notification(self, method: str, params: "Any", parent: "Call | None") -> bytes:
+        """Make a notification; ``parent`` is the call it belongs to."""
+        return self._pack([NOTIFICATION, method, params, {"parent": parent.id} if parent is not None else {}])
 
     def result(self, ident: int, value: "Any", meta: "dict[str, Any] | None" = None) -> bytes:
         """Answer a call; raises CodecError when the value cannot be sent."""

@@ -1,0 +1,177 @@
+"""Answer one plugin's requests: what it may use, looked up once, checked always.
+
+* Default deny: what the plugin was not granted is answered with the line and the command that would allow it, logged and noted as an event.
+* What is granted becomes an entry in a table; a call is one look-up.
+* The application's own functions are called with checked arguments, a bounded number at a time, and cancelled with the request.
+
+Source: features PE3 and PE4; docs/reference/permissions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import msgspec
+
+from annexe.capabilities.kv_handle import KvHandle
+from annexe.channel import CodecName, PluginCall
+from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
+from annexe.errors import AnnexeError, InvalidResultError, MethodNotFoundError, PluginBusyError
+from annexe.manifest import Manifest
+from annexe.record import EventKind, Events, PluginLog, PluginMetrics
+from annexe.trust.grants import denial
+
+__all__ = ["Capability", "PluginServices"]
+
+_MAX_CAPABILITY_CALLS = 64
+_EVENTS = {
+    "permission-denied": EventKind.PERMISSION_DENIED,
+    "rate-limited": EventKind.RATE_LIMITED,
+    "quota-exceeded": EventKind.QUOTA_EXCEEDED,
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Functions of the application: what they are called and typed as, and the object that has them."""
+
+    definition: CapabilityDefinition
+    target: Any
+
+
+@final
+class PluginServices:
+    """What one plugin may use.
+
+    Args:
+        manifest: The plugin's, verified.
+        granted: Rights it was granted, in normal form.
+        kv: Its part of the key-value store.
+        capabilities: The application's, by name; those not granted are refused.
+        log: The plugin's.
+        metrics: The plugin's.
+        events: The host's.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        granted: frozenset[str],
+        *,
+        kv: KvHandle | None,
+        capabilities: Mapping[str, Capability],
+        log: PluginLog,
+        metrics: PluginMetrics,
+        events: Events,
+    ) -> None:
+        self._plugin = manifest.id
+        self._manifest = manifest
+        self._capabilities = capabilities
+        self._log = log
+        self._metrics = metrics
+        self._events = events
+        self._capability_calls = 0
+        self._methods: dict[str, Callable[[PluginCall], Any]] = {}
+        if "kv" in granted and kv is not None:
+            names = ("get", "set", "delete", "increment", "list", "compare_and_set")
+            self._methods.update({f"kv.{name}": partial(_call_kv, kv.call, f"kv.{name}") for name in names})
+        for name, capability in capabilities.items():
+            if f"cap:{name}" in granted:
+                for method in capability.definition.methods.values():
+                    self._methods[method.method] = partial(self._call_capability, method, getattr(capability.target, method.name))
+
+    def serve(self, call: PluginCall) -> Any:
+        """Answer one request: return the result or an awaitable of it.
+
+        Raises:
+            AnnexeError: It is refused.
+        """
+        method = self._methods.get(call.method)
+        if method is None:
+            raise self._refusal(call)
+        try:
+            return method(call)
+        except AnnexeError as error:
+            self._note(error, call)
+            raise
+
+    def _refusal(self, call: PluginCall) -> AnnexeError:
+        """Make the error for a method that is not in the table: not granted, or not there at all."""
+        family, _, rest = call.method.partition(".")
+        if family == "cap":
+            name, _, method = rest.partition(".")
+            capability = self._capabilities.get(name)
+            if capability is None:
+                known = ", ".join(sorted(self._capabilities)) or "none"
+                text = f"the application offers no capability {name!r}; expected one of: {known}"
+                return MethodNotFoundError(text, plugin=self._plugin, method=call.method)
+            if method not in capability.definition.methods:
+                known = ", ".join(sorted(capability.definition.methods))
+                text = f"capability {name!r} has no method {method!r}; expected one of: {known}"
+                return MethodNotFoundError(text, plugin=self._plugin, method=call.method)
+            error: AnnexeError = denial(self._plugin, f"cap:{name}", self._manifest)
+        elif family == "kv":
+            error = denial(self._plugin, "kv", self._manifest)
+        else:
+            return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
+        self._note(error, call)
+        return error
+
+    def _note(self, error: AnnexeError, call: PluginCall) -> None:
+        """Tell author and operator of a refusal."""
+        kind = _EVENTS.get(error.code)
+        if kind is not None:
+            self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method)
+            self._log.write("warning", error.message, {"method": call.method}, request=call.request_id, source="host")
+
+    async def _call_capability(self, method: MethodDefinition, function: Callable[..., Any], call: PluginCall) -> Any:
+        if self._capability_calls >= _MAX_CAPABILITY_CALLS:
+            text = f"plugin {self._plugin!r} has {_MAX_CAPABILITY_CALLS} capability calls open; expected at most that many"
+            raise PluginBusyError(text, plugin=self._plugin, method=call.method)
+        values = decode_params(method, call.params, call.codec)
+        self._capability_calls += 1
+        try:
+            result = await function(*values)
+        finally:
+            self._capability_calls -= 1
+        if method.result is None:
+            return None
+        try:
+            return method.result.to_wire(result)
+        except InvalidValueError as error:
+            text = f"the application's {method.method} returned what cannot be sent: {error}"
+            raise InvalidResultError(text, plugin=self._plugin, method=method.method) from error
+
+    def notify(self, method: str, params: msgspec.Raw, codec: CodecName, request_id: str | None) -> None:
+        """Take a notification: a log line or a metric. What is malformed is counted and dropped."""
+        if method == "log":
+            if not self._log.is_open():
+                self._log.drop(1)
+                return
+            line = _decoded(params, codec)
+            if isinstance(line, dict):
+                self._log.write(line.get("level"), line.get("message"), line.get("fields"), request=request_id)
+            else:
+                self._log.drop(1)
+        elif method == "metric":
+            given = _decoded(params, codec)
+            given = given if isinstance(given, dict) else {}
+            why = self._metrics.record(given.get("name"), given.get("kind"), given.get("value"), given.get("labels"))
+            if why is not None:
+                self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)
+
+
+def _call_kv(call_kv: Callable[[str, Any], Any], name: str, call: PluginCall) -> Any:
+    return call_kv(name, _decoded(call.params, call.codec))
+
+
+def _decoded(raw: msgspec.Raw, codec: CodecName) -> Any:
+    """Return plain values; None for bytes that hold none, which no method accepts as its parameters."""
+    try:
+        return msgspec.json.decode(raw) if codec == "json" else msgspec.msgpack.decode(raw)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None

@@ -1,0 +1,275 @@
+"""What the host opens, and who fills it: from manifests to pipelines.
+
+Everything that can be decided before a call is decided here, when a plugin is added or removed: order, policy, limits, counters.
+
+Source: docs/reference/hooks.md, "Order"; features HK1 to HK7 and EP1 to EP4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+from annexe.channel import Provided
+from annexe.contract import (
+    ExtensionDefinition,
+    ExtensionPoint,
+    HookDefinition,
+    HookSpec,
+    SpecDefinition,
+    check_distinct,
+    definition_of,
+)
+from annexe.dispatch.breaker import Breaker, BreakerPolicy
+from annexe.dispatch.callers import HookCaller, make_caller_class
+from annexe.dispatch.extensions import Extension, ExtensionCaller
+from annexe.dispatch.members import HookMember, Provider
+from annexe.dispatch.observers import ObserverQueue
+from annexe.dispatch.order import Ordered, absent_names, order_implementations
+from annexe.dispatch.pipeline import Pipeline
+from annexe.dispatch.request import Request
+from annexe.errors import ActivationError, ContractError, PluginUnavailableError
+from annexe.manifest import Manifest, contract_problems
+from annexe.record import Events, Explain, Metrics
+
+__all__ = ["DispatchPolicy", "Dispatcher"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchPolicy:
+    """What the operator decides.
+
+    Attributes:
+        order: By qualified hook name (or extension point): plugin ids that come first, in this order.
+        on_failure: By qualified hook name, or by plugin id: a policy that can only make the others stricter.
+        breaker: When a plugin is passed over at a hook.
+    """
+
+    order: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    on_failure: Mapping[str, Literal["open", "closed"]] = field(default_factory=dict)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Added:
+    manifest: Manifest
+    provider: Provider
+
+
+@final
+class Dispatcher:
+    """The contracts of one host and the plugins behind them.
+
+    Args:
+        contracts: Hook specs and extension points.
+        policy: The operator's.
+        explain: Gets the steps of requests.
+        events: Gets skips and breakers.
+        metrics: Gets counts.
+
+    Raises:
+        ContractError: A contract is defined wrongly, or two share a name.
+    """
+
+    def __init__(
+        self,
+        contracts: Iterable[type[HookSpec] | type[ExtensionPoint]],
+        *,
+        policy: DispatchPolicy,
+        explain: Explain,
+        events: Events,
+        metrics: Metrics,
+    ) -> None:
+        self._policy = policy
+        self._explain = explain
+        self._events = events
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._plugins: dict[str, _Added] = {}
+        self._queues: dict[str, ObserverQueue] = {}
+        self.pipelines: dict[str, Pipeline] = {}
+        self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
+        self.specs: dict[str, SpecDefinition] = {}
+        self.points: dict[str, ExtensionDefinition] = {}
+        self._callers: dict[type[HookSpec], type[HookCaller]] = {}
+        for contract in contracts:
+            self._open(contract)
+        check_distinct([*self.specs.values(), *self.points.values()])
+
+    def _open(self, contract: type[HookSpec] | type[ExtensionPoint]) -> None:
+        if issubclass(contract, HookSpec):
+            spec = definition_of(contract)
+            if spec.name in self.specs:
+                raise ContractError(f"two hook specs of one host are named {spec.name!r}; give each a name of its own", name=spec.name)
+            self.specs[spec.name] = spec
+            for hook in spec.hooks.values():
+                self.pipelines[hook.qualified] = Pipeline(hook, explain=self._explain, events=self._events, loop=self._loop)
+            self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
+        elif issubclass(contract, ExtensionPoint):
+            point = definition_of(contract)
+            if point.name in self.points:
+                raise ContractError(
+                    f"two extension points of one host are named {point.name!r}; give each a name of its own", name=point.name
+                )
+            self.points[point.name] = point
+            self.extensions_by_point[point.name] = ()
+        else:
+            raise ContractError(f"{contract!r} is no contract; expected a HookSpec or an ExtensionPoint")
+
+    # Who is there.
+
+    def problems(self, manifest: Manifest) -> list[ContractError]:
+        """Return what of a manifest does not fit what is open here."""
+        hooks = {name: pipeline.definition.revision for name, pipeline in self.pipelines.items()}
+        extensions = {name: point.revision for name, point in self.points.items()}
+        return contract_problems(manifest, hooks=hooks, extensions=extensions)
+
+    def add(self, manifest: Manifest, provider: Provider) -> None:
+        """Let a plugin take part.
+
+        Raises:
+            ContractError: It does not fit, or its place contradicts another's; nothing was changed.
+        """
+        problems = self.problems(manifest)
+        if problems:
+            raise problems[0]
+        before = self._plugins.get(manifest.id)
+        self._plugins[manifest.id] = _Added(manifest, provider)
+        try:
+            self._arrange(manifest)
+        except ContractError:
+            del self._plugins[manifest.id]
+            if before is not None:
+                self._plugins[manifest.id] = before
+            self._arrange(manifest)
+            raise
+        self._queues[manifest.id] = ObserverQueue(provider, events=self._events, loop=self._loop)
+
+    def remove(self, plugin: str) -> None:
+        """Let a plugin take part no more."""
+        added = self._plugins.pop(plugin, None)
+        if added is None:
+            return
+        self._arrange(added.manifest)
+        self._queues.pop(plugin).close()
+
+    def close(self) -> None:
+        """Forget what waits for observers."""
+        for queue in self._queues.values():
+            queue.close()
+
+    def _arrange(self, changed: Manifest) -> None:
+        """Work out afresh who comes when, wherever the changed plugin takes part."""
+        for name in changed.provides.hooks:
+            self._arrange_hook(self.pipelines[name])
+        for name in changed.provides.extensions:
+            self._arrange_point(self.points[name])
+
+    def _arrange_hook(self, pipeline: Pipeline) -> None:
+        hook = pipeline.definition
+        here = {plugin: added for plugin, added in self._plugins.items() if hook.qualified in added.manifest.provides.hooks}
+        ordered = [_ordered(plugin, added.manifest, hook) for plugin, added in here.items()]
+        operator_order = self._policy.order.get(hook.qualified, ())
+        old = {member.provider.id: member for member in pipeline.members}
+        names = order_implementations(ordered, operator_order)
+        pipeline.members = tuple(self._member(hook, here[name], old.get(name)) for name in names)
+        pipeline.absent = tuple(absent.name for absent in absent_names(ordered, operator_order))
+
+    def _member(self, hook: HookDefinition, added: _Added, old: HookMember | None) -> HookMember:
+        if old is not None and old.provider is added.provider:
+            return old
+        manifest, rules = added.manifest, self._policy.on_failure
+        impl = manifest.provides.hooks[hook.qualified]
+        policies = (hook.on_failure, impl.on_failure, rules.get(hook.qualified), rules.get(manifest.id))
+        timeout_s = manifest.resources.call_timeout_s
+        return HookMember(
+            provider=added.provider,
+            definition=hook,
+            closed="closed" in policies,
+            run_s=timeout_s if hook.budget_s is None else min(hook.budget_s, timeout_s),
+            breaker=Breaker(self._policy.breaker),
+            figures=self._metrics.method(manifest.id, hook.method),
+        )
+
+    def _arrange_point(self, point: ExtensionDefinition) -> None:
+        here = {plugin: added for plugin, added in self._plugins.items() if point.name in added.manifest.provides.extensions}
+        ordered = [
+            Ordered(plugin=plugin, priority=added.manifest.provides.extensions[point.name].priority) for plugin, added in here.items()
+        ]
+        names = order_implementations(ordered, self._policy.order.get(point.name, ()))
+        self.extensions_by_point[point.name] = tuple(self._extension(point, here[name]) for name in names)
+
+    def _extension(self, point: ExtensionDefinition, added: _Added) -> Extension:
+        return Extension(
+            provider=added.provider,
+            definition=point,
+            call_timeout_s=added.manifest.resources.call_timeout_s,
+            figures={method.name: self._metrics.method(added.manifest.id, method.method) for method in point.methods.values()},
+            explain=self._explain,
+        )
+
+    def check_provided(self, manifest: Manifest, provided: Provided) -> None:
+        """Hold what a plugin's code provides against its verified manifest and the contracts.
+
+        Raises:
+            ActivationError: It answers what it does not declare, or declares what it does not answer.
+        """
+        plugin, declared = manifest.id, manifest.provides
+        for what, given, wanted in (("hook", provided.hooks, declared.hooks), ("extension", provided.extensions, declared.extensions)):
+            for name in sorted(given.keys() - wanted.keys()):
+                at = given[name].get("at")
+                where = f" (at {at})" if at else ""
+                raise ActivationError(
+                    f"plugin {plugin!r} answers {what} {name!r}{where}, which its plugin.toml does not declare", plugin=plugin
+                )
+            for name in sorted(wanted.keys() - given.keys()):
+                raise ActivationError(
+                    f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
+                )
+        for name, facts in provided.hooks.items():
+            kind, expected = facts.get("kind"), str(self.pipelines[name].definition.kind)
+            if kind != expected:
+                text = f"plugin {plugin!r} answers {name} as {kind} (at {facts.get('at')}), expected {expected}: write @plugin.{expected}"
+                raise ActivationError(text, plugin=plugin, expected=expected, actual=str(kind))
+        for name, facts in provided.extensions.items():
+            missing = sorted(self.points[name].methods.keys() - set(facts.get("methods", ())))
+            if missing:
+                raise ActivationError(f"plugin {plugin!r} fills extension point {name!r} without method {missing[0]!r}", plugin=plugin)
+
+    # What the application calls.
+
+    def hooks(self, spec: type[HookSpec], request: Request | None, new_request: Callable[[], Request]) -> Any:
+        """Return the object whose methods call the hooks of a spec."""
+        caller = self._callers.get(spec)
+        if caller is None:
+            raise ContractError(f"{spec.__name__} is not open in this host; pass it in Host(contracts=[{spec.__name__}])")
+        return caller(request, new_request)
+
+    def extensions(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> list[ExtensionCaller]:
+        """Return one caller for each plugin at an extension point, best first."""
+        definition = definition_of(point)
+        if definition.name not in self.extensions_by_point:
+            raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
+        return [ExtensionCaller(extension, new_request) for extension in self.extensions_by_point[definition.name]]
+
+    def extension(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> ExtensionCaller:
+        """Return the caller for the best plugin at an extension point.
+
+        Raises:
+            PluginUnavailableError: None is installed.
+        """
+        found = self.extensions(point, new_request)
+        if not found:
+            name = definition_of(point).name
+            text = f'no plugin fills the extension point {name!r}; install one that has [provides.extensions] "{name}" in its plugin.toml'
+            raise PluginUnavailableError(text, method=f"ext.{name}", point=name)
+        return found[0]
+
+
+def _ordered(plugin: str, manifest: Manifest, hook: HookDefinition) -> Ordered:
+    impl = manifest.provides.hooks[hook.qualified]
+    return Ordered(plugin=plugin, priority=impl.priority, before=tuple(impl.before), after=tuple(impl.after))
