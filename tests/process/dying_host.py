@@ -1,0 +1,37 @@
+"""A host that is killed: launches plugins, says so, and waits for its end.
+
+Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FOLDER COUNT``, where FOLDER holds a plugin as ``make_plugin`` writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from annexe.launch import LaunchRequest, ProcessStrategy, UidAllocator, plugin_environment
+
+
+async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count: int) -> None:
+    strategy = ProcessStrategy(
+        state_dir=state, cache_dir=cache, uids=UidAllocator(uids=range(61100, 61200), folder=uids_folder), runner="stand_in"
+    )
+    requests = [
+        LaunchRequest(
+            plugin="sample", instance=f"sample-{n}", kind="python", entry="entry", folder=folder, environment=plugin_environment({})
+        )
+        for n in range(count)
+    ]
+    plugins = await asyncio.gather(*map(strategy.launch, requests))
+    said = [(await asyncio.get_running_loop().sock_recv(plugin.sock, 100)).decode().strip() for plugin in plugins]
+    print(
+        json.dumps({"main": [plugin.pid for plugin in plugins], "said": said, "uids": [plugin.receipt.uid for plugin in plugins]}),
+        flush=True,
+    )
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    state, cache, uids_folder, folder = map(Path, sys.argv[1:5])
+    asyncio.run(main(state, cache, uids_folder, folder, int(sys.argv[5])))

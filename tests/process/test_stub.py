@@ -1,0 +1,84 @@
+"""The stub by itself, as the host runs it."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annexe.sandbox import stub
+
+RUNNER = "def main(fd, entry):\n    import os\n    os.write(fd, b'ran')\n    os._exit(7)\n"
+
+
+def frame(**changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "host_pid": os.getpid(),
+        "limits": {},
+        "nice": 0,
+        "thread_stack_bytes": 0,
+        "program": [],
+        "folder": "/nonexistent",
+        "libraries": [],
+        "runner": "stand_in",
+        "entry": "entry",
+    }
+    packed = marshal.dumps(fields | changes, 2)
+    return len(packed).to_bytes(4, "big") + packed
+
+
+def run(sent: bytes) -> tuple[int, bytes, bytes]:
+    """Return status, what came back over the channel and what was said on standard error."""
+    host, plugin = socket.socketpair()
+    with host, plugin:
+        host.sendall(sent)
+        host.shutdown(socket.SHUT_WR)
+        environ = {"ANNEXE_FD": str(plugin.fileno())}
+        command = [sys.executable, "-I", "-S", str(stub.__file__)]
+        done = subprocess.run(command, pass_fds=[plugin.fileno()], env=environ, capture_output=True, timeout=10)
+        plugin.close()
+        return done.returncode, host.recv(100), done.stderr
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> list[str]:
+    (tmp_path / "stand_in.py").write_text(RUNNER)
+    return [str(tmp_path)]
+
+
+def test_stub_hands_over_to_the_runner(libraries: list[str]) -> None:
+    assert run(frame(libraries=libraries)) == (7, b"ran", b"")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0", b"\0\0\0\x20abc"], ids=["nothing", "part of the length", "part of the frame"])
+def test_stub_ends_quietly_when_the_host_is_gone_before_the_frame(sent: bytes) -> None:
+    assert run(sent) == (0, b"", b"")
+
+
+def test_stub_does_not_run_for_another_parent_than_its_host(libraries: list[str]) -> None:
+    """The host died before the kernel was asked for the parent-death signal."""
+    assert run(frame(libraries=libraries, host_pid=os.getppid())) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        pytest.param(b"\xff\xff\xff\xff", b"private frame of 4294967295 bytes", id="size that would never come"),
+        pytest.param(b"\0\0\0\x03abc", b"marshal data too short", id="garbage"),
+        pytest.param(frame(program=["/nonexistent/program"]), b"FileNotFoundError", id="no such program"),
+        pytest.param(frame(), b"No module named 'stand_in'", id="no runner"),
+        pytest.param(frame(limits={"RLIMIT_NOFILE": -5}), b"RLIMIT_NOFILE = -5", id="impossible limit"),
+    ],
+)
+def test_stub_that_fails_says_why_and_runs_nothing(sent: bytes, said: bytes) -> None:
+    status, back, error = run(sent)
+    assert (status, back) == (71, b"")
+    assert error.startswith(b"annexe stub: ")
+    assert said in error
+    assert error.count(b"\n") == 1
