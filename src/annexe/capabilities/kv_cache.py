@@ -39,9 +39,6 @@ class KvCache:
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
     def get(self, key: str, *, now_s: float) -> tuple[bool, Any]:
         """Return (True, the value) if it is known, where ``None`` is for "not there"; (False, None) if it is not known."""
         entry = self._entries.get(key)

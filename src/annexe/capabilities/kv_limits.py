@@ -42,7 +42,7 @@ class KvLimits:
     burst: float = 10_000.0
     lane_weight: int = 512
     batch_weight: int = 32
-    share_weight: int = 8
+    share_weight: int = 4
     cache_bytes: int = 32 * 1024 * 1024
     sweep_every_s: float = 30.0
     close_timeout_s: float = 10.0

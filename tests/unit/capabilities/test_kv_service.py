@@ -413,13 +413,15 @@ def test_service_not_open_refuses(path: Path) -> None:
     store.close()
 
 
-def test_loop_closed_without_the_service_ends_the_thread(path: Path) -> None:
-    async def main() -> None:
-        service = KvService(KvStore.open(path), StillClock(), limits=KvLimits(sweep_every_s=0.0))
+def test_loop_closed_under_a_running_transaction_ends_the_thread(path: Path) -> None:
+    async def main() -> threading.Event:
+        clock = StillClock()
+        service = KvService(KvStore.open(path), clock)
         await service.open()
-        service.handle("a", QUOTA).call("kv.increment", {"key": "n"})
+        return await Bench(service, clock).stop_thread()
 
-    asyncio.run(main())
+    go_on = asyncio.run(main())
+    go_on.set()
 
     assert the_thread_ends()
 
