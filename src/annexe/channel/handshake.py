@@ -7,7 +7,7 @@ Source: docs/reference/protocol.md, "Handshake and life".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from annexe.channel.connection import Connection
 from annexe.channel.messages import CodecName, RequestMeta, Response
 from annexe.errors import ActivationError, CallError, HandshakeError
-from annexe_sdk.wire import CODECS, PROTOCOL_VERSIONS
+from annexe_sdk.wire import PROTOCOL_VERSIONS
 
 T = TypeVar("T")
 
@@ -40,7 +40,14 @@ class Provided(msgspec.Struct, frozen=True):
     topics: dict[str, dict[str, Any]] = {}
 
 
-async def hello(connection: Connection, *, host: Mapping[str, str], plugin: Mapping[str, str], deadline: float) -> Greeting:
+async def hello(
+    connection: Connection,
+    *,
+    host: Mapping[str, str],
+    plugin: Mapping[str, str],
+    deadline: float,
+    codecs: Sequence[CodecName] = ("msgpack", "json"),
+) -> Greeting:
     """Agree on protocol and codec.
 
     Args:
@@ -48,6 +55,7 @@ async def hello(connection: Connection, *, host: Mapping[str, str], plugin: Mapp
         host: Name and version of the application.
         plugin: Id, version and instance, as verified by the host.
         deadline: Loop time, in seconds.
+        codecs: Offered, best first.
 
     Raises:
         HandshakeError: No common protocol, no answer, or a wrong one.
@@ -55,7 +63,7 @@ async def hello(connection: Connection, *, host: Mapping[str, str], plugin: Mapp
     limits = connection.limits
     params = {
         "protocols": list(PROTOCOL_VERSIONS),
-        "codecs": list(CODECS),
+        "codecs": list(codecs),
         "host": dict(host),
         "plugin": dict(plugin),
         "limits": {"max_frame_bytes": limits.max_frame_bytes, "concurrency": limits.concurrency, "streams": limits.streams},
@@ -72,6 +80,9 @@ async def hello(connection: Connection, *, host: Mapping[str, str], plugin: Mapp
         text = f"plugin {connection.plugin!r} speaks protocol {greeting.protocol}, expected one of {list(PROTOCOL_VERSIONS)}; "
         text += "upgrade the plugin's SDK" if greeting.protocol < min(PROTOCOL_VERSIONS) else "upgrade the host"
         raise HandshakeError(text, plugin=connection.plugin, expected=list(PROTOCOL_VERSIONS), actual=greeting.protocol)
+    if greeting.codec not in codecs:
+        text = f"plugin {connection.plugin!r} chose codec {greeting.codec!r}, expected one of {list(codecs)}"
+        raise HandshakeError(text, plugin=connection.plugin, expected=list(codecs), actual=greeting.codec)
     connection.greeted()
     return greeting
 

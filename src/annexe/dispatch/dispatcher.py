@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from annexe.channel import Provided
+from annexe.clock import Clock
 from annexe.contract import (
     ExtensionDefinition,
     ExtensionPoint,
@@ -70,6 +71,7 @@ class Dispatcher:
         explain: Gets the steps of requests.
         events: Gets skips and breakers.
         metrics: Gets counts.
+        clock: For times that people read.
 
     Raises:
         ContractError: A contract is defined wrongly, or two share a name.
@@ -83,11 +85,13 @@ class Dispatcher:
         explain: Explain,
         events: Events,
         metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._policy = policy
         self._explain = explain
         self._events = events
         self._metrics = metrics
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._plugins: dict[str, _Added] = {}
         self._queues: dict[str, ObserverQueue] = {}
@@ -107,7 +111,9 @@ class Dispatcher:
                 raise ContractError(f"two hook specs of one host are named {spec.name!r}; give each a name of its own", name=spec.name)
             self.specs[spec.name] = spec
             for hook in spec.hooks.values():
-                self.pipelines[hook.qualified] = Pipeline(hook, explain=self._explain, events=self._events, loop=self._loop)
+                self.pipelines[hook.qualified] = Pipeline(
+                    hook, explain=self._explain, events=self._events, loop=self._loop, clock=self._clock
+                )
             self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
         elif issubclass(contract, ExtensionPoint):
             point = definition_of(contract)
@@ -210,6 +216,7 @@ class Dispatcher:
             call_timeout_s=added.manifest.resources.call_timeout_s,
             figures={method.name: self._metrics.method(added.manifest.id, method.method) for method in point.methods.values()},
             explain=self._explain,
+            clock=self._clock,
         )
 
     def check_provided(self, manifest: Manifest, provided: Provided) -> None:

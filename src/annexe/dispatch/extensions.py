@@ -16,6 +16,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.channel import CodecName, RequestMeta, Stream
+from annexe.clock import Clock
 from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefinition, ValueType, bind, wire_params
 from annexe.dispatch.members import Provider
 from annexe.dispatch.request import Request
@@ -35,6 +36,8 @@ class Extension:
         definition: The extension point.
         call_timeout_s: The plugin's, for each call and for each gap of a stream.
         figures: Counters by method name.
+        explain: Gets a step for every call.
+        clock: For times that people read.
     """
 
     provider: Provider
@@ -42,6 +45,7 @@ class Extension:
     call_timeout_s: float
     figures: dict[str, MethodFigures]
     explain: Explain
+    clock: Clock
 
     def caller(self, method: MethodDefinition, new_request: Callable[[], Request]) -> Callable[..., Any]:
         """Return the function that the application calls for one method."""
@@ -155,7 +159,7 @@ class Extension:
         else:
             figures.add_failure(now - started, error.code)
         if request.record is None:
-            request.record = self.explain.start(request.id, started)
+            request.record = self.explain.start(request.id, self.clock.now())
         reason = None if error is None else f"{error.code}: {error.message}"
         request.record.add_step(self.provider.id, f"{self.definition.name}.{method.name}", started, now, outcome, reason)
 

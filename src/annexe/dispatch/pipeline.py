@@ -17,6 +17,7 @@ from typing import Any, final
 from msgspec import Raw
 
 from annexe.channel import Connection, RequestMeta, Response
+from annexe.clock import Clock
 from annexe.contract import HookDefinition, InvalidValueError, ValueType, bind, wire_params
 from annexe.dispatch.breaker import BreakerState
 from annexe.dispatch.members import HookMember
@@ -49,11 +50,14 @@ class Pipeline:
         explain: Gets a step for every plugin.
         events: Gets skips and what the breakers do.
         loop: The host's.
+        clock: For times that people read.
     """
 
-    __slots__ = ("_events", "_explain", "_first", "_loop", "_rest", "_time", "absent", "definition", "members")
+    __slots__ = ("_events", "_explain", "_first", "_loop", "_now", "_rest", "_time", "absent", "definition", "members")
 
-    def __init__(self, definition: HookDefinition, *, explain: Explain, events: Events, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, definition: HookDefinition, *, explain: Explain, events: Events, loop: asyncio.AbstractEventLoop, clock: Clock
+    ) -> None:
         self.definition = definition
         self.members: Sequence[HookMember] = ()
         self.absent: tuple[str, ...] = ()
@@ -61,6 +65,7 @@ class Pipeline:
         self._events = events
         self._loop = loop
         self._time = loop.time
+        self._now = clock.now
         self._first = definition.params[0] if definition.params else None
         self._rest = definition.params[1:]
 
@@ -253,7 +258,7 @@ class Pipeline:
         """Add a step to what explain shows of the request."""
         record = request.record
         if record is None:
-            record = request.record = self._explain.start(request.id, started)
+            record = request.record = self._explain.start(request.id, self._now())
         record.add_step(member.provider.id, self.definition.qualified, started, ended, outcome, reason, before, after, codec)
 
     def failed(self, request: Request, member: HookMember, started: float, error: CallError) -> None:

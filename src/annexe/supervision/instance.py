@@ -16,7 +16,7 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import ChannelLimits, Connection, Greeting, Notify, Provided, RequestMeta, Serve, activate, hello
+from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, RequestMeta, Serve, activate, hello
 from annexe.errors import AnnexeError, CallError, HandshakeError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
@@ -24,6 +24,7 @@ from annexe.record import PipeCapture, PluginLog
 __all__ = ["Instance", "InstancePlan", "StopPolicy"]
 
 _CAPTURE_DRAIN_S = 0.5
+_EXIT_NEWS_S = 0.2
 
 
 @final
@@ -53,6 +54,7 @@ class InstancePlan:
         serve: Answers the plugin's requests.
         on_notification: Takes the plugin's log lines and metrics.
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
+        codecs: Offered to the plugin, best first.
     """
 
     launch: LaunchRequest
@@ -64,6 +66,7 @@ class InstancePlan:
     serve: Serve
     on_notification: Notify
     check: Callable[[Provided], None]
+    codecs: tuple[CodecName, ...] = ("msgpack", "json")
 
 
 @final
@@ -114,7 +117,7 @@ class Instance:
         instance = cls(plan, await strategy.launch(plan.launch), log)
         try:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
-            instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, deadline=deadline)
+            instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
             instance.provided = await activate(instance.connection, instance.greeting, plan.activation, deadline=deadline)
             plan.check(instance.provided)
         except BaseException as error:
@@ -133,7 +136,11 @@ class Instance:
 
     def _on_closed(self, error: AnnexeError | None) -> None:
         self.protocol_error = error
-        self._end(f"broke the protocol: {error.message}" if error is not None else "closed its connection")
+        if error is not None:
+            self._end(f"broke the protocol: {error.message}")
+        else:
+            # Most likely it has just ended: how it ended tells more.
+            self._loop.call_later(_EXIT_NEWS_S, self._end, "closed its connection")
 
     def _on_stuck(self) -> None:
         self.is_stuck = True

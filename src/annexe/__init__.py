@@ -1,0 +1,74 @@
+"""Run other people's plugins next to your own code, behind their own walls.
+
+>>> from annexe import Host, HookSpec, hook
+
+Names are loaded when they are first used, so that ``import annexe`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from annexe.contract import ExtensionPoint, HookSpec, hook
+    from annexe.dispatch.breaker import BreakerPolicy
+    from annexe.dispatch.outcomes import Responded
+    from annexe.host.host import Host
+    from annexe.host.plugin_handle import PluginHandle
+    from annexe.host.requests import RequestScope
+    from annexe.sandbox import IsolationLevel, Receipt
+    from annexe.supervision.health import HealthPolicy
+    from annexe.supervision.instance import StopPolicy
+    from annexe.supervision.restart import RestartPolicy
+    from annexe.supervision.state import PluginState
+    from annexe.supervision.supervisor import Policies
+
+__all__ = [
+    "BreakerPolicy",
+    "ExtensionPoint",
+    "HealthPolicy",
+    "HookSpec",
+    "Host",
+    "IsolationLevel",
+    "PluginHandle",
+    "PluginState",
+    "Policies",
+    "Receipt",
+    "RequestScope",
+    "Responded",
+    "RestartPolicy",
+    "StopPolicy",
+    "__version__",
+    "hook",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BreakerPolicy": "annexe.dispatch.breaker",
+    "ExtensionPoint": "annexe.contract",
+    "HealthPolicy": "annexe.supervision.health",
+    "HookSpec": "annexe.contract",
+    "Host": "annexe.host.host",
+    "IsolationLevel": "annexe.sandbox",
+    "PluginHandle": "annexe.host.plugin_handle",
+    "PluginState": "annexe.supervision.state",
+    "Policies": "annexe.supervision.supervisor",
+    "Receipt": "annexe.sandbox",
+    "RequestScope": "annexe.host.requests",
+    "Responded": "annexe.dispatch.outcomes",
+    "RestartPolicy": "annexe.supervision.restart",
+    "StopPolicy": "annexe.supervision.instance",
+    "hook": "annexe.contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,347 @@
+"""``Host``: runs plugins for one application.
+
+It composes the rooms below and owns their lives; it decides nothing itself.
+
+Source: docs/reference/host.md; docs/explanation/architecture.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, final
+
+from annexe.capabilities.kv import KvService
+from annexe.capabilities.services import Capability
+from annexe.clock import Clock, SystemClock
+from annexe.contract import ExtensionPoint, HookSpec, capability_definition
+from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from annexe.dispatch.request import Request
+from annexe.errors import HostClosedError, WrongContextError
+from annexe.host.plugin_handle import PluginHandle
+from annexe.host.registry import Registry
+from annexe.host.requests import RequestScope
+from annexe.host.settings import Grants, HostSettings, StrategyName
+from annexe.host.state_dir import StateDir, default_state_dir
+from annexe.host.store_thread import StoreThread
+from annexe.ids import new_request_id
+from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy
+from annexe.record import EventKind, Events, Explain, LogStore, Metrics
+from annexe.storage.kv import KvStore
+from annexe.supervision.supervisor import Policies
+from annexe.trust.grants import MANIFEST_MODE_WARNING
+from annexe.trust.policy import Policy, parse_policy
+
+__all__ = ["Host"]
+
+S = TypeVar("S", bound=HookSpec)
+E = TypeVar("E", bound=ExtensionPoint)
+
+
+@final
+class Host:
+    """Runs plugins and calls them through typed hooks and extension points.
+
+    Args:
+        plugins: Folder of plugins, or several; a folder that is itself a plugin will do.
+        contracts: Hook specs and extension points that are open to plugins.
+        capabilities: Objects of classes with a ``name`` and typed ``async def`` methods, which plugins may be granted.
+        grants: ``"stored"``: what people granted (default deny); a path: a policy file; ``"manifest"``: all that is asked, for development.
+        state_dir: Where state is kept, one host at a time; by default a folder of the user's.
+        config: Configuration by plugin id, in place of what is stored.
+        strategy: ``"process"``; ``"in-process"`` for trusted code in development and tests; or by plugin id.
+        production: Refuse what is for development: ``grants="manifest"`` and unnamed in-process plugins.
+        order: By hook or extension point: plugin ids that come first.
+        on_failure: By hook or plugin id: ``"closed"`` makes a policy stricter.
+        policies: Restart, health and stop rules.
+        name: Of the application, as told to plugins.
+        version: Of the application.
+        default_deadline_s: For requests that name none, in seconds.
+        codecs: Offered to plugins, best first.
+        control: Listen on the control socket, for the ``annexe`` command.
+        clock: For tests.
+
+    Use it as ``async with Host(…) as host``: entering waits until every eager plugin is ready or has failed.
+
+    Raises:
+        ContractError: On entering: a contract or capability is defined wrongly.
+        HostAlreadyRunningError: On entering: another host holds the state directory.
+        StorageError: On entering: the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        *,
+        plugins: str | Path | Sequence[str | Path] = "plugins",
+        contracts: Sequence[type[HookSpec] | type[ExtensionPoint]] = (),
+        capabilities: Sequence[Any] = (),
+        grants: Literal["stored", "manifest"] | str | Path = "stored",
+        state_dir: str | Path | None = None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        strategy: StrategyName | Mapping[str, StrategyName] = "process",
+        production: bool = False,
+        order: Mapping[str, Sequence[str]] | None = None,
+        on_failure: Mapping[str, Literal["open", "closed"]] | None = None,
+        policies: Policies | None = None,
+        name: str = "application",
+        version: str = "0",
+        default_deadline_s: float = 30.0,
+        codecs: Sequence[Literal["msgpack", "json"]] = ("msgpack", "json"),
+        control: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        folders = [plugins] if isinstance(plugins, (str, Path)) else list(plugins)
+        if production and grants == "manifest":
+            raise ValueError('grants="manifest" is for development; in production give a policy file, or grant with `annexe grant ID`')
+        self._settings = HostSettings(
+            folders=[Path(folder) for folder in folders],
+            contracts=contracts,
+            capabilities=capabilities,
+            state_dir=Path(state_dir) if state_dir is not None else default_state_dir(),
+            grants=_grants(grants),
+            config=config or {},
+            strategy=strategy,
+            production=production,
+            name=name,
+            version=version,
+            default_deadline_s=default_deadline_s,
+            codecs=codecs,
+            control=control,
+            dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}),
+            policies=policies or Policies(),
+        )
+        self._clock = clock or SystemClock()
+        self._owner_pid = os.getpid()
+        self._stack: AsyncExitStack | None = None
+        self._new_request: Callable[[], Request] = self._closed
+        self._trace_prefix = secrets.token_hex(8)
+
+    # Life.
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Take the state directory, find the plugins and start them; wait until every eager one is ready or has failed."""
+        self._check_process()
+        if self._stack is not None:
+            raise WrongContextError("this host is open already")
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        self._new_request = self._make_request
+        self._registry.start_enabled()
+        await self._registry.wait_settled()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Open every room, each closed again when the stack unwinds."""
+        settings, clock = self._settings, self._clock
+        self._loop = asyncio.get_running_loop()
+        self.state_dir = StateDir.hold(settings.state_dir)
+        stack.callback(self.state_dir.release)
+        self.events = Events(clock)
+        self.metrics = Metrics()
+        self._explain = Explain()
+        self.logs = LogStore(self.state_dir.logs, clock, on_dropped=self._on_log_dropped)
+        stack.push_async_callback(asyncio.to_thread, self.logs.close)
+        thread = StoreThread()
+        await thread.open(self.state_dir.path, now_s=clock.now())
+        stack.push_async_callback(thread.close)
+        stack.callback(self.events.subscribe(thread.add_event))
+        kv = KvService(await asyncio.to_thread(KvStore.open, self.state_dir.kv), clock)
+        await kv.open()
+        stack.push_async_callback(kv.close)
+        dispatcher = self._dispatcher = Dispatcher(
+            settings.contracts, policy=settings.dispatch, explain=self._explain, events=self.events, metrics=self.metrics, clock=clock
+        )
+        stack.callback(dispatcher.close)
+        strategies = await self._open_strategies(stack)
+        if settings.grants == "manifest":
+            self.events.add(EventKind.HOST_STARTED, reason=MANIFEST_MODE_WARNING)
+            _warn(MANIFEST_MODE_WARNING)
+        else:
+            self.events.add(EventKind.HOST_STARTED, reason="opened", pid=os.getpid())
+        self._registry = Registry(
+            settings,
+            dispatcher=dispatcher,
+            strategies=strategies,
+            thread=thread,
+            kv=kv,
+            logs=self.logs,
+            events=self.events,
+            metrics=self.metrics,
+            clock=clock,
+            capabilities=_capabilities(settings.capabilities),
+            policy=await asyncio.to_thread(_read_policy, settings.grants),
+        )
+        stack.push_async_callback(self._registry.stop_all, "the host stopped")
+        await self._registry.scan()
+
+    async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
+        processes = ProcessStrategy(state_dir=self.state_dir.path)
+        stack.push_async_callback(processes.close)
+        for swept in await processes.sweep():
+            reason = f"{swept.killed} processes of {swept.instance} outlived an earlier host"
+            self.events.add(EventKind.ORPHAN_SWEPT, plugin=swept.plugin, reason=reason, killed=swept.killed, gone=swept.gone)
+        inside = InProcessStrategy()
+        stack.push_async_callback(inside.close)
+        return {"process": processes, "in-process": inside}
+
+    async def close(self) -> None:
+        """Stop every plugin in order and give everything back. Idempotent."""
+        self._check_process()
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            self._new_request = self._closed
+            self.events.add(EventKind.HOST_STOPPED, reason="closed")
+            await stack.aclose()
+
+    def _on_log_dropped(self, plugin: str, count: int) -> None:
+        # Comes on the log's own thread.
+        self._loop.call_soon_threadsafe(
+            lambda: self.events.add(EventKind.LOG_DROPPED, plugin=plugin, reason="too many lines", dropped_count=count)
+        )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._owner_pid:
+            text = "this host belongs to the process that made it, and this is a forked child; make a Host here, after the fork"
+            raise WrongContextError(text)
+
+    # Requests and calls.
+
+    def request(
+        self,
+        *,
+        id: str | None = None,
+        deadline_s: float | None = None,
+        key: str | None = None,
+        traceparent: str | None = None,
+    ) -> RequestScope:
+        """Begin a request: ``async with host.request(deadline_s=2.0) as request``.
+
+        Args:
+            id: The application's correlation id: 1 to 128 printable characters without blanks; by default a new one.
+            deadline_s: The roof over everything done for the request, in seconds from now.
+            key: The application's key for it: tenant, user, API key; plugins see it as ``ctx.key``.
+            traceparent: W3C trace context to go on with; by default a new trace.
+
+        Raises:
+            HostClosedError: The host is not open.
+            ValueError: The id is not well-formed.
+        """
+        self._new_request_or_raise()
+        seconds = self._settings.default_deadline_s if deadline_s is None else deadline_s
+        request = RequestScope.make_request(
+            id=id, deadline=self._loop.time() + seconds, key=key, traceparent=traceparent or self._new_traceparent()
+        )
+        return RequestScope(request, self._dispatcher)
+
+    def hooks(self, spec: type[S]) -> S:
+        """Return the hooks of a spec; each call makes a request of its own.
+
+        Raises:
+            ContractError: The spec is not open in this host.
+            HostClosedError: The host is not open.
+        """
+        self._new_request_or_raise()
+        hooks: S = self._dispatcher.hooks(spec, None, self._new_request)
+        return hooks
+
+    def extension(self, point: type[E]) -> E:
+        """Return the plugin at an extension point: the operator's choice, else the lowest priority, then id.
+
+        Raises:
+            PluginUnavailableError: None is installed.
+            ContractError: The extension point is not open in this host.
+            HostClosedError: The host is not open.
+        """
+        self._new_request_or_raise()
+        extension: Any = self._dispatcher.extension(point, self._new_request)
+        return extension  # type: ignore[no-any-return]  # it has the point's methods
+
+    def extensions(self, point: type[E]) -> list[E]:
+        """Return every plugin at an extension point, best first."""
+        self._new_request_or_raise()
+        extensions: Any = self._dispatcher.extensions(point, self._new_request)
+        return extensions  # type: ignore[no-any-return]  # they have the point's methods
+
+    def explain(self, request_id: str) -> dict[str, Any]:
+        """Return what plugins did to a request: who ran, in which order, how long, what each changed, who was skipped and why.
+
+        Raises:
+            HostError: No such request is remembered.
+        """
+        self._check_process()
+        return self._explain.render(request_id)
+
+    def _new_request_or_raise(self) -> None:
+        if self._stack is None:
+            raise HostClosedError("this host is not open; use it inside `async with Host(…) as host`")
+
+    def _make_request(self) -> Request:
+        return Request(
+            id=new_request_id(),
+            deadline=self._loop.time() + self._settings.default_deadline_s,
+            key=None,
+            traceparent=self._new_traceparent(),
+        )
+
+    def _closed(self) -> Request:
+        raise HostClosedError("this host is not open; use it inside `async with Host(…) as host`")
+
+    def _new_traceparent(self) -> str:
+        span = secrets.token_hex(16)
+        return f"00-{self._trace_prefix}{span[:16]}-{span[16:]}-01"
+
+    # Plugins.
+
+    @property
+    def plugins(self) -> list[PluginHandle]:
+        """Every plugin that was found, by id, broken ones included."""
+        return [PluginHandle(known, self._registry) for _, known in sorted(self._registry.plugins.items())]
+
+    def plugin(self, plugin: str) -> PluginHandle:
+        """Return one plugin.
+
+        Raises:
+            UnknownPluginError: There is none of that id.
+        """
+        return PluginHandle(self._registry.get(plugin), self._registry)
+
+    async def scan(self) -> None:
+        """Look into the plugin folders again: take up what is new, let go of what is gone."""
+        await self._registry.scan()
+        self._registry.start_enabled()
+        await self._registry.wait_settled()
+
+
+def _grants(grants: str | Path) -> Grants:
+    if grants in ("stored", "manifest"):
+        return "manifest" if grants == "manifest" else "stored"
+    return Path(grants)
+
+
+def _read_policy(grants: Grants) -> Policy | None:
+    if not isinstance(grants, Path):
+        return None
+    return parse_policy(grants.read_bytes(), source=str(grants))
+
+
+def _capabilities(objects: Iterable[Any]) -> dict[str, Capability]:
+    capabilities = [Capability(capability_definition(type(target)), target) for target in objects]
+    return {capability.definition.name: capability for capability in capabilities}
+
+
+def _warn(text: str) -> None:
+    import logging
+
+    logging.getLogger("annexe.host").warning(text)

@@ -1,0 +1,130 @@
+"""One plugin, as the application sees it.
+
+Source: docs/reference/host.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from annexe.host.registry import KnownPlugin, Registry
+from annexe.manifest import Manifest
+from annexe.sandbox import Receipt
+from annexe.supervision.state import Change, PluginState
+
+__all__ = ["PluginHandle"]
+
+
+@final
+class PluginHandle:
+    """A plugin of a host: what it is, how it is, and what can be done with it."""
+
+    def __init__(self, known: KnownPlugin, registry: Registry) -> None:
+        self._known = known
+        self._registry = registry
+
+    def __repr__(self) -> str:
+        return f"<plugin {self.id} {self.version}: {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._known.id
+
+    @property
+    def version(self) -> str:
+        """Its version; empty when its manifest was refused."""
+        return self.manifest.version if self.manifest is not None else ""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Its manifest; None when that was refused."""
+        return self._known.manifest
+
+    @property
+    def state(self) -> PluginState:
+        """Where it is in its life."""
+        return self._known.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is there."""
+        return self._known.reason
+
+    @property
+    def history(self) -> tuple[Change, ...]:
+        """Its last changes of state, oldest first."""
+        return self._known.supervisor.life.changes if self._known.supervisor is not None else ()
+
+    @property
+    def enabled(self) -> bool:
+        """The operator's choice."""
+        return self._known.enabled
+
+    @property
+    def granted(self) -> frozenset[str]:
+        """Rights it was granted."""
+        return self._known.decision.granted if self._known.decision is not None else frozenset()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its configuration, defaults filled in."""
+        return self._known.config.value if self._known.config is not None else {}
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its running instance."""
+        instance = self._known.supervisor.instance if self._known.supervisor is not None else None
+        return instance.launched.pid if instance is not None else None
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What is really enforced for its running instance; None when it does not run."""
+        instance = self._known.supervisor.instance if self._known.supervisor is not None else None
+        return instance.launched.receipt if instance is not None else None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready or has failed."""
+        if self._known.supervisor is not None:
+            self._known.supervisor.start()
+            await self._known.supervisor.wait_settled()
+
+    async def stop(self) -> None:
+        """Stop it until it is started again or the host is; ``disable`` is for good."""
+        if self._known.supervisor is not None:
+            await self._known.supervisor.stop()
+
+    async def restart(self) -> None:
+        """Start it afresh, also out of quarantine, and wait until it is ready or has failed."""
+        known = await self._registry.restart(self.id)
+        if known.supervisor is not None:
+            await known.supervisor.wait_settled()
+
+    async def enable(self) -> None:
+        """Let it run, also after the host's next start; wait until it is ready or has failed."""
+        known = await self._registry.set_enabled(self.id, True)
+        if known.supervisor is not None:
+            await known.supervisor.wait_settled()
+
+    async def disable(self) -> None:
+        """Stop it, also after the host's next start."""
+        await self._registry.set_enabled(self.id, False)
+
+    async def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False) -> None:
+        """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled."""
+        known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content)
+        if known.supervisor is not None:
+            await known.supervisor.wait_settled()
+
+    async def revoke(self, *, by: str = "the application") -> None:
+        """Take its grants back; it is stopped if it asks for any right."""
+        await self._registry.revoke(self.id, by=by)
+
+    async def configure(self, value: Mapping[str, Any], *, expected_revision: int | None = None) -> None:
+        """Write its configuration and push it to the running instance.
+
+        Raises:
+            ConfigInvalidError: It does not fit the plugin's schema; nothing was changed.
+        """
+        await self._registry.configure(self.id, value, expected_revision=expected_revision)
