@@ -43,7 +43,7 @@ def compile_folder(folder: Path, interpreter: Interpreter) -> str | None:
     as_owner = found.st_uid if os.geteuid() == 0 and found.st_uid != 0 else None
     if as_owner is None and not os.access(folder, os.W_OK):
         return f"byte code cannot be kept, {folder} is read-only: each start compiles anew"
-    command = [str(interpreter.path), "-I", "-m", "compileall", "-qq", "-x", r"/\.venv/", str(folder)]
+    command = [str(interpreter.path), "-I", "-m", "compileall", "-f", "-qq", "-x", r"/\.venv/", str(folder)]
     try:
         subprocess.run(  # noqa: S603 - an interpreter that was probed
             command, user=as_owner, group=found.st_gid if as_owner else None, extra_groups=[] if as_owner else None, umask=0o022, cwd="/",

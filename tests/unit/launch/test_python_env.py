@@ -1,0 +1,122 @@
+"""Which Python runs a plugin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from annexe.errors import LaunchError
+from annexe.launch.python_env import PythonFinder
+
+HERE = Path(sys.executable).resolve()
+VERSION = ".".join(map(str, sys.version_info[:3]))
+MINOR = sys.version_info.minor
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "plugin"
+    path.mkdir()
+    return path
+
+
+def make_venv(folder: Path, *, minor: int = MINOR, python: Path = HERE) -> Path:
+    packages = folder / ".venv" / "lib" / f"python3.{minor}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / ".venv" / "bin").mkdir()
+    (folder / ".venv" / "bin" / "python").symlink_to(python)
+    (folder / ".venv" / "pyvenv.cfg").write_text(f"home = {python.parent}\nversion = 3.{minor}.0\n")
+    return packages
+
+
+def test_plugin_without_environment_gets_the_hosts_real_interpreter(folder: Path) -> None:
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.interpreter.path == HERE
+    assert choice.interpreter.version == sys.version_info[:3]
+    assert choice.interpreter.cache_tag == sys.implementation.cache_tag
+    assert (choice.packages, choice.notes) == ((), ())
+
+
+def test_plugin_with_environment_gets_what_that_was_made_from_and_its_packages(folder: Path) -> None:
+    packages = make_venv(folder)
+    finder = PythonFinder(host=Path("/nonexistent/python"), system=[])
+    choice = finder.find(plugin="p", folder=folder, requires_python=">=3.11", uid=None)
+    assert choice.interpreter.path == HERE
+    assert choice.packages == (packages,)
+    assert choice.notes == ()
+
+
+def test_environment_made_with_copies_is_traced_to_its_original(folder: Path) -> None:
+    make_venv(folder)
+    (folder / ".venv" / "bin" / "python").unlink()
+    (folder / ".venv" / "bin" / "python").touch()
+    (folder / ".venv" / "pyvenv.cfg").write_text(f"include = x\nhome = {HERE.parent}\n")
+    finder = PythonFinder(host=Path("/nonexistent/python"), system=[])
+    assert finder.find(plugin="p", folder=folder, requires_python="", uid=None).interpreter.path == HERE
+
+
+def test_packages_under_development_are_found_and_no_code_of_a_pth_file_runs(folder: Path, tmp_path: Path) -> None:
+    packages = make_venv(folder)
+    (tmp_path / "editable").mkdir()
+    (packages / "a.pth").write_text(f"# note\n{tmp_path / 'editable'}\n/nonexistent\nimport os; os.abort()\n\n")
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.packages == (packages, tmp_path / "editable")
+
+
+def test_environment_of_another_minor_version_is_refused_with_reasons(folder: Path) -> None:
+    make_venv(folder, minor=99)
+    with pytest.raises(LaunchError) as caught:
+        PythonFinder(system=[]).find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert caught.value.plugin == "p"
+    assert caught.value.data["tried"] == [f"{HERE}: it is {VERSION}, expected 3.99 as in the plugin's .venv"]
+
+
+def test_required_version_that_nobody_has_names_what_was_tried_and_the_cure(folder: Path) -> None:
+    with pytest.raises(LaunchError, match="apt install python3") as caught:
+        PythonFinder(system=[]).find(plugin="p", folder=folder, requires_python=">=3.99", uid=None)
+    assert caught.value.data["tried"] == [f"{HERE}: it is {VERSION}, expected >=3.99"]
+
+
+def test_fallback_is_noted_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    choice = PythonFinder(host=broken, system=[str(HERE)]).find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.interpreter.path == HERE
+    assert choice.notes == (f"{HERE} is used, since: {broken}: it does not start (broken)",)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        pytest.param("#!/bin/sh\necho hello\n", "it does not start", id="not a Python"),
+        pytest.param("#!/bin/sh\nprintf '3\\n8\\n1\\ncpython-38\\n.so\\n'\n", "it is 3.8.1, expected 3.11 or newer", id="too old"),
+        pytest.param("#!/nonexistent/shell\n", "it does not start", id="no such program"),
+    ],
+)
+def test_what_is_no_usable_python_is_never_chosen(folder: Path, tmp_path: Path, script: str, reason: str) -> None:
+    path = tmp_path / "python"
+    path.write_text(script)
+    path.chmod(0o755)
+    with pytest.raises(LaunchError) as caught:
+        PythonFinder(host=path, system=[]).find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert reason in caught.value.data["tried"][0]
+
+
+def test_file_that_may_not_be_executed_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "python").touch(mode=0o644)
+    with pytest.raises(LaunchError) as caught:
+        PythonFinder(host=tmp_path / "python", system=[]).find(plugin="p", folder=None, requires_python="", uid=None)
+    assert caught.value.data["tried"] == [f"{tmp_path / 'python'}: it may not be executed"]
+
+
+def test_each_interpreter_is_asked_once(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\necho asked >> {tmp_path / "log"}\nexec {HERE} "$@"\n')
+    path.chmod(0o755)
+    finder = PythonFinder(host=path, system=[])
+    for _ in range(3):
+        finder.find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert (tmp_path / "log").read_text() == "asked\n"

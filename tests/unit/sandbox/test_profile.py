@@ -1,0 +1,21 @@
+"""Limits as data."""
+
+from __future__ import annotations
+
+from annexe.sandbox import Profile
+
+MIB = 1 << 20
+
+
+def test_python_gets_address_space_above_its_private_memory() -> None:
+    limits = Profile(memory_bytes=100 * MIB, open_files=10, file_bytes=5, tasks=7).limits_for(python=True, own_uid=False)
+    assert limits == {"RLIMIT_DATA": 100 * MIB, "RLIMIT_NOFILE": 10, "RLIMIT_FSIZE": 5, "RLIMIT_CORE": 0, "RLIMIT_AS": 712 * MIB}
+
+
+def test_other_runtimes_get_no_address_space_limit() -> None:
+    assert "RLIMIT_AS" not in Profile().limits_for(python=False, own_uid=True)
+
+
+def test_tasks_are_limited_only_for_a_user_of_ones_own() -> None:
+    assert Profile(tasks=7).limits_for(python=True, own_uid=True)["RLIMIT_NPROC"] == 7
+    assert "RLIMIT_NPROC" not in Profile(tasks=7).limits_for(python=True, own_uid=False)
