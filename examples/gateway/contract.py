@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from annexe.contract import ExtensionPoint, HookSpec, hook
+from annexe import ExtensionPoint, HookSpec, hook
 
 __all__ = [
     "Chat",
