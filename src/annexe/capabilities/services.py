@@ -93,11 +93,7 @@ class PluginServices:
         method = self._methods.get(call.method)
         if method is None:
             raise self._refusal(call)
-        try:
-            return method(call)
-        except AnnexeError as error:
-            self._note(error, call)
-            raise
+        return method(call)
 
     def _refusal(self, call: PluginCall) -> AnnexeError:
         """Make the error for a method that is not in the table: not granted, or not there at all."""
@@ -113,16 +109,13 @@ class PluginServices:
                 known = ", ".join(sorted(capability.definition.methods))
                 text = f"capability {name!r} has no method {method!r}; expected one of: {known}"
                 return MethodNotFoundError(text, plugin=self._plugin, method=call.method)
-            error: AnnexeError = denial(self._plugin, f"cap:{name}", self._manifest)
-        elif family == "kv":
-            error = denial(self._plugin, "kv", self._manifest)
-        else:
-            return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
-        self._note(error, call)
-        return error
+            return denial(self._plugin, f"cap:{name}", self._manifest)
+        if family == "kv":
+            return denial(self._plugin, "kv", self._manifest)
+        return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
 
-    def _note(self, error: AnnexeError, call: PluginCall) -> None:
-        """Tell author and operator of a refusal."""
+    def note_refusal(self, call: PluginCall, error: AnnexeError) -> None:
+        """Tell author and operator of a request that was answered with an error."""
         kind = _EVENTS.get(error.code)
         if kind is not None:
             self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method)

@@ -5,7 +5,7 @@ from annexe.channel.connection import Connection, Notify
 from annexe.channel.handshake import Greeting, Provided, activate, hello
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.messages import CodecName, RequestMeta, Response
-from annexe.channel.requests import Serve
+from annexe.channel.requests import Refused, Serve
 from annexe.channel.streams import Stream
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Notify",
     "PluginCall",
     "Provided",
+    "Refused",
     "RequestMeta",
     "Response",
     "Serve",

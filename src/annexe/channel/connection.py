@@ -36,7 +36,7 @@ from annexe.channel.messages import (
     Response,
     decode_message,
 )
-from annexe.channel.requests import PluginRequests, Serve
+from annexe.channel.requests import PluginRequests, Refused, Serve
 from annexe.channel.streams import Decode, Stream
 from annexe.channel.transport import Transport
 from annexe.errors import (
@@ -72,6 +72,7 @@ class Connection:
         plugin: Id of the plugin, for errors.
         limits: Bounds; ``concurrency`` and ``streams`` come from the manifest.
         serve: Answers the plugin's requests; see ``requests.Serve``.
+        on_refused: Told of every request that was answered with an error.
         on_notification: Called with method, raw parameters, their codec, and the id of the request it belongs to. Must not raise or block.
         on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
         on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
@@ -86,6 +87,7 @@ class Connection:
         plugin: str,
         limits: ChannelLimits,
         serve: Serve,
+        on_refused: Refused,
         on_notification: Notify,
         on_closed: Callable[[AnnexeError | None], None],
         on_stuck: Callable[[], None],
@@ -115,7 +117,7 @@ class Connection:
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
-        self._requests = PluginRequests(self, serve, loop=self._loop)
+        self._requests = PluginRequests(self, serve, on_refused=on_refused, loop=self._loop)
         self._by_type: dict[type, Callable[[Any], None]] = {
             Notification: self._on_notify,
             Item: self._on_item,

@@ -27,10 +27,13 @@ from annexe_sdk import wire
 if TYPE_CHECKING:
     from annexe.channel.connection import Connection
 
-__all__ = ["PluginRequests", "Serve"]
+__all__ = ["PluginRequests", "Refused", "Serve"]
 
 Serve = Callable[[PluginCall], Any]
 """Answers one request: returns the result or an awaitable of it; raises an AnnexeError to refuse. Never blocks the event loop."""
+
+Refused = Callable[[PluginCall, AnnexeError], None]
+"""Told of every request that was answered with an error of ours."""
 
 _LOG = logging.getLogger("annexe.channel")
 _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -40,9 +43,10 @@ _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, Re
 class PluginRequests:
     """The requests of one plugin that are not answered yet."""
 
-    def __init__(self, connection: Connection, serve: Serve, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: Connection, serve: Serve, *, on_refused: Refused, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._serve = serve
+        self._on_refused = on_refused
         self._loop = loop
         self._open: dict[int, PluginCall] = {}
         self.last_id = 0
@@ -166,7 +170,9 @@ class PluginRequests:
             connection.write(body)
 
     def _fail(self, call: PluginCall, error: BaseException) -> None:
-        if not isinstance(error, AnnexeError):
+        if isinstance(error, AnnexeError):
+            self._on_refused(call, error)
+        else:
             _LOG.error("%s for plugin %r failed", call.method, self._connection.plugin, exc_info=error)
         if not self._connection.closed:
             self._connection.send((wire.RESPONSE, call.id, error_to_wire(error), None, {}))

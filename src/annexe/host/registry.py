@@ -409,6 +409,7 @@ class Registry:
                 "log_level": "debug",
             },
             serve=services.serve,
+            on_refused=services.note_refusal,
             on_notification=services.notify,
             check=partial(self._dispatcher.check_provided, manifest),
             codecs=tuple(self._settings.codecs),

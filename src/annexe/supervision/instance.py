@@ -16,7 +16,7 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, RequestMeta, Serve, activate, hello
+from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, Refused, RequestMeta, Serve, activate, hello
 from annexe.errors import AnnexeError, CallError, HandshakeError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
@@ -52,6 +52,7 @@ class InstancePlan:
         version: Of the plugin.
         activation: ``config``, ``grants``, ``data_dir``, ``log_level``.
         serve: Answers the plugin's requests.
+        on_refused: Told of those that were answered with an error.
         on_notification: Takes the plugin's log lines and metrics.
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
@@ -64,6 +65,7 @@ class InstancePlan:
     version: str
     activation: Mapping[str, Any]
     serve: Serve
+    on_refused: Refused
     on_notification: Notify
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
@@ -99,6 +101,7 @@ class Instance:
             plugin=plan.launch.plugin,
             limits=plan.limits,
             serve=plan.serve,
+            on_refused=plan.on_refused,
             on_notification=plan.on_notification,
             on_closed=self._on_closed,
             on_stuck=self._on_stuck,
