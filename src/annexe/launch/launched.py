@@ -46,6 +46,7 @@ class Spawned:
 
     Attributes:
         child: The process, leader of its own group and session.
+        pidfd: Becomes readable when it ends; None on macOS.
         sock: The host's end of the channel.
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
@@ -57,6 +58,7 @@ class Spawned:
     """
 
     child: subprocess.Popen[bytes]
+    pidfd: int | None
     sock: socket.socket
     stdout: int
     stderr: int
@@ -81,11 +83,10 @@ class LaunchedProcess(LaunchedPlugin):
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._closing: asyncio.Task[TreeReport] | None = None
-        self._pidfd: int | None = None
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(spawned.child.pid)
+        self._pidfd = spawned.pidfd
+        if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self._on_end)
-        else:  # macOS
+        else:
             self._loop.run_in_executor(None, spawned.child.wait).add_done_callback(lambda _: self._on_end())
 
     async def wait(self) -> ExitStatus:
@@ -112,12 +113,15 @@ class LaunchedProcess(LaunchedPlugin):
     def _on_end(self) -> None:
         """Kill what is left of the group, then reap its leader: in this order, see the invariants."""
         self._signal_group(signal.SIGKILL)
+        self._stop_watching()
+        if not self._ended.done():
+            self._ended.set_result(_reap(self._spawned.child))
+
+    def _stop_watching(self) -> None:
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
-        if not self._ended.done():
-            self._ended.set_result(_reap(self._spawned.child))
 
     async def _close(self) -> TreeReport:
         self.kill()
@@ -126,10 +130,7 @@ class LaunchedProcess(LaunchedPlugin):
             await asyncio.wait_for(self.wait(), CLOSE_DEADLINE_S / 2)
         except TimeoutError:  # in uninterruptible sleep: nothing can be done but say so
             ended = False
-            if self._pidfd is not None:
-                self._loop.remove_reader(self._pidfd)
-                os.close(self._pidfd)
-                self._pidfd = None
+            self._stop_watching()
         self.sock.close()
         for fd in (self.stdout, self.stderr):
             if fd is not None:
@@ -161,12 +162,12 @@ def _clear(spawned: Spawned) -> tuple[int, bool]:
         killed, gone = kill_matching(lambda pid: tag_of(pid) == spawned.tag, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
     if not gone:
         return killed, False
-    if spawned.uid is not None:
-        spawned.release_uid(spawned.uid)
     try:
         remove_tree(spawned.scratch)
     except OSError as error:
         _logger.warning("private folder %s cannot be removed: %s", spawned.scratch, error)
+    if spawned.uid is not None:  # after its folder: the next one with this uid must find nothing
+        spawned.release_uid(spawned.uid)
     if spawned.record is not None:
         spawned.record.unlink(missing_ok=True)
     return killed, True

@@ -108,9 +108,9 @@ class Preparation:
 
     def undo(self, prepared: Prepared) -> None:
         """Give back what a launch took that came to nothing."""
+        remove_tree(prepared.scratch)
         if prepared.uid is not None:
             self.release_uid(prepared.uid)
-        remove_tree(prepared.scratch)
 
     def release_uid(self, uid: int) -> None:
         """Give a plugin's user back, once nothing runs as it."""

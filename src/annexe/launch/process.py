@@ -164,12 +164,23 @@ class ProcessStrategy(LaunchStrategy):
             )  # fmt: skip
             on_failure.callback(child.wait)
             on_failure.callback(child.kill)
+            pidfd = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
+            if pidfd is not None:
+                on_failure.callback(os.close, pidfd)
             record = self._record(prepared, child.pid, tag)
             on_failure.pop_all()
             return Spawned(
-                child=child, sock=sock, stdout=stdout, stderr=stderr, tag=tag, uid=prepared.uid, scratch=prepared.scratch, record=record,
+                child=child,
+                pidfd=pidfd,
+                sock=sock,
+                stdout=stdout,
+                stderr=stderr,
+                tag=tag,
+                uid=prepared.uid,
+                scratch=prepared.scratch,
+                record=record,
                 release_uid=self._preparation.release_uid,
-            )  # fmt: skip
+            )
 
     def _record(self, prepared: Prepared, pid: int, tag: int | None) -> Path | None:
         main = identity_of(pid)

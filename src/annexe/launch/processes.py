@@ -28,6 +28,7 @@ __all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_
 
 _PROC = Path("/proc")
 _TAG_LINE = b"Max realtime timeout"
+_MAX_FILE_BYTES = 8192  # the kernel gives these files whole in one read
 
 
 @final
@@ -48,10 +49,17 @@ class ProcessIdentity:
 
 def _read(pid: int, name: str) -> bytes:
     """Return a file of a process; empty once the process is gone."""
+    # Bare system calls: this runs for every process of the machine at each launch under a uid of its own.
     try:
-        return (_PROC / str(pid) / name).read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError, NotADirectoryError):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
+    try:
+        return os.read(fd, _MAX_FILE_BYTES)
+    except ProcessLookupError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def _state_and_start(pid: int) -> tuple[str, int] | None:
