@@ -205,9 +205,14 @@ def test_log_disk_error_is_told_outside_at_once_and_in_the_log_once_it_is_over(t
     folder = tmp_path / "logs"
     folder.write_text("a file where the folder should be")
     told: list[int] = []
+    was_told = threading.Event()
+
+    def on_dropped(plugin: str, count: int) -> None:
+        told.append(count)
+        was_told.set()
 
     async def scenario() -> None:
-        store = LogStore(folder, clock, limits=LogLimits(report_after_s=0.0), on_dropped=lambda _, count: told.append(count))
+        store = LogStore(folder, clock, limits=LogLimits(report_after_s=0.0), on_dropped=on_dropped)
         sink = store.sink("one")
         async with aclosing(store.follow("one")) as records:
             following = asyncio.ensure_future(anext(records))
@@ -215,6 +220,7 @@ def test_log_disk_error_is_told_outside_at_once_and_in_the_log_once_it_is_over(t
             sink.write("info", "lost on disk")
             assert (await following)["message"] == "lost on disk"  # who watches still sees it
             assert (await anext(records))["message"] == "dropped 1 lines"  # could not be written either
+            assert await asyncio.to_thread(was_told.wait, 10)
             assert told == [1]
             folder.unlink()
             sink.write("info", "kept")
