@@ -503,3 +503,31 @@ def test_unreachable_host_interpreter_is_replaced_and_the_receipt_says_so(make_p
     facts = facts_of(make_plugin, open_strategy)
     assert not facts["python"].startswith("/root/")
     assert any("/root is closed to others" in note for note in facts["receipt"].notes)
+
+
+def test_instances_launched_at_once_share_one_compilation(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(REPORT, module="x = 1")
+            plugins = await asyncio.gather(*(strategy.launch(replace(request, instance=f"sample-{n}")) for n in range(6)))
+            folders = {json.loads(await read_line(plugin))["path"][0] for plugin in plugins}
+            assert folders == {str(request.folder)}
+            reports = await asyncio.gather(*(plugin.close() for plugin in plugins))
+            assert all(report.gone for report in reports)
+
+    asyncio.run(scenario())
+
+
+@needs_other
+def test_plugin_in_a_read_only_folder_runs_from_a_copy_without_its_bytecode(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            request = make_plugin(REPORT)
+            request.folder.chmod(0o500)
+            plugin = await strategy.launch(request)
+            request.folder.chmod(0o700)
+            assert "/cache/plugins/sample/" in json.loads(await read_line(plugin))["path"][0]
+            assert any("cannot be written to" in note for note in plugin.receipt.notes)
+            await plugin.close()
+
+    asyncio.run(scenario())

@@ -1,73 +1,118 @@
-"""Compile a plugin's code once, so that no start pays for it.
+"""Compile a plugin's code once, so that no start pays for it, and so that no byte code runs but the host's.
 
-Compiling a small plugin costs as much as starting it. The plugin itself often cannot keep the result: under a user of its own it may not
-write to its folder. So the host has it done beforehand, beside the sources, where Python looks. Blocking.
+Compiling a small plugin costs as much as starting it, and under a user of its own a plugin cannot keep the result. So the host has it
+done, beside the sources, where Python looks. What lies in ``__pycache__`` is not part of a plugin's digest: forged byte code there would
+run instead of the sources that were granted. So whatever is there is removed first, unless it is exactly what the host left. Blocking.
 
 Invariants:
 
+* After ``ensure`` has returned True, ``__pycache__`` holds only what was compiled from the sources beside it. A stamp in the host's own
+  cache remembers inodes and change times, which cannot be set back, of all of them.
 * Nothing of the plugin is executed; its sources are only compiled, by the plugin's own interpreter, in a process of its own.
 * A root host never writes into a folder of another user with root's rights: that folder may be full of symbolic links.
 
-Source: docs/adr/0036-runtime-folder-and-copies.md.
+Source: docs/adr/0036-runtime-folder-and-copies.md; ADR-0016.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import final
 
+from annexe.launch.folders import owned_folder
 from annexe.launch.python_env import Interpreter
 
-__all__ = ["compile_folder", "has_bytecode"]
+__all__ = ["Bytecode"]
 
 _TIMEOUT_S = 120.0
+_ENVIRONMENT = ".venv"  # left to its installer, and to its own account
+_COMPILE = """
+import os, py_compile, shutil, sys
+top, skipped = sys.argv[1:]
+for parent, folders, files in os.walk(top):
+    cache = os.path.join(parent, "__pycache__")
+    if os.path.islink(cache):
+        os.unlink(cache)
+    elif os.path.isdir(cache):
+        shutil.rmtree(cache)
+    folders[:] = [name for name in folders if name not in ("__pycache__", skipped)]
+    for name in files:
+        if name.endswith(".py"):
+            try:
+                py_compile.compile(os.path.join(parent, name), doraise=True)
+            except (py_compile.PyCompileError, ValueError):
+                pass  # shows itself when it is imported
+"""
 
 
-def has_bytecode(folder: Path, cache_tag: str) -> bool:
-    """Return whether every module in ``folder`` has byte code that is up to date (a ``.venv`` in it is left to its installer)."""
-    return all(_is_fresh(source, cache_tag) for source in _sources(folder))
+@final
+class Bytecode:
+    """The byte code of all plugins of one host.
 
-
-def compile_folder(folder: Path, interpreter: Interpreter) -> str | None:
-    """Compile what is out of date.
-
-    Returns:
-        None when all is well, otherwise why it could not be done. That costs time at each start but harms nothing: sources with a
-        syntax error show it when they are imported.
+    Args:
+        stamps: Folder for what is remembered; made if missing, refused unless it is the host's alone.
     """
-    if has_bytecode(folder, interpreter.cache_tag):
-        return None
+
+    def __init__(self, stamps: Path) -> None:
+        self._stamps = stamps
+
+    def ensure(self, folder: Path, interpreter: Interpreter, *, is_copy: bool = False) -> bool:
+        """Compile a plugin, unless nothing changed since that was done.
+
+        Args:
+            folder: The plugin's.
+            interpreter: What will run it.
+            is_copy: It is a copy of the host's own: nobody else changes it, and its ``.venv`` is compiled too.
+
+        Returns:
+            False when the folder cannot be written to: then nothing in it may be relied upon, and a copy must be run instead.
+        """
+        name = hashlib.sha256(f"{folder}\0{interpreter.path}\0{interpreter.cache_tag}".encode(errors="surrogateescape")).hexdigest()
+        stamp = self._stamps / name
+        known = stamp.read_text() if stamp.is_file() else None
+        if known is not None and (is_copy or known == _signature(folder)):
+            return True
+        if not _compile(folder, interpreter, skipped="" if is_copy else _ENVIRONMENT):
+            return False
+        owned_folder(self._stamps, mode=0o700)
+        draft = stamp.with_suffix(f".{os.getpid()}")
+        draft.write_text(_signature(folder))
+        draft.replace(stamp)
+        return True
+
+
+def _compile(folder: Path, interpreter: Interpreter, *, skipped: str) -> bool:
     found = folder.stat()
     as_owner = found.st_uid if os.geteuid() == 0 and found.st_uid != 0 else None
-    if as_owner is None and not os.access(folder, os.W_OK):
-        return f"byte code cannot be kept, {folder} is read-only: each start compiles anew"
-    command = [str(interpreter.path), "-I", "-m", "compileall", "-f", "-qq", "-x", r"/\.venv/", str(folder)]
+    command = [str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped]
     try:
-        subprocess.run(  # noqa: S603 - an interpreter that was probed
+        subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, user=as_owner, group=found.st_gid if as_owner else None, extra_groups=[] if as_owner else None, umask=0o022, cwd="/",
-            env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False,
+            env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=True,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"byte code could not be made ({error}): each start compiles anew"
-    return None if has_bytecode(folder, interpreter.cache_tag) else f"some of {folder} could not be compiled beforehand"
-
-
-def _sources(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in ("__pycache__", ".venv", ".git", "node_modules")]
-        yield from (Path(parent, name) for name in files if name.endswith(".py"))
-
-
-def _is_fresh(source: Path, cache_tag: str) -> bool:
-    """Return whether byte code fits its source, judged as Python does: time and size in its header (PEP 552, flags 0)."""
-    try:
-        with (source.parent / "__pycache__" / f"{source.stem}.{cache_tag}.pyc").open("rb") as file:
-            head = file.read(16)
-        found = source.stat()
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return False
-    flags = int.from_bytes(head[4:8], "little")
-    dated = (int(found.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + (found.st_size & 0xFFFFFFFF).to_bytes(4, "little")
-    return bool(flags) or head[8:16] == dated
+    return True
+
+
+def _signature(folder: Path) -> str:
+    """Return a digest of all sources and all byte code as the file system knows them; no file is read."""
+    digest = hashlib.sha256()
+    for path in _code(folder):
+        found = path.lstat()
+        facts = (path.relative_to(folder), found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        digest.update(repr(facts).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _code(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != _ENVIRONMENT)
+        in_cache = "__pycache__" in Path(parent).relative_to(folder).parts
+        # A cache that is a link is in ``folders`` and not entered: named itself, it spoils the signature.
+        yield from (Path(parent, name) for name in folders if name == "__pycache__")
+        yield from (Path(parent, name) for name in sorted(files) if in_cache or name.endswith(".py"))

@@ -1,7 +1,8 @@
-"""Copies of plugins whose folder their own user cannot read.
+"""Copies of plugins that cannot be run where they lie.
 
-A root host runs a plugin as a user of its own; a plugin that lies in a closed home cannot be read by that user. It then gets a copy in
-the host's cache, named by its content, owned by root, readable by all. Blocking.
+A root host runs a plugin as a user of its own; a plugin that lies in a closed home cannot be read by that user. And what lies in a folder
+that the host cannot write to has byte code that nobody answers for. Both get a copy in the host's cache, named by its content, owned by
+the host, readable by all, without byte code. Blocking.
 
 Invariants:
 
@@ -117,8 +118,8 @@ class _Copier:
             self._bytes += found.st_size
             if not stat.S_ISREG(found.st_mode) or self._bytes > _MAX_BYTES:
                 raise LaunchError(
-                    f"plugin {self._plugin!r} is over {_MAX_BYTES // 1024**2} MiB, too big to be copied to where its user can read it; "
-                    "move it to a folder that all users can read.",
+                    f"plugin {self._plugin!r} is over {_MAX_BYTES // 1024**2} MiB, too big to be copied; "
+                    "move it to a folder that all users can read and the host can write to.",
                     plugin=self._plugin,
                     limit_bytes=_MAX_BYTES,
                 )

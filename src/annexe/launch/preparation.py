@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import final
 
 from annexe.errors import LaunchError
-from annexe.launch.bytecode import compile_folder
+from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
 from annexe.launch.folders import owned_folder, unreachable_at
 from annexe.launch.python_env import PythonChoice, PythonFinder
@@ -74,6 +74,7 @@ class Preparation:
         self._uids = uids
         self._runtimes = RuntimeFolders(cache / "runtime")
         self._copies = PluginCopies(cache / "plugins")
+        self._bytecode = Bytecode(cache / "bytecode")
         self._building = threading.Lock()  # ten plugins that start at once must not build the same runtime folder ten times
 
     def prepare(self, request: LaunchRequest) -> Prepared:
@@ -97,8 +98,8 @@ class Preparation:
                     plugin=request.plugin, folder=folder if is_python else None, requires_python=request.requires_python, uid=uid
                 )
                 runtime = self._runtimes.for_interpreter(python.interpreter)
-            if is_python and (cost := compile_folder(folder, python.interpreter)) is not None:
-                notes = (*notes, cost)
+            if is_python:
+                folder, notes = self._compiled(request, folder, python, notes)
             program = () if is_python else _program(request, folder)
             undo.pop_all()
             return Prepared(
@@ -130,8 +131,21 @@ class Preparation:
         closed = unreachable_at(request.folder, uid) or unreachable_at(entry, uid)
         if closed is None:
             return request.folder, ()
+        copy, note = self._copy(request, f"{closed} is closed to the plugin's own user")
+        return copy, (note,)
+
+    def _compiled(self, request: LaunchRequest, folder: Path, python: PythonChoice, notes: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+        """Return where the plugin's code is with byte code that the host answers for."""
+        with self._building:  # two instances of one plugin must not compile it at the same time
+            if self._bytecode.ensure(folder, python.interpreter, is_copy=folder != request.folder):
+                return folder, notes
+            copy, note = self._copy(request, f"{folder} cannot be written to, so that byte code in it could be forged")
+            self._bytecode.ensure(copy, python.interpreter, is_copy=True)
+            return copy, (*notes, note)
+
+    def _copy(self, request: LaunchRequest, reason: str) -> tuple[Path, str]:
         copy = self._copies.publish(request.folder, plugin=request.plugin)
-        return copy, (f"runs from a copy that every user can read, {copy}, since {closed} is closed to the plugin's own user",)
+        return copy, f"runs from a copy that every user can read, {copy}, since {reason}"
 
 
 def _entry_file(request: LaunchRequest) -> Path:

@@ -1,8 +1,10 @@
-"""Code compiled before it is needed."""
+"""Code compiled before it is needed, and nobody else's byte code."""
 
 from __future__ import annotations
 
 import os
+import py_compile
+import shutil
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from annexe.launch.bytecode import compile_folder, has_bytecode
+from annexe.launch.bytecode import Bytecode
 from annexe.launch.python_env import Interpreter
 
 TAG = sys.implementation.cache_tag
@@ -19,69 +21,144 @@ HERE = Interpreter(path=Path(sys.executable), version=sys.version_info[:3], cach
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "pkg" / "__init__.py").touch()
-    (tmp_path / "pkg" / "mod.py").write_text("x = 1\n")
-    return tmp_path
+    path = tmp_path / "plugin"
+    (path / "pkg").mkdir(parents=True)
+    (path / "pkg" / "__init__.py").touch()
+    (path / "pkg" / "mod.py").write_text("x = 1\n")
+    return path
 
 
-def test_compile_folder_makes_what_python_itself_accepts(folder: Path) -> None:
-    assert not has_bytecode(folder, TAG)
-    assert compile_folder(folder, HERE) is None
-    assert has_bytecode(folder, TAG)
+@pytest.fixture
+def bytecode(tmp_path: Path) -> Bytecode:
+    return Bytecode(tmp_path / "stamps")
+
+
+def compiled(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.pyc")}
+
+
+def value_of_x(folder: Path) -> str:
+    """Return what a fresh interpreter finds, byte code and all."""
+    return subprocess.run([sys.executable, "-c", "from pkg.mod import x; print(x)"], cwd=folder, capture_output=True, text=True).stdout
+
+
+def forge(folder: Path, text: str) -> None:
+    """Put byte code beside mod.py that has nothing to do with it and that Python would believe."""
+    source = folder / "pkg" / "forged.txt"
+    source.write_text(text)
+    target = folder / "pkg" / "__pycache__" / f"mod.{TAG}.pyc"
+    py_compile.compile(str(source), cfile=str(target), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    source.unlink()
+
+
+def test_ensure_makes_what_python_itself_accepts(bytecode: Bytecode, folder: Path) -> None:
+    assert bytecode.ensure(folder, HERE)
     command = [sys.executable, "-v", "-c", "import pkg.mod"]
     said = subprocess.run(command, cwd=folder, env={"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True).stderr
-    assert "mod.py" in said
     assert f"code object from '{folder / 'pkg' / '__pycache__'}" in said
-    assert "wrote" not in said
+    assert compiled(folder) == {f"pkg/__pycache__/{name}.{TAG}.pyc" for name in ("__init__", "mod")}
 
 
-def test_compile_folder_works_where_the_host_forbids_writing_bytecode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ensure_works_where_the_host_forbids_writing_bytecode(bytecode: Bytecode, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    assert compile_folder(folder, HERE) is None
-    assert has_bytecode(folder, TAG)
+    assert bytecode.ensure(folder, HERE)
+    assert compiled(folder)
 
 
-@pytest.mark.parametrize("text", ["x = 2\n", "x = 22222\n"], ids=["another time", "another size"])
-def test_bytecode_of_an_edited_module_is_stale(folder: Path, text: str) -> None:
-    compile_folder(folder, HERE)
+def test_ensure_compiles_once(bytecode: Bytecode, folder: Path) -> None:
+    assert bytecode.ensure(folder, HERE)
+    gone = Interpreter(path=HERE.path, version=HERE.version, cache_tag=TAG, suffix="")
+    before = {path: path.stat() for path in folder.rglob("*.pyc")}
+    assert bytecode.ensure(folder, gone)
+    assert {path: path.stat() for path in folder.rglob("*.pyc")} == before
+
+
+def test_forged_bytecode_would_run_without_ensure(folder: Path) -> None:
+    forge(folder, "x = 'forged'")
+    assert value_of_x(folder) == "forged\n"
+
+
+def test_forged_bytecode_that_came_with_the_plugin_never_runs(bytecode: Bytecode, folder: Path) -> None:
+    forge(folder, "x = 'forged'")
+    assert bytecode.ensure(folder, HERE)
+    assert value_of_x(folder) == "1\n"
+
+
+def test_forged_bytecode_that_came_later_never_runs(bytecode: Bytecode, folder: Path) -> None:
+    assert bytecode.ensure(folder, HERE)
+    target = folder / "pkg" / "__pycache__" / f"mod.{TAG}.pyc"
+    before = target.stat()
+    forge(folder, "x = 'forged'")
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert value_of_x(folder) == "forged\n"
+    assert bytecode.ensure(folder, HERE)
+    assert value_of_x(folder) == "1\n"
+
+
+def test_forged_bytecode_of_a_module_that_does_not_compile_is_removed(bytecode: Bytecode, folder: Path) -> None:
+    (folder / "pkg" / "mod.py").write_text("def\n")
+    forge(folder, "x = 'forged'")
+    assert bytecode.ensure(folder, HERE)
+    assert value_of_x(folder) == ""
+
+
+def test_modules_hidden_in_the_cache_folder_are_removed(bytecode: Bytecode, folder: Path) -> None:
+    """They are not part of the digest either."""
+    assert bytecode.ensure(folder, HERE)
+    (folder / "pkg" / "__pycache__" / "evil.py").write_text("x = 1")
+    (folder / "__pycache__").symlink_to("/tmp")
+    assert bytecode.ensure(folder, HERE)
+    assert not (folder / "pkg" / "__pycache__" / "evil.py").exists()
+    assert not (folder / "__pycache__").exists()
+
+
+@pytest.mark.parametrize("text", ["x = 2\n", "x = 22222\n"], ids=["same size", "another size"])
+def test_edited_module_is_compiled_again(bytecode: Bytecode, folder: Path, text: str) -> None:
+    bytecode.ensure(folder, HERE)
     (folder / "pkg" / "mod.py").write_text(text)
-    if len(text) == len("x = 1\n"):
-        os.utime(folder / "pkg" / "mod.py", (1, 1))
-    assert not has_bytecode(folder, TAG)
-    assert compile_folder(folder, HERE) is None
-    assert has_bytecode(folder, TAG)
+    bytecode.ensure(folder, HERE)
+    assert value_of_x(folder) == text.removeprefix("x = ")
 
 
-def test_syntax_error_is_left_to_show_itself_on_import(folder: Path) -> None:
-    (folder / "pkg" / "bad.py").write_text("def\n")
-    assert "could not be compiled" in str(compile_folder(folder, HERE))
-
-
-def test_compile_folder_runs_nothing_of_the_plugin(folder: Path) -> None:
+def test_ensure_runs_nothing_of_the_plugin(bytecode: Bytecode, folder: Path) -> None:
     (folder / "pkg" / "mod.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
-    assert compile_folder(folder, HERE) is None
+    assert bytecode.ensure(folder, HERE)
     assert not (folder / "ran").exists()
 
 
+def test_environment_is_compiled_in_copies_only(bytecode: Bytecode, folder: Path) -> None:
+    package = folder / ".venv" / "lib"
+    package.mkdir(parents=True)
+    (package / "dep.py").touch()
+    assert bytecode.ensure(folder, HERE)
+    assert not (package / "__pycache__").exists()
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy)
+    assert bytecode.ensure(copy, HERE, is_copy=True)
+    assert (copy / ".venv" / "lib" / "__pycache__").is_dir()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_read_only_folder_is_told_and_harms_nothing(folder: Path) -> None:
-    folder.chmod(0o500)
-    assert "read-only" in str(compile_folder(folder, HERE))
-    folder.chmod(0o700)
+def test_read_only_folder_is_told(bytecode: Bytecode, folder: Path) -> None:
+    (folder / "pkg").chmod(0o500)
+    assert not bytecode.ensure(folder, HERE)
+    (folder / "pkg").chmod(0o700)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="about a root host")
-def test_root_writes_into_another_users_folder_only_as_that_user(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_root_writes_into_another_users_folder_only_as_that_user(
+    bytecode: Bytecode, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The owner laid a link where byte code goes: with root's rights that would write into root's folder."""
     victim = tmp_path_factory.mktemp("victim")
+    (victim / f"mod.{TAG}.pyc").touch()
     (folder / "pkg" / "__pycache__").symlink_to(victim)
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, 64999, 64999, follow_symlinks=False)
-    assert compile_folder(folder, HERE) is not None
-    assert os.listdir(victim) == []
+    assert not bytecode.ensure(folder, HERE)  # that user cannot even enter pytest's folder
+    assert os.listdir(victim) == [f"mod.{TAG}.pyc"]
+    assert (victim / f"mod.{TAG}.pyc").stat().st_size == 0
 
 
-def test_interpreter_that_is_gone_is_told(folder: Path) -> None:
-    gone = Interpreter(path=Path("/nonexistent/python"), version=(3, 11, 0), cache_tag=TAG, suffix=".so")
-    assert "could not be made" in str(compile_folder(folder, gone))
+def test_interpreter_that_is_gone_is_told(bytecode: Bytecode, folder: Path) -> None:
+    assert not bytecode.ensure(folder, Interpreter(path=Path("/nonexistent/python"), version=(3, 11, 0), cache_tag=TAG, suffix=".so"))
