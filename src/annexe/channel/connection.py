@@ -137,6 +137,11 @@ class Connection:
         """Calls that are not answered yet, waiting ones included."""
         return len(self._open) + len(self._queue)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody still waits for an answer: a call that was given up keeps its slot, but is nobody's any more."""
+        return any(not call.future.done() for call in self._open.values()) or any(not call.future.done() for call in self._queue)
+
     # Life.
 
     def greeted(self) -> None:
@@ -243,6 +248,7 @@ class Connection:
         if call.id == 0:
             if not call.future.done():
                 call.future.cancel()
+            self._tell_if_idle()
             return
         if call.given_up_at is not None or call.id not in self._open:
             return
@@ -252,6 +258,7 @@ class Connection:
             self._requests.abandon(call.requests)
         self.send([wire.CANCEL, call.id])
         self.wake_at(now + self.limits.stuck_s)
+        self._tell_if_idle()
 
     def open_stream(
         self, method: str, params: Any, meta: RequestMeta, *, deadline: float, decode: Decode, first_s: float | None, idle_s: float | None
@@ -262,8 +269,8 @@ class Connection:
         return call.stream
 
     async def wait_idle(self, deadline: float) -> bool:
-        """Wait until no call is open; say whether that came before the deadline (loop time)."""
-        if self.in_flight and not self.closed:
+        """Wait until nobody waits for an answer; say whether that came before the deadline (loop time)."""
+        if self.is_busy and not self.closed:
             self._idle = self._loop.create_future()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -331,6 +338,8 @@ class Connection:
     def _start_clock(self, call: HostCall, now: float) -> None:
         """The plugin works on the call from now on: its run time counts."""
         call.holds_slot = not call.nested and call.meta.stream is None
+        if call.given_up_at is not None:
+            call.given_up_at = now  # it could not end before it had the slot
         if call.run_s is not None and now + call.run_s < call.deadline:
             call.deadline = now + call.run_s
 
@@ -402,6 +411,8 @@ class Connection:
         if not call.future.done():
             text = f"plugin {self.plugin!r} did not answer {call.method} within its deadline"
             call.future.set_exception(CallTimeoutError(text, plugin=self.plugin, method=call.method))
+        if call.stream is not None:
+            call.stream.finish()
         if call.id:
             self.give_up(call)
         else:
@@ -484,7 +495,10 @@ class Connection:
             self._requests.abandon(call.requests)
         if self._queue:
             self._pump()
-        if self._idle is not None and not self.in_flight and not self._idle.done():
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and not self._idle.done() and not self.is_busy:
             self._idle.set_result(None)
 
     def parent_of(self, ident: int | None) -> HostCall | None:

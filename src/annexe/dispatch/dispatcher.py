@@ -18,6 +18,7 @@ from annexe.contract import (
     ExtensionDefinition,
     ExtensionPoint,
     HookDefinition,
+    HookKind,
     HookSpec,
     SpecDefinition,
     check_distinct,
@@ -147,13 +148,17 @@ class Dispatcher:
         self._plugins[manifest.id] = _Added(manifest, provider)
         try:
             self._arrange(manifest)
+            if before is not None:
+                self._arrange(before.manifest)  # what it provided until now, and may not any more
         except ContractError:
             del self._plugins[manifest.id]
             if before is not None:
                 self._plugins[manifest.id] = before
+                self._arrange(before.manifest)
             self._arrange(manifest)
             raise
-        self._queues[manifest.id] = ObserverQueue(provider, events=self._events, loop=self._loop)
+        if before is None:
+            self._queues[manifest.id] = ObserverQueue(provider, events=self._events, loop=self._loop)
 
     def remove(self, plugin: str) -> None:
         """Let a plugin take part no more."""
@@ -186,8 +191,6 @@ class Dispatcher:
         pipeline.absent = tuple(absent.name for absent in absent_names(ordered, operator_order))
 
     def _member(self, hook: HookDefinition, added: _Added, old: HookMember | None) -> HookMember:
-        if old is not None and old.provider is added.provider:
-            return old
         manifest, rules = added.manifest, self._policy.on_failure
         impl = manifest.provides.hooks[hook.qualified]
         policies = (hook.on_failure, impl.on_failure, rules.get(hook.qualified), rules.get(manifest.id))
@@ -195,10 +198,11 @@ class Dispatcher:
         return HookMember(
             provider=added.provider,
             definition=hook,
-            closed="closed" in policies,
+            closed="closed" in policies and hook.kind is not HookKind.OBSERVER,  # nobody waits for an observer
             run_s=timeout_s if hook.budget_s is None else min(hook.budget_s, timeout_s),
-            breaker=Breaker(self._policy.breaker),
+            breaker=Breaker(self._policy.breaker) if old is None else old.breaker,
             figures=self._metrics.method(manifest.id, hook.method),
+            failing=old is not None and old.failing,
         )
 
     def _arrange_point(self, point: ExtensionDefinition) -> None:

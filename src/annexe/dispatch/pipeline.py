@@ -259,6 +259,8 @@ class Pipeline:
         record = request.record
         if record is None:
             record = request.record = self._explain.start(request.id, self._now())
+        if self.absent:
+            record.add_absent(self.definition.qualified, self.absent)
         record.add_step(member.provider.id, self.definition.qualified, started, ended, outcome, reason, before, after, codec)
 
     def failed(self, request: Request, member: HookMember, started: float, error: CallError) -> None:

@@ -20,6 +20,7 @@ from annexe.capabilities.kv import KvService
 from annexe.capabilities.services import Capability
 from annexe.clock import Clock, SystemClock
 from annexe.contract import ExtensionPoint, HookSpec, capability_definition
+from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
 from annexe.errors import HostClosedError, WrongContextError
@@ -59,6 +60,7 @@ class Host:
         order: By hook or extension point: plugin ids that come first.
         on_failure: By hook or plugin id: ``"closed"`` makes a policy stricter.
         policies: Restart, health and stop rules.
+        breaker: When a plugin is passed over at a hook where it keeps failing.
         name: Of the application, as told to plugins.
         version: Of the application.
         default_deadline_s: For requests that name none, in seconds.
@@ -88,6 +90,7 @@ class Host:
         order: Mapping[str, Sequence[str]] | None = None,
         on_failure: Mapping[str, Literal["open", "closed"]] | None = None,
         policies: Policies | None = None,
+        breaker: BreakerPolicy | None = None,
         name: str = "application",
         version: str = "0",
         default_deadline_s: float = 30.0,
@@ -112,7 +115,7 @@ class Host:
             default_deadline_s=default_deadline_s,
             codecs=codecs,
             control=control,
-            dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}),
+            dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}, breaker=breaker or BreakerPolicy()),
             policies=policies or Policies(),
         )
         self._clock = clock or SystemClock()

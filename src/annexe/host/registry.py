@@ -398,7 +398,9 @@ class Registry:
         )
         return InstancePlan(
             launch=launch,
-            limits=ChannelLimits(concurrency=runtime.concurrency, streams=runtime.streams),
+            limits=ChannelLimits(
+                concurrency=runtime.concurrency, streams=runtime.streams, stuck_s=self._settings.policies.health.stuck_after_s
+            ),
             start_timeout_s=resources.start_timeout_s,
             host={"name": self._settings.name, "version": self._settings.version},
             version=manifest.version,

@@ -127,8 +127,8 @@ class RequestRecord:
             ring.charge(held_bytes)
 
     def add_absent(self, hook: str, names: tuple[str, ...]) -> None:
-        """Keep which plugins a hook's ``before`` and ``after`` name that are not there."""
-        if self._ring is not None and len(self._absent) < MAX_STEPS:
+        """Keep which plugins a hook's order names that are not there, once for each hook."""
+        if self._ring is not None and len(self._absent) < MAX_STEPS and (hook, names) not in self._absent:
             self._absent.append((hook, names))
 
     def detach(self) -> None:

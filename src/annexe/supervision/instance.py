@@ -186,19 +186,18 @@ class Instance:
             await self.connection.wait_idle(self._loop.time() + policy.drain_s)
             self.connection.give_up_all()
         if not self.connection.closed:
-            await self._step("shutdown", self._shut_down(policy.shutdown_s))
-            await self._exits_within(policy.exit_s)
+            await self._step("shutdown", self._shut_down(policy.shutdown_s, policy.exit_s))
         if not await self._exits_within(0):
             self.launched.terminate()
             await self._step("SIGTERM", self._exits_within(policy.terminate_s))
         return await self.discard(kill_s=policy.kill_s)
 
-    async def _shut_down(self, shutdown_s: float) -> bool:
+    async def _shut_down(self, shutdown_s: float, exit_s: float) -> bool:
         try:
             await self.connection.call("annexe.shutdown", None, RequestMeta(), deadline=self._loop.time() + shutdown_s)
         except CallError:
-            return False
-        return True
+            return self._watch.done()
+        return await self._exits_within(exit_s)
 
     async def _exits_within(self, seconds: float) -> bool:
         try:

@@ -315,7 +315,7 @@ class Supervisor:
         if self.failures and now - self._ready_at >= self._policies.restart.healthy_after_s:
             self.failures = 0
             self._memory.recovered(self.id)
-        if instance.connection.in_flight:
+        if instance.connection.is_busy:  # a busy one shows itself by its calls
             return None
         if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s:
             self._wanted = False

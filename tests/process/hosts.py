@@ -1,0 +1,222 @@
+"""Hosts and plugins for the process tests: contracts, plugins of a few lines, and a host that must not notice anything.
+
+A scenario runs inside ``asyncio.run`` with a loop that remembers every fault nobody caught; a test that leaves one fails, whatever else it
+asserts. So does an error in the host's own logs.
+"""
+
+# mypy: disable-error-code="empty-body"
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from annexe import HookSpec, Host, hook
+from annexe.host.plugin_handle import PluginHandle
+from annexe.record import Event, EventKind
+from annexe.supervision.health import HealthPolicy
+from annexe.supervision.instance import StopPolicy
+from annexe.supervision.restart import RestartPolicy
+from annexe.supervision.supervisor import Policies
+
+__all__ = ["Doc", "Reply", "T", "open_host", "policies", "run", "steps", "until", "wait_state", "write_plugin"]
+
+V = TypeVar("V")
+
+
+@dataclass
+class Doc:
+    text: str
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Reply:
+    answer: str
+
+
+class T(HookSpec, name="t", revision=1):
+    """One hook of each kind and policy."""
+
+    @hook.filter
+    async def edit(self, doc: Doc) -> Doc: ...
+
+    @hook.filter(budget_ms=300)
+    async def timed(self, doc: Doc) -> Doc: ...
+
+    @hook.filter(on_failure="closed")
+    async def strict(self, doc: Doc) -> Doc: ...
+
+    @hook.filter(responds=Reply)
+    async def ask(self, doc: Doc) -> Doc: ...
+
+    @hook.filter
+    async def maybe(self, doc: Doc | None) -> Doc | None: ...
+
+    @hook.action
+    async def act(self, doc: Doc) -> None: ...
+
+    @hook.first_result
+    async def find(self, doc: Doc) -> str | None: ...
+
+    @hook.observer
+    async def seen(self, what: str) -> None: ...
+
+    @hook.stream_filter(budget_ms=400)
+    def chunks(self, chunks: AsyncIterator[str]) -> AsyncIterator[str]: ...
+
+    @hook.stream_filter(budget_ms=400, on_failure="closed")
+    def strict_chunks(self, chunks: AsyncIterator[str]) -> AsyncIterator[str]: ...
+
+
+def write_plugin(
+    root: Path,
+    plugin: str,
+    code: str,
+    *,
+    hooks: Iterable[str] | Mapping[str, str] = (),
+    extra: str = "",
+    runtime: str = "",
+    schema: str | None = None,
+    version: str = "1.0.0",
+    folder: str | None = None,
+) -> Path:
+    """Write a plugin's folder and return it.
+
+    Args:
+        hooks: Qualified names, or more of their line by name: ``{"t.edit": "priority = 5"}``.
+        code: Of its module, after the usual first lines; indented as the caller likes.
+        extra: More of plugin.toml: whole tables.
+        runtime: More of ``[runtime]``.
+        schema: Of its configuration, as JSON.
+    """
+    rows = hooks if isinstance(hooks, Mapping) else dict.fromkeys(hooks, "")
+    provided = "\n".join(f'"{name}" = {{ revision = 1{", " + more if more else ""} }}' for name, more in rows.items())
+    config = '[config]\nschema = "schema.json"' if schema is not None else ""
+    at = root / (folder or plugin)
+    at.mkdir(parents=True, exist_ok=True)
+    (at / "plugin.toml").write_text(
+        f'manifest-version = 1\n[plugin]\nid = "{plugin}"\nversion = "{version}"\nname = "{plugin}"\n'
+        f'[runtime]\nkind = "python"\nentry = "main"\n{runtime}\n[provides.hooks]\n{provided}\n{extra}\n{config}\n'
+    )
+    (at / "main.py").write_text(
+        "import os, sys, time, signal, threading\nfrom annexe_sdk import Plugin, Reject, Respond\nplugin = Plugin()\n"
+        + textwrap.dedent(code)
+    )
+    if schema is not None:
+        (at / "schema.json").write_text(schema)
+    return at
+
+
+def policies(
+    *,
+    first_delay_s: float = 0.05,
+    max_failures: int = 10,
+    health: HealthPolicy | None = None,
+    stop: StopPolicy | None = None,
+    **restart: Any,
+) -> Policies:
+    """Return rules for a test's patience."""
+    return Policies(
+        restart=RestartPolicy(first_delay_s=first_delay_s, max_delay_s=max(first_delay_s, 0.1), max_failures=max_failures, **restart),
+        health=health or HealthPolicy(),
+        stop=stop or StopPolicy(drain_s=2.0, shutdown_s=0.3, exit_s=0.5, terminate_s=0.5),
+    )
+
+
+@asynccontextmanager
+async def open_host(root: Path, **changes: Any) -> AsyncIterator[Host]:
+    """Open a host over the plugins in ``root/plugins``, with its state in ``root/state``."""
+    settings: dict[str, Any] = {
+        "plugins": root / "plugins",
+        "state_dir": root / "state",
+        "contracts": [T],
+        "grants": "manifest",
+        "control": False,
+        "policies": policies(),
+    }
+    async with Host(**settings | changes) as host:
+        yield host
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, V]]) -> V:
+    """Run a scenario; fail on anything that nobody caught and on any error the host logged."""
+    faults: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            faults.append(f"{record.name}: {record.getMessage()} {record.exc_info[1] if record.exc_info else ''}")
+
+    async def watched() -> V:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: faults.append(repr(context)))
+        result = await scenario()
+        gc.collect()  # what was never awaited or retrieved says so when it goes
+        await asyncio.sleep(0)
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not left, f"tasks are left: {left}"
+        return result
+
+    listener = Listener(logging.ERROR)
+    logging.getLogger().addHandler(listener)
+    try:
+        result = asyncio.run(watched())
+        gc.collect()
+    finally:
+        logging.getLogger().removeHandler(listener)
+    assert not faults, "\n".join(faults)
+    return result
+
+
+async def until(condition: Callable[[], Any], *, within_s: float = 10.0, what: str = "") -> Any:
+    """Wait for something that has no event of its own; return what the condition returned."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if loop.time() > deadline:
+            raise AssertionError(f"did not happen within {within_s} s: {what or condition}")
+        await asyncio.sleep(0.005)
+
+
+async def wait_state(plugin: PluginHandle, *states: str, within_s: float = 10.0) -> None:
+    await until(lambda: plugin.state in states, within_s=within_s, what=f"{plugin!r} ({plugin.reason}) to become {states}")
+
+
+def steps(host: Host, request: str) -> list[tuple[str, str]]:
+    """Return plugin and outcome of a request's steps."""
+    return [(step["plugin"], step["outcome"]) for step in host.explain(request)["steps"]]
+
+
+def events(host: Host, kind: EventKind, plugin: str | None = None) -> list[Event]:
+    return host.events.latest(1000, kind=kind, plugin=plugin)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there and not a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def outcome_of(work: Awaitable[Any]) -> Any:
+    """Return what came of it: the value, or the error."""
+    try:
+        return await work
+    except Exception as error:
+        return error
