@@ -53,7 +53,7 @@ class EventKind(StrEnum):
     HOST_STOPPED = "host-stopped", "The host ended in order."
     PLUGIN_ADDED = "plugin-added", "A plugin was found and its manifest accepted."
     PLUGIN_REMOVED = "plugin-removed", "A plugin is no longer known to the host."
-    MANIFEST_REFUSED = "manifest-refused", "A plugin's manifest was not accepted; the facts list every problem."
+    MANIFEST_REFUSED = "manifest-refused", "A plugin's manifest was not accepted; the reason says what is wrong with it."
     STATE_CHANGED = "state-changed", "A plugin went from one state to another."
     LAUNCH_FAILED = "launch-failed", "A plugin could not be started, or failed before it was ready."
     PLUGIN_EXITED = "plugin-exited", "A plugin's instance ended without being asked to."
