@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -243,11 +244,16 @@ def test_plugin_fault_does_not_reach_the_request_nor_others(url: str, fault: str
     wait_until(lambda: chaos_is_back(url), timeout_s=40)
 
 
-def test_stream_fault_after_output_ends_the_stream_with_an_error(client: openai.OpenAI, url: str) -> None:
+@pytest.mark.xfail(strict=True, reason="a stream filter that fails behind another one ends the stream as cancelled, not with its HookError")
+@pytest.mark.parametrize("fault", ["stream-raise", "stream-crash", "stream-wrong-type"])
+def test_stream_fault_after_output_ends_the_stream_with_an_error(url: str, fault: str) -> None:
     wait_until(lambda: chaos_is_back(url), timeout_s=40)
-    stream = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "chaos: stream-raise"}], stream=True)
-    with pytest.raises(openai.APIError):
-        list(stream)
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": f"chaos: {fault}"}]}
+    response = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {uuid4().hex}"})
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert response.status_code == 200
+    assert json.loads(events[-1])["error"]["code"] == "plugin_failed"
+    assert "[DONE]" not in response.text
 
 
 def test_client_that_goes_away_cancels_its_request(client: openai.OpenAI) -> None:
