@@ -7,7 +7,6 @@ Source: docs/reference/sdk.md; ADR-0003.
 """
 
 import asyncio
-from _socket import MSG_DONTWAIT
 from _thread import start_new_thread
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -89,9 +88,9 @@ class EventLoop:
         asyncio.set_event_loop(self._loop)
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        runner.take_over_reading()
-        runner.start_stream = self._start_stream  # type: ignore[method-assign]  # streams run as tasks here
-        self._loop.add_reader(runner.fileno(), self._on_readable)
+        runner.reader.take_over()
+        runner.reader.start_stream = self._start_stream  # as tasks
+        self._loop.add_reader(runner.reader.fileno(), self._on_readable)
 
     def run(self) -> None:
         """Serve until the plugin is stopped."""
@@ -118,7 +117,7 @@ class EventLoop:
 
     def _on_readable(self) -> None:
         try:
-            self._runner.read_nowait(MSG_DONTWAIT)
+            self._runner.reader.read_nowait()
         except Stopped:
             self._loop.stop()
             return

@@ -9,14 +9,12 @@ accelerator is missing, ``json`` does the same work.
 Source: docs/reference/protocol.md, "Messages"; ADR-0002.
 """
 
-from annexe_sdk.frames import JSON_FIRST_BYTE
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Codec", "CodecError", "decode_frame", "has_msgspec", "json_codec", "msgpack_codec"]
+__all__ = ["Codec", "CodecError", "has_msgspec", "json_codec", "msgpack_codec"]
 
 
 class CodecError(ValueError):
@@ -28,14 +26,18 @@ class Codec:
 
     Args:
         name: As on the wire: ``json`` or ``msgpack``.
-        encode: Value to bytes; raises CodecError.
-        decode: Bytes to value; raises CodecError.
+        encode: Value to bytes.
+        decode: Bytes to value.
+        faults: What both raise for wrong values and wrong bytes.
     """
 
-    __slots__ = ("decode", "encode", "name")
+    __slots__ = ("decode", "encode", "faults", "name")
 
-    def __init__(self, name: str, encode: "Callable[[Any], bytes]", decode: "Callable[[bytes], Any]") -> None:
+    def __init__(
+        self, name: str, encode: "Callable[[Any], bytes]", decode: "Callable[[bytes], Any]", faults: "tuple[type[Exception], ...]"
+    ) -> None:
         self.name = name
+        self.faults = faults
         self.encode = encode
         self.decode = decode
 
@@ -71,7 +73,7 @@ def json_codec() -> Codec:
         except (ValueError, RecursionError, StopIteration) as error:
             raise CodecError(f"not JSON: {error}") from error
 
-    return Codec("json", encode, decode)
+    return Codec("json", encode, decode, (CodecError,))
 
 
 def _accelerated() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
@@ -138,32 +140,6 @@ def msgpack_codec() -> Codec:
     """
     import msgspec
 
-    write, read = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+    # The library's own functions, without a layer of ours in between: they are called for every frame.
     faults = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-
-    def encode(value: "Any") -> bytes:
-        try:
-            return write(value)
-        except faults as error:
-            raise CodecError(str(error)) from error
-
-    def decode(frame: bytes) -> "Any":
-        try:
-            return read(frame)
-        except faults as error:
-            raise CodecError(f"not MessagePack: {error}") from error
-
-    return Codec("msgpack", encode, decode)
-
-
-def decode_frame(frame: bytes, json: Codec, msgpack: "Codec | None") -> "Any":
-    """Decode a frame by the codec its first byte names.
-
-    Raises:
-        CodecError: The bytes are wrong, or MessagePack came though it was not agreed.
-    """
-    if frame[0] == JSON_FIRST_BYTE:
-        return json.decode(frame)
-    if msgpack is None:
-        raise CodecError("a MessagePack frame, but JSON was agreed")
-    return msgpack.decode(frame)
+    return Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode, faults)

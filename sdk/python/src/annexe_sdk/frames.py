@@ -52,7 +52,12 @@ class FrameBuffer:
         Raises:
             FrameError: A length of zero or above the limit. The buffer is of no use afterwards.
         """
-        if self._pending:
+        if not self._pending:
+            # Nearly always: one whole frame.
+            size = len(chunk) - HEAD_BYTES
+            if 0 < size <= self.limit_bytes and int.from_bytes(chunk[:HEAD_BYTES], "big") == size:
+                return [chunk[HEAD_BYTES:]]
+        else:
             self._pending += chunk
             if len(self._pending) < self._need:
                 return []

@@ -1,8 +1,4 @@
-"""Run a plugin: read calls, run handlers, write answers.
-
-Leader and followers: whichever thread has nothing else to do reads the socket; when a call comes it hands reading on and runs the handler
-itself. With a concurrency of one that is a single thread without any hand-over. A thread that waits for the host's answer reads meanwhile,
-and runs calls that serve its own.
+"""Run a plugin: run handlers, write answers, ask the host. Who reads is in ``reader``.
 
 * No call is started twice, and each is answered once.
 * The host's end closing ends the plugin.
@@ -13,16 +9,16 @@ Source: docs/reference/protocol.md; ADR-0003.
 
 import os
 import sys
-from _socket import AF_UNIX, MSG_DONTWAIT, SHUT_RDWR, SOCK_STREAM, socket
+from _socket import AF_UNIX, SOCK_STREAM, socket
 from _thread import allocate_lock, start_new_thread
-from time import monotonic
 
 from annexe_sdk.codec import CodecError, json_codec
 from annexe_sdk.context import UNCHANGED, Context
 from annexe_sdk.errors import Reject, Respond, call_failed
 from annexe_sdk.life import Life, last_frame
 from annexe_sdk.plugin import Handler, Plugin
-from annexe_sdk.session import Broken, Call, Session, Stopped, Wait
+from annexe_sdk.reader import Reader
+from annexe_sdk.session import Call, Session, Stopped, Wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +26,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Runner", "main", "run_plugin"]
-
-_READ_BYTES = 64 * 1024
-_LOOK_AGAIN_S = 0.001  # how long queued calls may be run without looking for cancels
 
 
 class Runner:
@@ -50,18 +43,15 @@ class Runner:
         self.grants: list[str] = []
         self.data_dir: str | None = None
         self.concurrency = 1
-        self.stopped = False
         self._sock = sock
         self.handlers: dict[str, Handler] = {}
         self._send_lock = allocate_lock()
-        self._leader = allocate_lock()
         self.turn: Any = None  # taken to run handler code, where streams have threads of their own
-        self._parked: dict[Wait, None] = {}
-        self._idle: list[Wait] = []
         self._workers = 1
-        self._last_look = 0.0
         self.then: Callable[[], None] | None = None  # what follows the answer that is being sent
         self._life = Life(self, load, use_msgpack)
+        self.reader = Reader(sock, self.session, send=self.send, run=self.run_call, add_worker=self._add_worker)
+        self.reader.start_stream = self.start_stream
 
     # Threads: who reads, who runs.
 
@@ -76,145 +66,25 @@ class Runner:
 
     def _work(self) -> None:
         idle = Wait()
-        while not self.stopped:
-            self.run_call(self._next_call(idle))
+        next_call, run_call = self.reader.next_call, self.run_call
+        while True:
+            run_call(next_call(idle))
 
-    def _next_call(self, idle: Wait) -> Call:
-        ready = self.session.ready
-        if ready and monotonic() - self._last_look > _LOOK_AGAIN_S:
-            self._look()
-        if ready:
-            try:
-                first: Call = ready.popleft()
-            except IndexError:
-                pass  # another worker was quicker
-            else:
-                return first
-        idle.done, idle.call = False, None
-        self._idle.append(idle)
-        self.wait_for(idle)
-        call: Call | None = idle.call
-        if call is None:
-            raise Stopped
-        return call
+    def _add_worker(self) -> bool:
+        if self._workers >= self.concurrency:
+            return False
+        self._workers += 1
+        start_new_thread(self.serve, ())
+        return True
 
-    def wait_for(self, wait: Wait) -> None:
-        """Return when ``wait`` is done; read meanwhile if nobody else does, and run calls that serve the waiting one."""
-        while not wait.done:
-            if self.stopped:
-                raise Stopped
-            if wait.nested:
-                self.run_call(wait.nested.popleft())
-            elif self._leader.acquire(False):
-                self._lead(wait)
-            else:
-                # Parked before the second look, so that whoever hands reading on in between sees us.
-                self._parked[wait] = None
-                if self._leader.acquire(False):
-                    self._parked.pop(wait, None)
-                    self._lead(wait)
-                elif not wait.done:
-                    wait.lock.acquire()
-                    self._parked.pop(wait, None)
-                else:
-                    self._parked.pop(wait, None)
-        if self._parked and not self._leader.locked():
-            self._hand_on()
-
-    def _lead(self, wait: Wait) -> None:
-        try:
-            while not (wait.done or wait.nested or self.stopped):
-                self._read(wait)
-        finally:
-            self._leader.release()
-            if self._parked:
-                self._hand_on()
-
-    def _hand_on(self) -> None:
-        for wait in list(self._parked):
-            wait.wake()
-            return
-
-    def _read(self, leader: Wait) -> None:
-        self._take(self._recv(0))
-        self._assign(leader)
-
-    def _look(self) -> None:
-        """Take in what has arrived, without waiting."""
-        if self._leader.acquire(False):
-            try:
-                self._take(self._recv(MSG_DONTWAIT))
-            finally:
-                self._leader.release()
-                if self._parked:
-                    self._hand_on()
-
-    def take_over_reading(self) -> None:
-        """Make the calling thread the reader for good: its event loop reads from now on."""
-        self._leader.acquire()
-
-    def read_nowait(self, flags: int) -> None:
-        """Take in what has arrived; for the event loop."""
-        self._take(self._recv(flags))
-
-    def fileno(self) -> int:
-        """The connection's descriptor."""
-        return self._sock.fileno()
-
-    def _recv(self, flags: int) -> bytes | None:
-        try:
-            chunk = self._sock.recv(_READ_BYTES, flags)
-        except BlockingIOError:
-            chunk = None
-        except OSError:
-            chunk = b""
-        self._last_look = monotonic()
-        if chunk == b"":
-            self.stop()
-            raise Stopped
-        return chunk
-
-    def _take(self, chunk: bytes | None) -> None:
-        while chunk is not None:
-            try:
-                answers = self.session.receive(chunk, self._last_look)
-            except Broken as error:
-                print(f"annexe_sdk: the host broke the protocol ({error.rule}): {error}", file=sys.stderr, flush=True)
-                self.stop()
-                raise Stopped from error
-            if answers:
-                self.send(b"".join(answers))
-            # A full read means that more may have arrived.
-            chunk = self._recv(MSG_DONTWAIT) if len(chunk) == _READ_BYTES else None
-        while self.session.streams:
-            self.start_stream(self.session.streams.popleft())
-
-    def _assign(self, leader: Wait) -> None:
-        ready = self.session.ready
-        while ready:
-            if leader in self._idle:
-                self._idle.remove(leader)
-                wait = leader
-            elif self._idle:
-                wait = self._idle.pop()
-            elif self._workers < self.concurrency:
-                self._workers += 1
-                start_new_thread(self.serve, ())
-                return
-            else:
-                return
-            wait.call = ready.popleft()
-            wait.finish()
+    @property
+    def stopped(self) -> bool:
+        """Whether the connection is gone."""
+        return self.reader.stopped
 
     def stop(self) -> None:
-        """End everything: wake all who wait."""
-        self.stopped = True
-        try:
-            self._sock.shutdown(SHUT_RDWR)
-        except OSError:
-            pass  # closed already
-        for wait in list(self.session.waits.values()) + list(self._parked) + list(self._idle):
-            wait.wake()
+        """End everything."""
+        self.reader.stop()
 
     # Handlers.
 
@@ -225,19 +95,23 @@ class Runner:
         if handler is None:
             self._run_control(call)
             return
-        if self.turn is not None:
+        if self.turn is None:
+            frame = self._answer(call, handler)
+        else:
             with self.turn:
                 frame = self._answer(call, handler)
-        else:
-            frame = self._answer(call, handler)
         self.session.calls.pop(call.id, None)
         self.send(frame)
 
     def _answer(self, call: Call, handler: Handler) -> bytes:
-        ctx = self.context(call)
+        ctx = None
         try:
             params = call.params if handler.convert is None else handler.convert(call.params)
-            value = handler.function(*params, ctx) if handler.wants_ctx else handler.function(*params)
+            if handler.wants_ctx:
+                ctx = Context(self, call)
+                value = handler.function(*params, ctx)
+            else:
+                value = handler.function(*params)
         except Stopped:
             raise
         except BaseException as error:
@@ -248,25 +122,26 @@ class Runner:
         """Make the ``ctx`` of one call."""
         return Context(self, call)
 
-    def success(self, call: Call, handler: Handler, value: "Any", ctx: Context) -> bytes:
+    def success(self, call: Call, handler: Handler, value: "Any", ctx: "Context | None") -> bytes:
         """Make the answer for what a handler returned."""
         if value is UNCHANGED:
             return self._result(call, handler, None, "unchanged", ctx)
         return self._result(call, handler, value, None, ctx)
 
-    def _result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: Context) -> bytes:
+    def _result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: "Context | None") -> bytes:
         meta: dict[str, Any] = {}
         try:
-            state = ctx._changed_state()
-            if state is not None:
-                meta["state"] = state
+            if ctx is not None and ctx._state is not None:
+                state = ctx._changed_state()
+                if state is not None:
+                    meta["state"] = state
             if outcome is not None:
                 meta["outcome"] = outcome
             return self.session.result(call.id, value, meta)
         except CodecError as error:
             return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
 
-    def failure(self, call: Call, handler: Handler, error: BaseException, ctx: Context) -> bytes:
+    def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
         if isinstance(error, Respond):
             return self._result(call, handler, error.value, "respond", ctx)
@@ -323,12 +198,12 @@ class Runner:
             outer, call.wait = call.wait, wait
             self.pass_turn()
             try:
-                self.wait_for(wait)
+                self.reader.wait_for(wait)
             finally:
                 self.take_turn()
                 call.wait = outer
         else:
-            self.wait_for(wait)
+            self.reader.wait_for(wait)
         if wait.error is not None:
             raise call_failed(wait.error)
         return wait.result

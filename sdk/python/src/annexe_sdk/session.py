@@ -12,12 +12,13 @@ Source: docs/reference/protocol.md.
 from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
 from _thread import allocate_lock
 
-from annexe_sdk.codec import Codec, CodecError, decode_frame
-from annexe_sdk.frames import FrameBuffer, pack_frame, read_head
+from annexe_sdk.codec import Codec, CodecError
+from annexe_sdk.frames import JSON_FIRST_BYTE, FrameBuffer, FrameError, read_head
 from annexe_sdk.wire import (
     CANCEL,
     CREDIT,
     END,
+    HEAD_BYTES,
     HELLO_MAX_FRAME_BYTES,
     INITIAL_CREDIT_BYTES,
     ITEM,
@@ -99,23 +100,13 @@ class Call:
         consumed: Bytes of items taken in and not acknowledged yet.
     """
 
-    __slots__ = (
-        "cancelled",
-        "consumed",
-        "credit",
-        "ended",
-        "id",
-        "inbox",
-        "meta",
-        "method",
-        "on_cancel",
-        "params",
-        "received",
-        "started",
-        "stream",
-        "stream_wait",
-        "wait",
-    )
+    # Defaults on the class: most calls never touch them, and making a call is on the hot path.
+    cancelled = False
+    started = False
+    wait: "Wait | None" = None
+    stream_wait: "Wait | None" = None
+    on_cancel: "Callable[[], None] | None" = None
+    stream: str | None = None
 
     def __init__(self, ident: int, method: str, params: "Any", meta: "dict[str, Any]", received: float) -> None:
         self.id = ident
@@ -123,13 +114,8 @@ class Call:
         self.params = params
         self.meta = meta
         self.received = received
-        self.cancelled = False
-        self.started = False
-        self.wait: Wait | None = None
-        self.stream_wait: Wait | None = None
-        self.on_cancel: Callable[[], None] | None = None
-        self.stream: str | None = meta.get("stream")
-        if self.stream is not None:
+        if "stream" in meta:
+            self.stream = str(meta["stream"])
             self.inbox: deque[tuple[Any, int]] = deque()
             self.ended = self.stream == "out"
             self.credit = INITIAL_CREDIT_BYTES
@@ -158,7 +144,7 @@ class Session:
         self._last_host_id = -1
         self._last_own_id = 0
         self._now = 0.0
-        self._answers: list[bytes] = []
+        self.answers: list[bytes] = []  # frames to send, made while reading
         self._by_kind = {
             REQUEST: self._on_request,
             RESPONSE: self._on_response,
@@ -174,15 +160,12 @@ class Session:
 
     # Bytes in.
 
-    def receive(self, chunk: bytes, now: float) -> list[bytes]:
+    def receive(self, chunk: bytes, now: float) -> None:
         """Take in what was read.
 
         Args:
             chunk: Any number of bytes.
             now: The monotonic time, in seconds.
-
-        Returns:
-            Frames to send at once.
 
         Raises:
             Broken: The host broke the protocol.
@@ -190,17 +173,23 @@ class Session:
         self._now = now
         try:
             frames = self._buffer.feed(chunk)
-        except Exception as error:
-            raise Broken(getattr(error, "rule", "frame"), str(error)) from error
+        except FrameError as error:
+            raise Broken(error.rule, str(error)) from error
         for frame in frames:
             self._on_frame(frame)
-        answers, self._answers = self._answers, []
-        return answers
+
+    def take_answers(self) -> bytes:
+        """Return the frames that are to be sent, together."""
+        answers, self.answers = self.answers, []
+        return b"".join(answers)
 
     def _on_frame(self, frame: bytes) -> None:
+        codec = self.json if frame[0] == JSON_FIRST_BYTE else self.msgpack
+        if codec is None:
+            raise Broken("codec-not-agreed", "a MessagePack frame, but JSON was agreed")
         try:
-            message = decode_frame(frame, self.json, self.msgpack)
-        except CodecError as error:
+            message = codec.decode(frame)
+        except codec.faults as error:
             self._on_bad_payload(frame, error)
             return
         if type(message) is not list or not message:
@@ -212,14 +201,14 @@ class Session:
         if take is not None:
             take(message, len(frame))
 
-    def _on_bad_payload(self, frame: bytes, error: CodecError) -> None:
+    def _on_bad_payload(self, frame: bytes, error: Exception) -> None:
         head = read_head(frame)
         if head is None:
             raise Broken("undecodable", f"a frame that cannot be decoded: {error}")
         kind, ident = head
         if kind == REQUEST:
             self._check_host_id(ident)
-            self._answers.append(self.error(ident, "invalid-params", str(error)))
+            self.answers.append(self.error(ident, "invalid-params", str(error)))
         elif kind == RESPONSE and ident in self.waits:
             self._finish(ident, {"code": "invalid-result", "message": str(error)}, None)
         elif kind == ITEM and ident in self.calls:
@@ -231,11 +220,11 @@ class Session:
             raise Broken("bad-envelope", "a request whose id, method or meta has the wrong type")
         self._check_host_id(ident)
         if method == "annexe.ping":
-            self._answers.append(self.result(ident, None))
+            self.answers.append(self.result(ident, None))
             return
         call = Call(ident, method, params, meta, self._now)
         self.calls[ident] = call
-        parent = self.calls.get(meta.get("parent", 0))
+        parent = self.calls.get(meta["parent"]) if "parent" in meta else None
         if parent is not None and parent.wait is not None:
             parent.wait.nested.append(call)
             parent.wait.wake()
@@ -280,7 +269,7 @@ class Session:
                     queue.remove(call)
                 except ValueError:
                     continue
-                self._answers.append(self.error(call.id, "cancelled", "cancelled before it was started"))
+                self.answers.append(self.error(call.id, "cancelled", "cancelled before it was started"))
                 return
         if call.on_cancel is not None:
             call.on_cancel()
@@ -341,8 +330,16 @@ class Session:
         """Allow that many more bytes of items."""
         return self._pack([CREDIT, ident, granted_bytes])
 
-    def _pack(self, message: "list[Any]") -> bytes:
-        body = self.codec.encode(message)
+    def encode(self, message: "Any") -> bytes:
+        """Encode a message; raises CodecError when it cannot be sent."""
+        try:
+            body = self.codec.encode(message)
+        except self.codec.faults as error:
+            raise CodecError(str(error)) from error
         if len(body) > self.limit_bytes:
             raise CodecError(f"a message of {len(body)} bytes; expected at most {self.limit_bytes}")
-        return pack_frame(body)
+        return body
+
+    def _pack(self, message: "Any") -> bytes:
+        body = self.encode(message)
+        return len(body).to_bytes(HEAD_BYTES, "big") + body

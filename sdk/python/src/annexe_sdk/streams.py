@@ -84,7 +84,7 @@ def take_item(call: Call) -> "tuple[Any, int] | None":
 
 def item_frame(session: "Session", call: Call, value: "Any") -> tuple[bytes, int]:
     """Make the frame for one item; returns it with the credit it costs."""
-    body = session.codec.encode([ITEM, call.id, value, {}])
+    body = session.encode([ITEM, call.id, value, {}])
     if len(body) > MAX_ITEM_FRAME_BYTES:
         raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
     return pack_frame(body), len(body)
@@ -126,7 +126,7 @@ def _wait(runner: "Runner", call: Call, there: "Any") -> None:
         if not (there() or call.cancelled):
             runner.pass_turn()
             try:
-                runner.wait_for(wait)
+                runner.reader.wait_for(wait)
             finally:
                 runner.take_turn()
         call.stream_wait = None
