@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from annexe.host.host import Host
     from annexe.host.plugin_handle import PluginHandle
     from annexe.host.requests import RequestScope
+    from annexe.host.sync import SyncHost
     from annexe.sandbox import IsolationLevel, Receipt
     from annexe.supervision.health import HealthPolicy
     from annexe.supervision.instance import StopPolicy
@@ -38,6 +39,7 @@ __all__ = [
     "Responded",
     "RestartPolicy",
     "StopPolicy",
+    "SyncHost",
     "__version__",
     "hook",
 ]
@@ -59,6 +61,7 @@ _HOMES = {
     "Responded": "annexe.dispatch.outcomes",
     "RestartPolicy": "annexe.supervision.restart",
     "StopPolicy": "annexe.supervision.instance",
+    "SyncHost": "annexe.host.sync",
     "hook": "annexe.contract",
 }
 

@@ -13,12 +13,11 @@ from annexe.manifest import Manifest
 from annexe.sandbox import Receipt
 from annexe.supervision.state import Change, PluginState
 
-__all__ = ["PluginHandle"]
+__all__ = ["PluginHandle", "PluginView"]
 
 
-@final
-class PluginHandle:
-    """A plugin of a host: what it is, how it is, and what can be done with it."""
+class PluginView:
+    """What a plugin of a host is, and how it is now."""
 
     def __init__(self, known: KnownPlugin, registry: Registry) -> None:
         self._known = known
@@ -83,6 +82,11 @@ class PluginHandle:
         """What is really enforced for its running instance; None when it does not run."""
         instance = self._known.supervisor.instance if self._known.supervisor is not None else None
         return instance.launched.receipt if instance is not None else None
+
+
+@final
+class PluginHandle(PluginView):
+    """A plugin of a host: what it is, how it is, and what can be done with it."""
 
     async def start(self) -> None:
         """Start it and wait until it is ready or has failed."""
