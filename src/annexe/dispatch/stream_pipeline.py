@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
+from time import monotonic
 from typing import Any, final
 
 import msgspec
@@ -23,7 +24,7 @@ from annexe.contract import InvalidValueError, ValueType
 from annexe.dispatch.members import HookMember
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, HookError, InvalidResultError, RejectedError
+from annexe.errors import CallError, HookError, InvalidParamsError, InvalidResultError, RejectedError
 from annexe.record import Outcome
 
 __all__ = ["filter_stream"]
@@ -68,11 +69,13 @@ class _Stage:
         self._others = others
         self._left = left
         self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
+        self._started = monotonic()
         self._fed: list[Any] | None = []  # None: too much to replay
         self._fed_bytes = 0
         self._source_fault: BaseException | None = None
         self._source_ended = False
+        self._feeder: asyncio.Task[None] | None = None
+        self._is_past = False  # the plugin is out; what was fed is replayed
 
     async def run(self) -> AsyncGenerator[Any, None]:
         """Yield what the plugin makes of the source."""
@@ -85,13 +88,20 @@ class _Stage:
                     yield item
             self._pipeline.answered(self._request, self._member, self._started, Outcome.CHANGED)
         except RejectedError as error:
+            if error is self._source_fault:
+                raise  # of a plugin before, which has been noted
             self._pipeline.answered(self._request, self._member, self._started, Outcome.REJECTED, reason=error.reject_code)
             raise
         except CallError as error:
+            if error is self._source_fault:
+                raise
             self._failed(error, stream)
             async for item in self._past():
                 yield item
         finally:
+            if self._feeder is not None:
+                self._feeder.cancel()
+                await asyncio.wait([self._feeder])
             if isinstance(self._source, AsyncGenerator):
                 await self._source.aclose()
 
@@ -123,37 +133,32 @@ class _Stage:
             ) from error
 
     async def _through(self, stream: Stream) -> AsyncGenerator[Any, None]:
-        feeder = self._loop.create_task(self._feed(stream))
+        self._feeder = self._loop.create_task(self._feed(stream))
         try:
             async for item in stream:
                 self._fed = None  # the first output: nothing will be replayed
                 yield item
-            if self._source_fault is not None:
-                raise self._source_fault
             response = stream.call.future.result()
             if response.meta.state is not None:
                 self._request.change_state(self._member.provider.id, response.meta.state, method=self._definition.method)
-        except CallError:
-            if self._source_fault is not None:
-                raise self._source_fault from None
-            raise
         finally:
             if not stream.call.future.done():
                 stream.abandon()
-            feeder.cancel()
-            await asyncio.wait([feeder])
 
     async def _feed(self, stream: Stream) -> None:
         """Send the source's items as the plugin has room for them."""
         try:
             async for item in self._source:
                 self._keep(item)
-                await stream.send(self._to_wire(item))
-        except CallError:
-            return  # the stream is over; its reader sees why
+                try:
+                    await stream.send(self._to_wire(item))
+                except InvalidParamsError:
+                    raise  # the item itself cannot be sent: the source's fault
+                except CallError:
+                    return  # the stream is over; its reader sees why
         except Exception as error:  # noqa: BLE001 - the source is the application's; its reader gets the error
             self._source_fault = error
-            stream.abandon()
+            stream.fail(error)
             return
         self._source_ended = True
         stream.end()
@@ -163,6 +168,8 @@ class _Stage:
         if self._fed is None or self._member.closed:
             return
         self._fed.append(item)
+        if self._is_past:
+            return
         self._fed_bytes += len(_size_of(self._to_wire(item)))
         if self._fed_bytes > _REPLAY_BYTES:
             self._fed = None
@@ -184,8 +191,18 @@ class _Stage:
 
     async def _past(self) -> AsyncIterator[Any]:
         """Yield the source as it is: first what the plugin was fed, then the rest."""
-        for item in self._fed or ():
+        self._is_past = True
+        fed = self._fed or []
+        for item in fed:
             yield item
+        if self._feeder is not None:
+            # It may be in the midst of taking an item from the source: that is the last it takes, and not to be lost.
+            count = len(fed)
+            await asyncio.wait([self._feeder])
+            for item in fed[count:]:
+                yield item
+        if self._source_fault is not None:
+            raise self._source_fault
         if not self._source_ended:
             async for item in self._source:
                 yield item
