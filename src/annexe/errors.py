@@ -336,15 +336,17 @@ class RejectedError(AnnexeError):
     Args:
         reject_code: The plugin's own code, for example ``rate-limited``.
         status: HTTP status the plugin proposes.
+        retry_after_s: When to try again, in seconds, if the plugin said so.
     """
 
     code = "rejected"
     hook: str
     reject_code: str
     status: int
+    retry_after_s: float | None
 
-    def __init__(self, message: str, *, plugin: str, hook: str, reject_code: str, status: int) -> None:
-        super().__init__(message, plugin=plugin, hook=hook, reject_code=reject_code, status=status)
+    def __init__(self, message: str, *, plugin: str, hook: str, reject_code: str, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(message, plugin=plugin, hook=hook, reject_code=reject_code, status=status, retry_after_s=retry_after_s)
 
 
 class StorageError(AnnexeError):

@@ -5,10 +5,12 @@ Pure. A name that is not well-formed never gets further than this module.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
+from typing import final
 
-__all__ = ["MAX_REQUEST_ID_CHARS", "new_request_id", "new_trace_id", "is_plugin_id", "is_request_id"]
+__all__ = ["MAX_REQUEST_ID_CHARS", "RequestIds", "is_plugin_id", "is_request_id", "new_request_id"]
 
 _PLUGIN_ID = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]+")
@@ -31,6 +33,16 @@ def new_request_id() -> str:
     return "r-" + secrets.token_hex(8)
 
 
-def new_trace_id() -> str:
-    """Return a W3C trace id: 32 lower-case hex digits, not all zero."""
-    return secrets.token_hex(16)
+@final
+class RequestIds:
+    """Ids for requests and traces of one host: unguessable together, cheap each (asking the system for chance costs a call into it)."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(8)
+        self._request_prefix = f"r-{secrets.token_hex(4)}-"
+        self._count = itertools.count(1)
+
+    def new(self) -> tuple[str, str]:
+        """Return a request id nobody has used, and a W3C ``traceparent`` that begins a trace of its own."""
+        number = f"{next(self._count):016x}"
+        return self._request_prefix + number.lstrip("0"), f"00-{self._prefix}{number}-{number}-01"

@@ -244,7 +244,6 @@ def test_plugin_fault_does_not_reach_the_request_nor_others(url: str, fault: str
     wait_until(lambda: chaos_is_back(url), timeout_s=40)
 
 
-@pytest.mark.xfail(strict=True, reason="a stream filter that fails behind another one ends the stream as cancelled, not with its HookError")
 @pytest.mark.parametrize("fault", ["stream-raise", "stream-crash", "stream-wrong-type"])
 def test_stream_fault_after_output_ends_the_stream_with_an_error(url: str, fault: str) -> None:
     wait_until(lambda: chaos_is_back(url), timeout_s=40)

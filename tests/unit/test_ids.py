@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from annexe.ids import MAX_REQUEST_ID_CHARS, is_plugin_id, is_request_id, new_request_id, new_trace_id
+from annexe.ids import MAX_REQUEST_ID_CHARS, RequestIds, is_plugin_id, is_request_id, new_request_id
 
 
 @pytest.mark.parametrize("text", ["a", "pii-redactor", "a1", "a-1", "a" * 64])
@@ -39,7 +39,9 @@ def test_new_request_ids_are_request_ids_and_differ() -> None:
     assert all(is_request_id(text) for text in drawn)
 
 
-def test_new_trace_ids_are_as_w3c_says_and_differ() -> None:
-    drawn = {new_trace_id() for _ in range(100)}
-    assert len(drawn) == 100
-    assert all(re.fullmatch(r"[0-9a-f]{32}", text) and text.strip("0") for text in drawn)
+def test_request_ids_of_a_host_differ_and_begin_traces_as_w3c_says() -> None:
+    ids = RequestIds()
+    drawn = [ids.new() for _ in range(100)]
+    assert len({request for request, _ in drawn}) == len({trace for _, trace in drawn}) == 100
+    assert all(is_request_id(request) for request, _ in drawn)
+    assert all(re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01", trace) for _, trace in drawn)

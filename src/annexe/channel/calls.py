@@ -12,12 +12,11 @@ import asyncio
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, final
 
-if TYPE_CHECKING:
-    import msgspec
+import msgspec
 
+if TYPE_CHECKING:
     from annexe.channel.connection import Connection
-    from annexe.channel.messages import CodecName, RequestMeta, Response
-    from annexe.channel.streams import Stream
+    from annexe.channel.messages import CodecName
 
 __all__ = ["CHAIN", "HostCall", "PluginCall"]
 
@@ -25,65 +24,35 @@ CHAIN: ContextVar[tuple[HostCall, ...]] = ContextVar("annexe_chain", default=())
 """The open host calls on whose behalf the running code works, outermost first."""
 
 
-@final
-class HostCall:
-    """A call of the host's to a plugin.
+class HostCall(msgspec.Struct, eq=False):
+    """A call of the host's to a plugin. A struct, for one is made per call.
 
     Attributes:
         future: Gets the ``Response``, or the error.
-        deadline: Loop time, in seconds. Comes nearer when the call gets a slot and ``run_s`` is less than what is left.
+        deadline: Monotonic time, in seconds. Comes nearer when the call gets a slot and ``run_s`` is less than what is left.
         run_s: How long it may take from the moment it has a slot; None: until the deadline.
+        chain: The calls it was made on behalf of, outermost first.
         holds_slot: It is among the oldest open calls that the plugin runs at once.
         id: Odd; 0 while it waits in the host.
-        given_up_at: Loop time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
+        given_up_at: Monotonic time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
         nested: It serves a call of the plugin's own that waits, so it takes no slot.
         requests: What the plugin asked on its behalf and is not answered yet.
-        chain: The calls it was made on behalf of, outermost first.
     """
 
-    __slots__ = (
-        "chain",
-        "connection",
-        "deadline",
-        "future",
-        "given_up_at",
-        "holds_slot",
-        "id",
-        "meta",
-        "method",
-        "nested",
-        "params",
-        "requests",
-        "run_s",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        params: Any,
-        meta: RequestMeta,
-        *,
-        deadline: float,
-        run_s: float | None,
-        future: asyncio.Future[Response],
-        chain: tuple[HostCall, ...],
-    ) -> None:
-        self.connection = connection
-        self.method = method
-        self.params = params
-        self.meta = meta
-        self.deadline = deadline
-        self.run_s = run_s
-        self.holds_slot = False
-        self.future = future
-        self.chain = chain
-        self.id = 0
-        self.given_up_at: float | None = None
-        self.nested = False
-        self.requests: set[PluginCall] | None = None
-        self.stream: Stream | None = None
+    connection: Any
+    method: str
+    params: Any
+    meta: Any
+    deadline: float
+    run_s: float | None
+    future: Any
+    chain: tuple[Any, ...]
+    holds_slot: bool = False
+    id: int = 0
+    given_up_at: float | None = None
+    nested: bool = False
+    requests: set[Any] | None = None
+    stream: Any = None
 
 
 @final
@@ -92,7 +61,7 @@ class PluginCall:
 
     Attributes:
         params: Raw, in ``codec``.
-        deadline: Loop time, in seconds: the smaller of the parent's and the plugin's own.
+        deadline: Monotonic time, in seconds: the smaller of the parent's and the plugin's own.
         parent: The host call on whose behalf it was made, as the host knows it; None for work of the plugin's own.
         task: What answers it, while that takes time.
     """

@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, final
 
 import msgspec
@@ -104,6 +105,7 @@ class Connection:
         self._queue: deque[HostCall] = deque()
         self._ahead: deque[HostCall] = deque()  # sent, and waiting for a slot in the plugin
         self._slots_taken = 0
+        self._given_up_slots = 0
         self._slots = limits.concurrency + limits.sent_ahead
         self._streams_open = 0
         self._last_id = -1
@@ -141,6 +143,11 @@ class Connection:
     def is_busy(self) -> bool:
         """Whether anybody still waits for an answer: a call that was given up keeps its slot, but is nobody's any more."""
         return any(not call.future.done() for call in self._open.values()) or any(not call.future.done() for call in self._queue)
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes that wait to be written, because the plugin does not read."""
+        return self._transport.out_bytes
 
     # Life.
 
@@ -194,7 +201,7 @@ class Connection:
             method: Name on the wire.
             params: What msgspec can encode; already encoded parts as ``msgspec.Raw`` in this connection's codec.
             meta: Owned by the call from now on.
-            deadline: Loop time, in seconds.
+            deadline: Monotonic time, in seconds.
             run_s: How long the plugin may work on it, waiting for a slot not counted; None: until the deadline.
 
         Returns:
@@ -206,7 +213,7 @@ class Connection:
         """
         call = self.begin(method, params, meta, deadline=deadline, run_s=run_s)
         try:
-            response = await call.future
+            response: Response = await call.future
         except asyncio.CancelledError:
             self.give_up(call)
             raise
@@ -219,7 +226,7 @@ class Connection:
         chain = CHAIN.get()
         if chain:
             deadline = min(deadline, chain[-1].deadline)
-        call = HostCall(self, method, params, meta, deadline=deadline, run_s=run_s, future=self._loop.create_future(), chain=chain)
+        call = HostCall(self, method, params, meta, deadline, run_s, self._loop.create_future(), chain)
         if self.closed:
             raise PluginUnavailableError(f"plugin {self.plugin!r} is not running", plugin=self.plugin, method=method)
         if chain:
@@ -233,6 +240,8 @@ class Connection:
                 raise self._busy(method, f"{self.limits.streams} streams are open")
             self._streams_open += 1
             self._send(call)
+        elif self._given_up_slots >= self.limits.concurrency and self._is_hung():
+            raise self._busy(method, "every slot is held by a call that was cancelled and goes on")
         elif self._slots_taken < self._slots:
             self._slots_taken += 1
             self._send(call)
@@ -252,8 +261,9 @@ class Connection:
             return
         if call.given_up_at is not None or call.id not in self._open:
             return
-        now = self._loop.time()
+        now = monotonic()
         call.given_up_at = now
+        self._given_up_slots += call.holds_slot
         if call.requests:
             self._requests.abandon(call.requests)
         self.send([wire.CANCEL, call.id])
@@ -265,11 +275,11 @@ class Connection:
     ) -> Stream:
         """Start a streamed call; ``meta.stream`` says which directions it has. Raises what keeps it from being started."""
         call = self.begin(method, params, meta, deadline=deadline)
-        call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
-        return call.stream
+        stream = call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
+        return stream
 
     async def wait_idle(self, deadline: float) -> bool:
-        """Wait until nobody waits for an answer; say whether that came before the deadline (loop time)."""
+        """Wait until nobody waits for an answer; say whether that came before the deadline (monotonic time)."""
         if self.is_busy and not self.closed:
             self._idle = self._loop.create_future()
             try:
@@ -315,7 +325,7 @@ class Connection:
     def _send(self, call: HostCall) -> None:
         """Give the call its id and write it; on failure the slot is given back."""
         ident = self._last_id + 2
-        now = self._loop.time()
+        now = monotonic()
         ahead = self._slots_taken > self.limits.concurrency and not call.nested and call.meta.stream is None
         if not ahead:
             self._start_clock(call, now)
@@ -340,6 +350,7 @@ class Connection:
         call.holds_slot = not call.nested and call.meta.stream is None
         if call.given_up_at is not None:
             call.given_up_at = now  # it could not end before it had the slot
+            self._given_up_slots += call.holds_slot
         if call.run_s is not None and now + call.run_s < call.deadline:
             call.deadline = now + call.run_s
 
@@ -351,11 +362,13 @@ class Connection:
         if call.nested:
             return
         self._slots_taken -= 1
+        if call.holds_slot and call.given_up_at is not None:
+            self._given_up_slots -= 1
         ahead = self._ahead
         while call.holds_slot and ahead:
             following = ahead.popleft()
             if following.id in self._open:
-                self._start_clock(following, self._loop.time())
+                self._start_clock(following, monotonic())
                 self.wake_at(following.deadline)
                 return
 
@@ -382,7 +395,7 @@ class Connection:
 
     def _on_alarm(self) -> None:
         """Give up what is overdue, look for a stuck plugin, and sleep until the next deadline."""
-        now = self._loop.time()
+        now = monotonic()
         self._alarm, self._alarm_at = None, float("inf")
         nearest = float("inf")
         self._requests.give_up_overdue(now)
@@ -403,7 +416,7 @@ class Connection:
             self._set_alarm(max(nearest, now + _COARSENESS_S))
 
     def wake_at(self, deadline: float) -> None:
-        """Look at the deadlines again at this loop time, at the latest."""
+        """Look at the deadlines again at this monotonic time, at the latest."""
         if deadline < self._alarm_at:
             self._set_alarm(deadline)
 
@@ -418,11 +431,17 @@ class Connection:
         else:
             self._queue.remove(call)
 
+    def _is_hung(self) -> bool:
+        """Say whether every slot holder was given up some time ago: a further call would only wait."""
+        return self._given_up_before(monotonic() - self.limits.hung_s) >= self.limits.concurrency
+
+    def _given_up_before(self, limit: float) -> int:
+        return sum(call.holds_slot and call.given_up_at is not None and call.given_up_at <= limit for call in self._open.values())
+
     def _is_stuck(self, now: float) -> bool:
         """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
         limit = now - self.limits.stuck_s
-        overdue = sum(call.holds_slot and call.given_up_at is not None and call.given_up_at <= limit for call in self._open.values())
-        if overdue >= self.limits.concurrency:
+        if self._given_up_before(limit) >= self.limits.concurrency:
             return True
         if not self._transport.writing:
             self._full_since = None

@@ -42,6 +42,9 @@ _BY_CODE: dict[str, type[CallError]] = {
     )
 }
 _MAX_STATUS, _MIN_STATUS = 599, 400
+_MAX_MESSAGE_CHARS = 4096
+_MAX_REJECT_CODE_CHARS = 64
+_MAX_RETRY_AFTER_S = 86400.0 * 365
 
 
 def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeError:
@@ -50,7 +53,9 @@ def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeErro
     A code we do not know becomes a ``PluginRaisedError``: a plugin cannot make the host raise anything else.
     """
     facts = error.data if isinstance(error.data, dict) else {}
-    if error.code == RejectedError.code:
+    error.message = _cut(error.message, _MAX_MESSAGE_CHARS)
+    # The host's own calls cannot be rejected: there is no request to refuse.
+    if error.code == RejectedError.code and not method.startswith("annexe."):
         return _rejected(error, facts, plugin=plugin, method=method)
     cls = _BY_CODE.get(error.code, PluginRaisedError)
     return cls(f"plugin {plugin!r}, {method}: {error.message}", plugin=plugin, method=method, reported=facts)
@@ -60,8 +65,21 @@ def _rejected(error: WireError, facts: dict[str, Any], *, plugin: str, method: s
     status = facts.get("status")
     if not isinstance(status, int) or not _MIN_STATUS <= status <= _MAX_STATUS:
         status = 403
-    hook = method.removeprefix("hook.")
-    return RejectedError(error.message, plugin=plugin, hook=hook, reject_code=str(facts.get("code", "rejected")), status=status)
+    retry_after_s = facts.get("retry_after_s")
+    if not isinstance(retry_after_s, (int, float)) or not 0 <= retry_after_s <= _MAX_RETRY_AFTER_S:
+        retry_after_s = None
+    return RejectedError(
+        error.message,
+        plugin=plugin,
+        hook=method.removeprefix("hook."),
+        reject_code=_cut(str(facts.get("code", "rejected")), _MAX_REJECT_CODE_CHARS),
+        status=status,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def error_to_wire(error: BaseException) -> dict[str, Any]:

@@ -54,7 +54,7 @@ async def hello(
         connection: Fresh.
         host: Name and version of the application.
         plugin: Id, version and instance, as verified by the host.
-        deadline: Loop time, in seconds.
+        deadline: Monotonic time, in seconds.
         codecs: Offered, best first.
 
     Raises:
@@ -94,7 +94,7 @@ async def activate(connection: Connection, greeting: Greeting, params: Mapping[s
         connection: After ``hello``.
         greeting: What it answered.
         params: ``config``, ``grants``, ``data_dir``, ``log_level``.
-        deadline: Loop time, in seconds.
+        deadline: Monotonic time, in seconds.
 
     Raises:
         ActivationError: The plugin's code failed, took too long, or answered something else.

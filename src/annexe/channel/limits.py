@@ -28,6 +28,7 @@ class ChannelLimits:
         plugin_requests: Requests of the plugin's that are open at once; above it, ``busy``.
         max_frame_bytes: Longest frame either way.
         out_bytes: Bytes that wait to be written; above it, ``busy``.
+        hung_s: After this long with every slot holder cancelled, further calls are answered ``busy`` instead of waiting.
         stuck_s: After this long with every slot holder cancelled, the plugin counts as stuck.
         depth: Calls within calls.
         default_deadline_s: For requests of the plugin's that name no parent and no deadline.
@@ -40,6 +41,7 @@ class ChannelLimits:
     plugin_requests: int = 1024
     max_frame_bytes: int = wire.MAX_FRAME_BYTES
     out_bytes: int = 64 * 1024 * 1024
+    hung_s: float = 0.1
     stuck_s: float = 5.0
     depth: int = 16
     default_deadline_s: float = 30.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 
@@ -41,6 +41,9 @@ __all__ = [
 
 CodecName = Literal["msgpack", "json"]
 
+# Bounded, for it is quoted in answers, events and log lines.
+_MethodName = Annotated[str, msgspec.Meta(max_length=wire.MAX_METHOD_CHARS)]
+
 
 class RequestMeta(msgspec.Struct, omit_defaults=True, gc=False):
     """What the host says beside a request's parameters; see the table in the protocol."""
@@ -65,7 +68,7 @@ class ResponseMeta(msgspec.Struct, gc=False):
 class PluginMeta(msgspec.Struct, gc=False):
     """What the plugin says beside a request of its own."""
 
-    deadline_ms: int | float | None = None
+    deadline_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
     parent: int | None = None
     stream: str | None = None
 
@@ -92,7 +95,7 @@ class PluginRequest(_Envelope, tag=wire.REQUEST):
     """The plugin asks the host."""
 
     id: int
-    method: str
+    method: _MethodName
     params: msgspec.Raw
     meta: PluginMeta
 
@@ -109,7 +112,7 @@ class Response(_Envelope, tag=wire.RESPONSE):
 class Notification(_Envelope, tag=wire.NOTIFICATION):
     """The plugin tells the host; no answer."""
 
-    method: str
+    method: _MethodName
     params: msgspec.Raw
     meta: NotificationMeta
 

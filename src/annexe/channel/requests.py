@@ -14,6 +14,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
@@ -36,6 +37,7 @@ Refused = Callable[[PluginCall, AnnexeError], None]
 """Told of every request that was answered with an error of ours."""
 
 _LOG = logging.getLogger("annexe.channel")
+_UNREAD_REFUSALS_BYTES = 1024 * 1024
 _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -55,6 +57,9 @@ class PluginRequests:
         """Take in a request and start to answer it."""
         self._check_id(message.id)
         connection = self._connection
+        if connection.out_bytes > connection.limits.out_bytes:
+            self._refuse_unread(message.id)
+            return
         if len(self._open) >= connection.limits.plugin_requests:
             self._answer_error(message.id, "busy", f"{len(self._open)} requests are open; expected at most that many")
             return
@@ -73,6 +78,14 @@ class PluginRequests:
         else:
             self._answer(call, answer)
 
+    def _refuse_unread(self, ident: int) -> None:
+        """Refuse while much waits to be read; a plugin that goes on asking without reading would fill the host's memory."""
+        connection = self._connection
+        if connection.out_bytes > connection.limits.out_bytes + _UNREAD_REFUSALS_BYTES:
+            text = f"a request while {connection.out_bytes} bytes wait to be read"
+            raise RemoteProtocolError(text, rule="not-reading", plugin=connection.plugin)
+        self._answer_error(ident, "busy", f"{connection.out_bytes} bytes wait to be read")
+
     def _check_id(self, ident: int) -> None:
         if ident & 1 or not self.last_id < ident <= wire.MAX_ID:
             text = f"request id {ident} after {self.last_id}; expected even ids that increase"
@@ -81,7 +94,7 @@ class PluginRequests:
 
     def _make(self, message: PluginRequest, parent: Any) -> PluginCall:
         connection = self._connection
-        now = self._loop.time()
+        now = monotonic()
         roof = parent.deadline if parent is not None else now + connection.limits.default_deadline_s
         if message.meta.deadline_ms is not None:
             roof = min(roof, now + message.meta.deadline_ms / 1000)
@@ -130,7 +143,7 @@ class PluginRequests:
                 self._close(call, CallTimeoutError(text, plugin=self._connection.plugin, method=call.method))
 
     def nearest_deadline(self) -> float:
-        """Loop time of the next deadline; infinity when nothing is open."""
+        """Monotonic time of the next deadline; infinity when nothing is open."""
         return min((call.deadline for call in self._open.values()), default=float("inf"))
 
     def cancel(self, message: Cancel) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from annexe.channel.calls import HostCall
 from annexe.channel.faults import error_from_wire
 from annexe.channel.messages import CodecName, Item
-from annexe.errors import AnnexeError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
+from annexe.errors import AnnexeError, CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
 from annexe_sdk import wire
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Stream:
         self._unacknowledged_bytes = 0
         self._has_input = call.meta.stream in ("in", "both")
         self._ended = not self._has_input
-        self._fault: AnnexeError | None = None
+        self._fault: Exception | None = None
         self._wake: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._clock_from: float | None = None
@@ -92,6 +93,9 @@ class Stream:
         return self._decode(item.codec, item.value)
 
     def _raise_end(self) -> None:
+        if self.call.future.cancelled():
+            text = f"{self.call.method} was called off"
+            raise CallCancelledError(text, plugin=self._connection.plugin, method=self.call.method)
         response = self.call.future.result()
         if response.error is not None:
             raise error_from_wire(response.error, plugin=self._connection.plugin, method=self.call.method)
@@ -117,7 +121,7 @@ class Stream:
         self._budget_s = self._idle_s
         self._items.append((item, size))
         self._unread_bytes += size
-        self._touch()
+        self._touch(moved=True)
         self._wake_reader()
 
     def finish(self) -> None:
@@ -128,8 +132,8 @@ class Stream:
         self._wake_reader()
         self._wake_writer()
 
-    def fail(self, error: AnnexeError) -> None:
-        """End the stream with an error of the host's own finding, and tell the plugin."""
+    def fail(self, error: Exception) -> None:
+        """End the stream with an error of the host's own finding, or of what feeds it, and tell the plugin."""
         self._fault = self._fault or error
         self.abandon()
         self.finish()
@@ -185,7 +189,7 @@ class Stream:
             raise RemoteProtocolError(f"credit of {granted_bytes} bytes", rule="bad-credit", plugin=self._connection.plugin)
         self._credit_bytes = min(self._credit_bytes + granted_bytes, wire.MAX_CREDIT_BYTES)
         self._unacknowledged_bytes = max(0, self._unacknowledged_bytes - granted_bytes)
-        self._touch()
+        self._touch(moved=True)
         self._wake_writer()
 
     def _wake_writer(self) -> None:
@@ -200,10 +204,17 @@ class Stream:
 
     # The plugin's clock.
 
-    def _touch(self) -> None:
-        """Start the clock afresh if the plugin has something to do, stop it if not."""
-        owes = self._granted_bytes > 0 and (self._unacknowledged_bytes > 0 or self._ended) and not self.call.future.done()
-        self._clock_from = self._loop.time() if owes and self._budget_s is not None else None
+    def _touch(self, *, moved: bool = False) -> None:
+        """Run the clock while the plugin has something to do, afresh when it ``moved``; more input does not give it more time.
+
+        Less credit than the longest item may be too little for the next one: then the reader is the slow one.
+        """
+        has_credit = self._granted_bytes >= wire.MAX_ITEM_FRAME_BYTES
+        owes = has_credit and (self._unacknowledged_bytes > 0 or self._ended) and not self.call.future.done()
+        if not owes or self._budget_s is None:
+            self._clock_from = None
+        elif moved or self._clock_from is None:
+            self._clock_from = monotonic()
         if self._clock_from is not None and self._budget_s is not None and self._timer is None:
             self._timer = self._loop.call_at(self._clock_from + self._budget_s, self._on_timer)
 
@@ -212,7 +223,7 @@ class Stream:
         if self._clock_from is None or self._budget_s is None:
             return
         due = self._clock_from + self._budget_s
-        if due > self._loop.time():
+        if due > monotonic():
             self._timer = self._loop.call_at(due, self._on_timer)
             return
         what = "its first item" if self.items_received == 0 else "the next item"

@@ -220,6 +220,7 @@ class Dispatcher:
             call_timeout_s=added.manifest.resources.call_timeout_s,
             figures={method.name: self._metrics.method(added.manifest.id, method.method) for method in point.methods.values()},
             explain=self._explain,
+            events=self._events,
             clock=self._clock,
         )
 
@@ -247,7 +248,8 @@ class Dispatcher:
                 text = f"plugin {plugin!r} answers {name} as {kind} (at {facts.get('at')}), expected {expected}: write @plugin.{expected}"
                 raise ActivationError(text, plugin=plugin, expected=expected, actual=str(kind))
         for name, facts in provided.extensions.items():
-            missing = sorted(self.points[name].methods.keys() - set(facts.get("methods", ())))
+            methods = facts.get("methods")
+            missing = sorted(self.points[name].methods.keys() - (methods if isinstance(methods, dict) else {}).keys())
             if missing:
                 raise ActivationError(f"plugin {plugin!r} fills extension point {name!r} without method {missing[0]!r}", plugin=plugin)
 

@@ -8,9 +8,10 @@ Source: docs/reference/hooks.md, "Extension points".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, final
 
 import msgspec
@@ -21,7 +22,7 @@ from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefini
 from annexe.dispatch.members import Provider
 from annexe.dispatch.request import Request
 from annexe.errors import CallError, InvalidResultError, RejectedError
-from annexe.record import Explain, MethodFigures, Outcome
+from annexe.record import EventKind, Events, Explain, MethodFigures, Outcome
 
 __all__ = ["Extension", "ExtensionCaller"]
 
@@ -37,6 +38,7 @@ class Extension:
         call_timeout_s: The plugin's, for each call and for each gap of a stream.
         figures: Counters by method name.
         explain: Gets a step for every call.
+        events: Gets failures.
         clock: For times that people read.
     """
 
@@ -45,14 +47,15 @@ class Extension:
     call_timeout_s: float
     figures: dict[str, MethodFigures]
     explain: Explain
+    events: Events
     clock: Clock
 
     def caller(self, method: MethodDefinition, new_request: Callable[[], Request]) -> Callable[..., Any]:
         """Return the function that the application calls for one method."""
         if method.stream_in is None and method.stream_out is None:
 
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                return await self._call(method, new_request(), bind(method.params, args, kwargs, method=method.method))
+            def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+                return self._call(method, new_request(), bind(method.params, args, kwargs, method=method.method))
 
             return call
 
@@ -69,8 +72,7 @@ class Extension:
         return collect
 
     async def _call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = monotonic()
         try:
             connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
             self.provider.last_used = started
@@ -86,8 +88,7 @@ class Extension:
         return result
 
     async def _stream(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = monotonic()
         try:
             connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
             self.provider.last_used = started
@@ -152,12 +153,16 @@ class Extension:
     def _note(
         self, request: Request, method: MethodDefinition, started: float, outcome: Outcome, error: CallError | RejectedError | None
     ) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         figures = self.figures[method.name]
         if error is None:
             figures.add(now - started)
         else:
             figures.add_failure(now - started, error.code)
+            if isinstance(error, CallError):
+                kind = EventKind.INVALID_RESULT if isinstance(error, InvalidResultError) else EventKind.CALL_FAILED
+                name = f"{self.definition.name}.{method.name}"
+                self.events.add(kind, plugin=self.provider.id, reason=error.message, method=name, code=error.code, request=request.id)
         if request.record is None:
             request.record = self.explain.start(request.id, self.clock.now())
         reason = None if error is None else f"{error.code}: {error.message}"
@@ -170,6 +175,9 @@ async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
             await stream.send(item if stream_in.native else stream_in.to_wire(item))
     except CallError:
         return  # the stream is over; its reader sees why
+    except Exception as error:  # noqa: BLE001 - the source is the application's; its reader gets the error
+        stream.fail(error)
+        return
     stream.end()
 
 

@@ -22,7 +22,7 @@ class Provider(Protocol):
     Attributes:
         id: The plugin's id.
         connection: Of the instance that takes calls now; None when there is none.
-        last_used: Loop time of the last call, for idle stop.
+        last_used: Monotonic time of the last call, for idle stop.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Provider(Protocol):
         """Return the connection as soon as there is one; starts a lazy plugin.
 
         Raises:
-            PluginUnavailableError: It cannot take calls, or did not become ready before ``deadline`` (loop time).
+            PluginUnavailableError: It cannot take calls, or did not become ready before ``deadline`` (monotonic time).
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import Any, final
 
 import msgspec
@@ -97,7 +98,7 @@ class ObserverQueue:
             self._observe(connection, *self._waiting.popleft())
 
     def _observe(self, connection: Connection, pipeline: Pipeline, member: HookMember, request: Request, params: bytes) -> None:
-        started = self._loop.time()
+        started = monotonic()
         if not member.breaker.admit(started):
             pipeline.note(request, member, started, started, Outcome.SKIPPED, "breaker open")
             return
@@ -124,7 +125,7 @@ class ObserverQueue:
         if isinstance(fault, CallError):
             self._missed(pipeline, member, request, started, fault)
         elif isinstance(fault, RejectedError):
-            pipeline.note(request, member, started, self._loop.time(), Outcome.FAILED, "an observer cannot reject")
+            pipeline.note(request, member, started, monotonic(), Outcome.FAILED, "an observer cannot reject")
         else:
             pipeline.answered(request, member, started, Outcome.OBSERVED)
         self._send()
@@ -134,7 +135,7 @@ class ObserverQueue:
         pipeline.failed(request, member, started, error)
 
     def _look_again(self) -> None:
-        if self._retry is None or self._retry.when() <= self._loop.time():
+        if self._retry is None or self._retry.when() <= monotonic():
             self._retry = self._loop.call_later(_LOOK_AGAIN_S, self._send)
 
     def _start(self) -> None:
@@ -144,14 +145,14 @@ class ObserverQueue:
 
     async def _wait_ready(self) -> None:
         try:
-            await self._provider.wait_ready(self._loop.time() + _START_S, method="observer")
+            await self._provider.wait_ready(monotonic() + _START_S, method="observer")
         except PluginUnavailableError as error:
             self._drop_all(error)
             return
         self._loop.call_soon(self._send)
 
     def _drop_all(self, error: PluginUnavailableError) -> None:
-        now = self._loop.time()
+        now = monotonic()
         while self._waiting:
             pipeline, member, request, _ = self._waiting.popleft()
             pipeline.note(request, member, now, now, Outcome.SKIPPED, error.message)

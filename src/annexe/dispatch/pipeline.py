@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, final
 
 from msgspec import Raw
@@ -53,7 +54,7 @@ class Pipeline:
         clock: For times that people read.
     """
 
-    __slots__ = ("_events", "_explain", "_first", "_loop", "_now", "_rest", "_time", "absent", "definition", "members")
+    __slots__ = ("_events", "_explain", "_first", "_loop", "_now", "_rest", "absent", "definition", "members")
 
     def __init__(
         self, definition: HookDefinition, *, explain: Explain, events: Events, loop: asyncio.AbstractEventLoop, clock: Clock
@@ -64,7 +65,6 @@ class Pipeline:
         self._explain = explain
         self._events = events
         self._loop = loop
-        self._time = loop.time
         self._now = clock.now
         self._first = definition.params[0] if definition.params else None
         self._rest = definition.params[1:]
@@ -88,7 +88,7 @@ class Pipeline:
         wire = value if first.type.native else self._to_wire(first.type, value)
         encoded: tuple[str, bytes] | None = None
         for index, member in enumerate(members):
-            started = self._time()
+            started = monotonic()
             try:
                 connection = await self.admit(request, member, started, len(members) - index)
                 # Encoded once for all plugins that get the same value in the same codec.
@@ -126,7 +126,7 @@ class Pipeline:
         members = self.members
         params = self._params(values) if members else None
         for index, member in enumerate(members):
-            started = self._time()
+            started = monotonic()
             try:
                 connection = await self.admit(request, member, started, len(members) - index)
                 await self._call(request, member, connection, params, started, len(members) - index)
@@ -141,7 +141,7 @@ class Pipeline:
         result_type = self.definition.result
         params = self._params(values) if members else None
         for index, member in enumerate(members):
-            started = self._time()
+            started = monotonic()
             try:
                 connection = await self.admit(request, member, started, len(members) - index)
                 response = await self._call(request, member, connection, params, started, len(members) - index)
@@ -236,7 +236,7 @@ class Pipeline:
         reason: str | None = None,
     ) -> None:
         """Note an answer."""
-        now = self._time()
+        now = monotonic()
         member.figures.add(now - started)
         if member.breaker.failures:
             self._breaker_closes(member, now)
@@ -267,7 +267,7 @@ class Pipeline:
         """Note a failure and apply the policy: returns to go on, raises ``HookError`` to stop."""
         if isinstance(error, InvalidParamsError) and "reported" not in error.data:
             raise error  # the application's own mistake, whatever the policy
-        now = self._time()
+        now = monotonic()
         plugin, hook = member.provider.id, self.definition.qualified
         member.figures.add_failure(now - started, error.code)
         if not isinstance(error, _NOT_THE_PLUGINS_FAULT):

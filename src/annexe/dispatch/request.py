@@ -9,6 +9,8 @@ from typing import Any, final
 
 import msgspec
 
+from annexe.contract import InvalidValueError
+from annexe.contract.wire_check import check_plain
 from annexe.errors import InvalidResultError
 
 __all__ = ["MAX_STATE_BYTES", "Request"]
@@ -24,7 +26,7 @@ class Request:
 
     Attributes:
         id: The application's correlation id.
-        deadline: Loop time, in seconds: the roof over everything done for the request.
+        deadline: Monotonic time, in seconds: the roof over everything done for the request.
         key: The application's key: tenant, user, API key.
         traceparent: W3C trace context.
     """
@@ -47,8 +49,15 @@ class Request:
         """Take over what a plugin changed: a key with None is removed.
 
         Raises:
-            InvalidResultError: It would hold more than 64 KiB; nothing is changed.
+            InvalidResultError: It would hold more than 64 KiB, or what cannot be sent back; nothing is changed.
         """
+        try:
+            check_plain(changes)
+        except InvalidValueError as error:
+            text = f"plugin {plugin!r} keeps what it cannot get back as state in {method}: {error}"
+            raise InvalidResultError(
+                text, plugin=plugin, method=method, path=error.path, expected=error.expected, actual=error.actual
+            ) from error
         before = self.state_of(plugin) or {}
         after = {key: value for key, value in {**before, **changes}.items() if value is not None}
         size = len(_encode(after))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, final
 
@@ -30,9 +30,9 @@ from annexe.host.requests import RequestScope
 from annexe.host.settings import Grants, HostSettings, StrategyName
 from annexe.host.state_dir import StateDir, default_state_dir
 from annexe.host.store_thread import StoreThread
-from annexe.ids import new_request_id
+from annexe.ids import MAX_REQUEST_ID_CHARS, RequestIds, is_request_id
 from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy
-from annexe.record import EventKind, Events, Explain, LogStore, Metrics
+from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
 from annexe.storage.kv import KvStore
 from annexe.supervision.supervisor import Policies
 from annexe.trust.grants import MANIFEST_MODE_WARNING
@@ -42,6 +42,21 @@ __all__ = ["Host"]
 
 S = TypeVar("S", bound=HookSpec)
 E = TypeVar("E", bound=ExtensionPoint)
+
+_LOGGED_EVENTS = frozenset(
+    {
+        EventKind.CALL_FAILED,
+        EventKind.INVALID_RESULT,
+        EventKind.HOOK_SKIPPED,
+        EventKind.HOOK_FAILED,
+        EventKind.BREAKER_OPENED,
+        EventKind.BREAKER_CLOSED,
+        EventKind.PROTOCOL_ERROR,
+        EventKind.STUCK,
+        EventKind.TREE_KILL_SOFT,
+        EventKind.METRIC_DROPPED,
+    }
+)
 
 
 @final
@@ -122,7 +137,7 @@ class Host:
         self._owner_pid = os.getpid()
         self._stack: AsyncExitStack | None = None
         self._new_request: Callable[[], Request] = self._closed
-        self._trace_prefix = secrets.token_hex(8)
+        self._ids = RequestIds()
 
     # Life.
 
@@ -142,8 +157,12 @@ class Host:
             await self._open(stack)
             self._stack = stack.pop_all()
         self._new_request = self._make_request
-        self._registry.start_enabled()
-        await self._registry.wait_settled()
+        try:
+            self._registry.start_enabled()
+            await self._registry.wait_settled()
+        except BaseException:  # called off while plugins start: nobody will close what was not opened
+            await self.close()
+            raise
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Open every room, each closed again when the stack unwinds."""
@@ -156,6 +175,7 @@ class Host:
         self._explain = Explain()
         self.logs = LogStore(self.state_dir.logs, clock, on_dropped=self._on_log_dropped)
         stack.push_async_callback(asyncio.to_thread, self.logs.close)
+        stack.callback(self.events.subscribe(self._log_event))
         thread = StoreThread()
         await thread.open(self.state_dir.path, now_s=clock.now())
         stack.push_async_callback(thread.close)
@@ -208,6 +228,11 @@ class Host:
             self.events.add(EventKind.HOST_STOPPED, reason="closed")
             await stack.aclose()
 
+    def _log_event(self, event: Event) -> None:
+        """Tell a plugin's faults in its own log, where its author looks first; events are rate-limited already."""
+        if event.plugin is not None and event.kind in _LOGGED_EVENTS:
+            self.logs.sink(event.plugin).write("warning", event.reason, {"event": event.kind, **event.facts}, source="host")
+
     def _on_log_dropped(self, plugin: str, count: int) -> None:
         # Comes on the log's own thread.
         self._loop.call_soon_threadsafe(
@@ -243,9 +268,10 @@ class Host:
         """
         self._new_request_or_raise()
         seconds = self._settings.default_deadline_s if deadline_s is None else deadline_s
-        request = RequestScope.make_request(
-            id=id, deadline=self._loop.time() + seconds, key=key, traceparent=traceparent or self._new_traceparent()
-        )
+        if id is not None and not is_request_id(id):
+            raise ValueError(f"expected a request id of 1 to {MAX_REQUEST_ID_CHARS} printable characters without blanks, got {id!r}")
+        new_id, new_traceparent = self._ids.new()
+        request = Request(id=id or new_id, deadline=monotonic() + seconds, key=key, traceparent=traceparent or new_traceparent)
         return RequestScope(request, self._dispatcher)
 
     def hooks(self, spec: type[S]) -> S:
@@ -291,19 +317,11 @@ class Host:
             raise HostClosedError("this host is not open; use it inside `async with Host(…) as host`")
 
     def _make_request(self) -> Request:
-        return Request(
-            id=new_request_id(),
-            deadline=self._loop.time() + self._settings.default_deadline_s,
-            key=None,
-            traceparent=self._new_traceparent(),
-        )
+        request_id, traceparent = self._ids.new()
+        return Request(id=request_id, deadline=monotonic() + self._settings.default_deadline_s, key=None, traceparent=traceparent)
 
     def _closed(self) -> Request:
         raise HostClosedError("this host is not open; use it inside `async with Host(…) as host`")
-
-    def _new_traceparent(self) -> str:
-        span = secrets.token_hex(16)
-        return f"00-{self._trace_prefix}{span[:16]}-{span[16:]}-01"
 
     # Plugins.
 

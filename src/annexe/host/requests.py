@@ -11,7 +11,6 @@ from typing import Any, TypeVar, final
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.dispatch.request import Request
-from annexe.ids import MAX_REQUEST_ID_CHARS, is_request_id, new_request_id
 
 __all__ = ["RequestScope"]
 
@@ -28,17 +27,6 @@ class RequestScope:
     def __init__(self, request: Request, dispatcher: Dispatcher) -> None:
         self._request = request
         self._dispatcher = dispatcher
-
-    @staticmethod
-    def make_request(*, id: str | None, deadline: float, key: str | None, traceparent: str) -> Request:
-        """Make the request.
-
-        Raises:
-            ValueError: The id is not well-formed.
-        """
-        if id is not None and not is_request_id(id):
-            raise ValueError(f"expected a request id of 1 to {MAX_REQUEST_ID_CHARS} printable characters without blanks, got {id!r}")
-        return Request(id=id or new_request_id(), deadline=deadline, key=key, traceparent=traceparent)
 
     async def __aenter__(self) -> RequestScope:
         return self

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, final
 
 import msgspec
@@ -115,8 +116,7 @@ class Instance:
         Raises:
             LaunchError: One of its family; nothing is left behind.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + plan.start_timeout_s
+        deadline = monotonic() + plan.start_timeout_s
         instance = cls(plan, await strategy.launch(plan.launch), log)
         try:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
@@ -161,12 +161,12 @@ class Instance:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Return how long the plugin took to answer, in seconds; None when it did not in time."""
-        started = self._loop.time()
+        started = monotonic()
         try:
             await self.connection.call("annexe.ping", None, RequestMeta(), deadline=started + timeout_s)
         except CallError:
             return None
-        return self._loop.time() - started
+        return monotonic() - started
 
     async def configure(self, config: Mapping[str, Any], *, timeout_s: float) -> bool:
         """Push a new configuration; return whether the plugin asks to be restarted for it.
@@ -174,7 +174,7 @@ class Instance:
         Raises:
             CallError: The plugin did not take it.
         """
-        deadline = self._loop.time() + timeout_s
+        deadline = monotonic() + timeout_s
         response = await self.connection.call("annexe.configure", {"config": dict(config)}, RequestMeta(), deadline=deadline)
         decode = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
         answer = decode(response.result)
@@ -183,7 +183,7 @@ class Instance:
     async def stop(self, policy: StopPolicy) -> TreeReport:
         """Take the plugin down by the ladder; the caller has stopped sending it calls."""
         if not self.connection.closed:
-            await self.connection.wait_idle(self._loop.time() + policy.drain_s)
+            await self.connection.wait_idle(monotonic() + policy.drain_s)
             self.connection.give_up_all()
         if not self.connection.closed:
             await self._step("shutdown", self._shut_down(policy.shutdown_s, policy.exit_s))
@@ -194,7 +194,7 @@ class Instance:
 
     async def _shut_down(self, shutdown_s: float, exit_s: float) -> bool:
         try:
-            await self.connection.call("annexe.shutdown", None, RequestMeta(), deadline=self._loop.time() + shutdown_s)
+            await self.connection.call("annexe.shutdown", None, RequestMeta(), deadline=monotonic() + shutdown_s)
         except CallError:
             return self._watch.done()
         return await self._exits_within(exit_s)
@@ -208,9 +208,9 @@ class Instance:
         return True
 
     async def _step(self, name: str, work: Awaitable[bool]) -> None:
-        started = self._loop.time()
+        started = monotonic()
         worked = await work
-        took_ms = round((self._loop.time() - started) * 1000)
+        took_ms = round((monotonic() - started) * 1000)
         self._log.write("debug", f"stop: {name} {'worked' if worked else 'did not work'}", {"took_ms": took_ms}, source="host")
 
     async def discard(self, *, kill_s: float = 5.0) -> TreeReport:

@@ -17,6 +17,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, final
 
 from annexe.channel import Connection
@@ -192,11 +193,11 @@ class Supervisor:
         """Return the connection as soon as there is one; starts a lazy plugin.
 
         Raises:
-            PluginUnavailableError: It cannot take calls, or was not ready before ``deadline`` (loop time).
+            PluginUnavailableError: It cannot take calls, or was not ready before ``deadline`` (monotonic time).
         """
         if self._armed and self.state is _S.DRAINING and self._task is not None:
             # Stopped for being idle just now: let that end, then start again.
-            await asyncio.wait([self._task], timeout=deadline - self._loop.time())
+            await asyncio.wait([self._task], timeout=deadline - monotonic())
         if self._armed and self.state is _S.STOPPED:
             self._begin(f"called: {method}")
         while self.connection is None:
@@ -241,13 +242,17 @@ class Supervisor:
                 return
             except AnnexeError as error:
                 self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
-                if not await self._failed(error.message, ready_s=0.0):
+                delay_s = self._failed(error.message, ready_s=0.0)
+                if delay_s is None:
                     return
+                await self._back_off(delay_s)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it was, the plugin did not start and the host goes on
                 self._log.write("error", f"starting failed inside the host: {error!r}", source="host")
-                if not await self._failed(f"the host failed to start it: {error!r}", ready_s=0.0):
+                delay_s = self._failed(f"the host failed to start it: {error!r}", ready_s=0.0)
+                if delay_s is None:
                     return
+                await self._back_off(delay_s)
                 continue
             if instance is None:
                 break
@@ -255,11 +260,13 @@ class Supervisor:
             if reason is None:
                 await self._take_down(instance)
                 return
-            ready_s = self._loop.time() - self._ready_at
             self._note_end(instance, reason)
+            # The state first: clearing away takes time, and the plugin takes no calls meanwhile.
+            delay_s = self._failed(reason, ready_s=monotonic() - self._ready_at)
             await self._close(instance)
-            if not await self._failed(reason, ready_s=ready_s):
+            if delay_s is None:
                 return
+            await self._back_off(delay_s)
         if self.state is not _S.STOPPED:
             self._move(_S.STOPPED, self._stop_reason)
 
@@ -287,7 +294,7 @@ class Supervisor:
         self.instance = instance
         self.connection = instance.connection
         self._handlers = {name: str(facts.get("at", "")) for name, facts in instance.provided.hooks.items()}
-        self._ready_at = self.last_used = self._loop.time()
+        self._ready_at = self.last_used = monotonic()
         self._health = Health()
         self._move(_S.READY, "activated")
         try:
@@ -311,7 +318,7 @@ class Supervisor:
 
     async def _look_after(self, instance: Instance) -> str | None:
         """Ping an idle plugin, stop one that was idle for long; return why it must be restarted, None when it need not."""
-        now = self._loop.time()
+        now = monotonic()
         if self.failures and now - self._ready_at >= self._policies.restart.healthy_after_s:
             self.failures = 0
             self._memory.recovered(self.id)
@@ -338,8 +345,8 @@ class Supervisor:
             self._events.add(EventKind.STUCK, plugin=self.id, reason=reason)
         self._events.add(EventKind.PLUGIN_EXITED, plugin=self.id, reason=reason)
 
-    async def _failed(self, reason: str, *, ready_s: float) -> bool:
-        """Count a failure and wait out the back-off; False when the life ends here."""
+    def _failed(self, reason: str, *, ready_s: float) -> float | None:
+        """Count a failure; return how long to back off, None when the life ends here."""
         policy = self._policies.restart
         self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
         self._memory.failed(self.id, reason=reason, count=self.failures)
@@ -350,14 +357,16 @@ class Supervisor:
             self._memory.quarantined(self.id, reason=reason)
             self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
             self._move(_S.QUARANTINED, error.message)
-            return False
+            return None
         self._move(_S.BACKING_OFF, f"{reason}; failure {self.failures}, started again in {delay_s:.1f} s")
+        return delay_s
+
+    async def _back_off(self, delay_s: float) -> None:
         try:
             async with asyncio.timeout(delay_s):
                 await self._changed.wait()
         except TimeoutError:
             pass
-        return True
 
     async def _take_down(self, instance: Instance) -> None:
         self._move(_S.DRAINING, self._stop_reason)

@@ -18,13 +18,15 @@ class Reject(Exception):  # noqa: N818 - a refusal is an answer, not an error
         code: Kebab-case name of the refusal, for example ``rate-limited``.
         message: For the person who made the request.
         status: The HTTP status that fits, 400 to 599.
+        retry_after_s: When to try again, in seconds.
     """
 
-    def __init__(self, code: str, message: str, *, status: int = 403) -> None:
+    def __init__(self, code: str, message: str, *, status: int = 403, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Respond(Exception):  # noqa: N818 - an answer, not an error

@@ -147,6 +147,8 @@ class Runner:
             return self._result(call, handler, error.value, "respond", ctx)
         if isinstance(error, Reject):
             facts = {"code": str(error.code), "message": str(error.message), "status": error.status}
+            if error.retry_after_s is not None:
+                facts["retry_after_s"] = error.retry_after_s
             return self.session.error(call.id, "rejected", str(error.message), facts)
         if call.cancelled:
             return self.session.error(call.id, "cancelled", "cancelled while it ran")
