@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from annexe import HookSpec, Host, hook
+from annexe.channel import Connection
 from annexe.host.plugin_handle import PluginHandle
 from annexe.record import Event, EventKind
 from annexe.supervision.health import HealthPolicy
@@ -26,7 +27,23 @@ from annexe.supervision.instance import StopPolicy
 from annexe.supervision.restart import RestartPolicy
 from annexe.supervision.supervisor import Policies
 
-__all__ = ["Doc", "Reply", "T", "open_host", "policies", "run", "steps", "until", "wait_state", "write_plugin"]
+__all__ = [
+    "Doc",
+    "Reply",
+    "T",
+    "connection_of",
+    "events",
+    "is_alive",
+    "open_descriptors",
+    "open_host",
+    "outcome_of",
+    "policies",
+    "run",
+    "steps",
+    "until",
+    "wait_state",
+    "write_plugin",
+]
 
 V = TypeVar("V")
 
@@ -190,6 +207,13 @@ async def until(condition: Callable[[], Any], *, within_s: float = 10.0, what: s
 
 async def wait_state(plugin: PluginHandle, *states: str, within_s: float = 10.0) -> None:
     await until(lambda: plugin.state in states, within_s=within_s, what=f"{plugin!r} ({plugin.reason}) to become {states}")
+
+
+def connection_of(host: Host, plugin: str) -> Connection:
+    """Return the connection to a plugin that is ready."""
+    supervisor = host.plugin(plugin)._known.supervisor
+    assert supervisor is not None and supervisor.connection is not None
+    return supervisor.connection
 
 
 def steps(host: Host, request: str) -> list[tuple[str, str]]:

@@ -192,7 +192,8 @@ class _Stage:
     async def _past(self) -> AsyncIterator[Any]:
         """Yield the source as it is: first what the plugin was fed, then the rest."""
         self._is_past = True
-        fed = self._fed or []
+        fed = self._fed
+        assert fed is not None
         for item in fed:
             yield item
         if self._feeder is not None:
