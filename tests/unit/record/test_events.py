@@ -70,6 +70,10 @@ def test_events_flood_of_one_kind_is_counted_and_told_with_the_next() -> None:
     assert event is not None
     assert event.suppressed_count == 950
     assert events.latest()[-1].sequence == 53
+    clock.passed_s = 2.0
+    after = events.add(EventKind.PERMISSION_DENIED, plugin="greedy")
+    assert after is not None
+    assert after.suppressed_count == 0  # told once
 
 
 def test_events_forgotten_plugin_keeps_its_events_and_gives_back_its_limits() -> None:
