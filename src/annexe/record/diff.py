@@ -4,7 +4,7 @@ Pure. The result follows RFC 6902 (``add``, ``remove``, ``replace`` with JSON Po
 gives the second, unless it was cut short. ``remove`` and ``replace`` also hold what was there, as ``before``.
 
 * Values of different types differ, though Python calls some equal: ``1``, ``1.0`` and ``True`` are three values here.
-* The work is bounded, for plugins choose the values: past so many comparisons, or so deep, what is left counts as replaced whole.
+* The work is bounded, for plugins choose the values: past so many comparisons, or so deep, nothing is entered any more, and what differs counts as replaced whole.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Comparison:
         self._left_count -= 1
         if before is after:
             return True
-        if before.__class__ is not after.__class__ or depth == 0 or self._left_count <= 0:
+        if before.__class__ is not after.__class__ or depth == 0:
             return False
         if isinstance(before, dict):
             return len(before) == len(after) and all(
