@@ -4,7 +4,8 @@ Pure. The result follows RFC 6902 (``add``, ``remove``, ``replace`` with JSON Po
 gives the second, unless it was cut short. ``remove`` and ``replace`` also hold what was there, as ``before``.
 
 * Values of different types differ, though Python calls some equal: ``1``, ``1.0`` and ``True`` are three values here.
-* The work is bounded, for plugins choose the values: past so many comparisons, or so deep, nothing is entered any more, and what differs counts as replaced whole.
+* The work is bounded, for plugins choose the values: past so many comparisons, or so deep, nothing is entered any more, and what differs
+  counts as replaced whole.
 """
 
 from __future__ import annotations
