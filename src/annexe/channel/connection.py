@@ -59,7 +59,7 @@ __all__ = ["Connection", "Notify"]
 
 Notify = Callable[[str, msgspec.Raw, CodecName, str | None], None]
 
-_FAULTS = (msgspec.MsgspecError, RecursionError)
+_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 _COARSENESS_S = 0.001
 
@@ -97,6 +97,7 @@ class Connection:
         self.limits = limits
         self.codec: Codec = JSON
         self.closed = False
+        self._ended_by: AnnexeError | None = None
         self._loop = asyncio.get_running_loop()
         self._on_notification = on_notification
         self._on_closed = on_closed
@@ -106,6 +107,7 @@ class Connection:
         self._ahead: deque[HostCall] = deque()  # sent, and waiting for a slot in the plugin
         self._slots_taken = 0
         self._given_up_slots = 0
+        self._concurrency = limits.concurrency
         self._slots = limits.concurrency + limits.sent_ahead
         self._streams_open = 0
         self._last_id = -1
@@ -169,6 +171,7 @@ class Connection:
 
     def _lost(self, error: AnnexeError | None) -> None:
         self.closed = True
+        self._ended_by = error
         if self._alarm is not None:
             self._alarm.cancel()
         self._requests.abandon_all()
@@ -228,7 +231,8 @@ class Connection:
             deadline = min(deadline, chain[-1].deadline)
         call = HostCall(self, method, params, meta, deadline, run_s, self._loop.create_future(), chain)
         if self.closed:
-            raise PluginUnavailableError(f"plugin {self.plugin!r} is not running", plugin=self.plugin, method=method)
+            because = f": {self._ended_by}" if self._ended_by is not None else ""
+            raise PluginUnavailableError(f"plugin {self.plugin!r} is not running{because}", plugin=self.plugin, method=method)
         if chain:
             self._join(call, chain)
         if self._transport.out_bytes > self.limits.out_bytes:
@@ -240,7 +244,7 @@ class Connection:
                 raise self._busy(method, f"{self.limits.streams} streams are open")
             self._streams_open += 1
             self._send(call)
-        elif self._given_up_slots >= self.limits.concurrency and self._is_hung():
+        elif self._given_up_slots >= self._concurrency and self._is_hung():
             raise self._busy(method, "every slot is held by a call that was cancelled and goes on")
         elif self._slots_taken < self._slots:
             self._slots_taken += 1
@@ -249,7 +253,8 @@ class Connection:
             self._queue.append(call)
         else:
             raise self._busy(method, f"{self.limits.queued} calls wait")
-        self.wake_at(call.deadline)
+        if call.deadline < self._alarm_at:
+            self._set_alarm(call.deadline)
         return call
 
     def give_up(self, call: HostCall) -> None:
@@ -326,11 +331,13 @@ class Connection:
         """Give the call its id and write it; on failure the slot is given back."""
         ident = self._last_id + 2
         now = monotonic()
-        ahead = self._slots_taken > self.limits.concurrency and not call.nested and call.meta.stream is None
+        ahead = self._slots_taken > self._concurrency and not call.nested and call.meta.stream is None
         if not ahead:
             self._start_clock(call, now)
-        left_s = call.deadline - now if call.run_s is None else min(call.deadline - now, call.run_s)
-        call.meta.deadline_ms = max(0, int(left_s * 1000))
+        left_s = call.deadline - now
+        if ahead and call.run_s is not None and call.run_s < left_s:
+            left_s = call.run_s
+        call.meta.deadline_ms = int(left_s * 1000) if left_s > 0.0 else 0
         try:
             body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
             if len(body) > self.limits.max_frame_bytes:
@@ -401,11 +408,13 @@ class Connection:
         self._requests.give_up_overdue(now)
         for call in [*self._open.values(), *self._queue]:
             if call.given_up_at is not None:
-                # Looked at once per period: a plugin may be given up on for long without being stuck.
-                nearest = min(nearest, max(call.given_up_at, now) + self.limits.stuck_s)
+                # Looked at again once per period: a plugin may be given up on for long without being stuck.
+                due = call.given_up_at + self.limits.stuck_s
+                nearest = min(nearest, due if due > now else now + self.limits.stuck_s)
             elif call.deadline <= now:
                 self._overdue(call)
-                nearest = min(nearest, now + self.limits.stuck_s)
+                if call.given_up_at is not None:
+                    nearest = min(nearest, call.given_up_at + self.limits.stuck_s)
             else:
                 nearest = min(nearest, call.deadline)
         if self._is_stuck(now) and not self._stuck_told:
@@ -461,7 +470,14 @@ class Connection:
             self._on_bad_frame(frame, error)
             return
         if isinstance(message, Response):
-            self._on_response(message)
+            call = self._open.pop(message.id, None)
+            if call is None:
+                self._refuse_response(message)
+            else:
+                self._free(call)
+                if not call.future.done():
+                    call.future.set_result(message)
+                self._ended(call)
         elif not self._greeted:
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
         elif isinstance(message, PluginRequest):
@@ -490,15 +506,9 @@ class Connection:
                 return
         raise RemoteProtocolError(f"a message that breaks the protocol: {error}", rule="bad-envelope", plugin=self.plugin) from error
 
-    def _on_response(self, message: Response) -> None:
-        call = self._open.pop(message.id, None)
-        if call is None:
-            what = "twice" if message.id & 1 and 0 < message.id <= self._last_id else "though it was never asked"
-            raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
-        self._free(call)
-        if not call.future.done():
-            call.future.set_result(message)
-        self._ended(call)
+    def _refuse_response(self, message: Response) -> None:
+        what = "twice" if message.id & 1 and 0 < message.id <= self._last_id else "though it was never asked"
+        raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
 
     def _finish(self, ident: int, error: CallError) -> None:
         call = self._open.pop(ident)
@@ -508,6 +518,7 @@ class Connection:
         self._ended(call)
 
     def _ended(self, call: HostCall) -> None:
+        """See to what hung on a call that is over."""
         if call.stream is not None:
             call.stream.finish()
         if call.requests:

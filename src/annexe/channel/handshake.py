@@ -19,6 +19,8 @@ from annexe_sdk.wire import PROTOCOL_VERSIONS
 
 T = TypeVar("T")
 
+_FAULTS = (CallError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
 __all__ = ["Greeting", "Provided", "activate", "hello"]
 
 
@@ -72,7 +74,7 @@ async def hello(
     try:
         response = await connection.call("annexe.hello", params, RequestMeta(), deadline=deadline)
         greeting = _decode(response, Greeting)
-    except (CallError, msgspec.MsgspecError) as error:
+    except _FAULTS as error:
         raise HandshakeError(
             f"plugin {connection.plugin!r} did not get through the handshake: {error}", plugin=connection.plugin
         ) from error
@@ -102,7 +104,7 @@ async def activate(connection: Connection, greeting: Greeting, params: Mapping[s
     try:
         response = await connection.call("annexe.activate", dict(params), RequestMeta(), deadline=deadline)
         provided = _decode(response, Provided)
-    except (CallError, msgspec.MsgspecError) as error:
+    except _FAULTS as error:
         raise ActivationError(f"plugin {connection.plugin!r} could not be activated: {error}", plugin=connection.plugin) from error
     connection.agree(greeting.codec)
     return provided

@@ -19,7 +19,7 @@ import msgspec
 from annexe.channel.calls import HostCall
 from annexe.channel.faults import error_from_wire
 from annexe.channel.messages import CodecName, Item
-from annexe.errors import AnnexeError, CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
+from annexe.errors import CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
 from annexe_sdk import wire
 
 if TYPE_CHECKING:

@@ -59,6 +59,8 @@ def wire_params(params: Sequence[ParamDefinition], values: tuple[Any, ...], *, m
     """
     for param in params:
         if param.is_stream or not param.type.native:
+            if len(params) == 1 and not param.is_stream:
+                return (_sent(param, values[0], method),)
             return tuple(_sent(param, value, method) for param, value in zip(params, values, strict=True) if not param.is_stream)
     return values
 

@@ -38,6 +38,7 @@ class Extension:
         call_timeout_s: The plugin's, for each call and for each gap of a stream.
         figures: Counters by method name.
         explain: Gets a step for every call.
+        events: Is told of failures.
         events: Gets failures.
         clock: For times that people read.
     """
@@ -80,10 +81,15 @@ class Extension:
             response = await connection.call(
                 method.method, params, self._meta(request), deadline=request.deadline, run_s=self.call_timeout_s
             )
-            result = None if method.result is None else self._decode(method, method.result, response.codec, response.result)
+            result_type = method.result
+            result = None if result_type is None else result_type.decoders[response.codec](response.result)
         except (CallError, RejectedError) as error:
             self._note(request, method, started, Outcome.FAILED, error)
             raise
+        except InvalidValueError as error:
+            fault = self._invalid(method, error)
+            self._note(request, method, started, Outcome.FAILED, fault)
+            raise fault from error
         self._note(request, method, started, Outcome.ANSWERED, None)
         return result
 
@@ -140,15 +146,18 @@ class Extension:
         try:
             return value_type.decoders[codec](raw)
         except InvalidValueError as error:
-            plugin = self.provider.id
-            raise InvalidResultError(
-                f"plugin {plugin!r} answered {method.method} with a wrong result: {error}",
-                plugin=plugin,
-                method=method.method,
-                path=error.path,
-                expected=error.expected,
-                actual=error.actual,
-            ) from error
+            raise self._invalid(method, error) from error
+
+    def _invalid(self, method: MethodDefinition, error: InvalidValueError) -> InvalidResultError:
+        plugin = self.provider.id
+        return InvalidResultError(
+            f"plugin {plugin!r} answered {method.method} with a wrong result: {error}",
+            plugin=plugin,
+            method=method.method,
+            path=error.path,
+            expected=error.expected,
+            actual=error.actual,
+        )
 
     def _note(
         self, request: Request, method: MethodDefinition, started: float, outcome: Outcome, error: CallError | RejectedError | None
@@ -159,6 +168,10 @@ class Extension:
             figures.add(now - started)
         else:
             figures.add_failure(now - started, error.code)
+            kind = EventKind.INVALID_RESULT if isinstance(error, InvalidResultError) else EventKind.CALL_FAILED
+            if not isinstance(error, RejectedError):
+                facts = {"method": method.method, "code": error.code, "request": request.id}
+                self.events.add(kind, plugin=self.provider.id, reason=error.message, **facts)
             if isinstance(error, CallError):
                 kind = EventKind.INVALID_RESULT if isinstance(error, InvalidResultError) else EventKind.CALL_FAILED
                 name = f"{self.definition.name}.{method.name}"
@@ -166,7 +179,7 @@ class Extension:
         if request.record is None:
             request.record = self.explain.start(request.id, self.clock.now())
         reason = None if error is None else f"{error.code}: {error.message}"
-        request.record.add_step(self.provider.id, f"{self.definition.name}.{method.name}", started, now, outcome, reason)
+        request.record.add_step(self.provider.id, method.method, started, now, outcome, reason)
 
 
 async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:

@@ -275,6 +275,9 @@ class Pipeline:
         # What never reached the plugin was skipped; what reached it failed.
         outcome = Outcome.SKIPPED if isinstance(error, (PluginUnavailableError, PluginBusyError)) else Outcome.FAILED
         self.note(request, member, started, now, outcome, f"{error.code}: {error.message}")
+        if isinstance(error, InvalidResultError):
+            where = {name: error.data[name] for name in ("path", "expected", "actual") if name in error.data}
+            self._events.add(EventKind.INVALID_RESULT, plugin=plugin, reason=error.message, hook=hook, request=request.id, **where)
         kind = EventKind.HOOK_FAILED if member.closed else EventKind.HOOK_SKIPPED
         self._events.add(kind, plugin=plugin, reason=error.message, hook=hook, code=error.code, request=request.id)
         if member.closed:

@@ -16,7 +16,7 @@ Source: features HK6; ADR-0026.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import deque
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, final
 
@@ -161,7 +161,8 @@ class Explain:
     def __init__(self, *, capacity: int = 1024, max_bytes: int = 32 * 1024 * 1024) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
-        self._records: OrderedDict[str, RequestRecord] = OrderedDict()
+        # Oldest first; found by looking through it, which only those who ask pay for.
+        self._records: deque[RequestRecord] = deque()
         self._held_bytes = 0
 
     @property
@@ -170,28 +171,29 @@ class Explain:
         return self._held_bytes
 
     def start(self, request_id: str, at: float) -> RequestRecord:
-        """Begin the record of a request; an earlier one of the same id goes.
+        """Begin the record of a request; an earlier one of the same id cannot be found any more.
 
         Args:
             request_id: As the application or the host chose it.
             at: Unix time in seconds.
         """
-        if request_id in self._records:
-            self._let_go(self._records.pop(request_id))
-        record = self._records[request_id] = RequestRecord(request_id, at, self)
-        if len(self._records) > self._capacity:
-            self._let_go(self._records.popitem(last=False)[1])
+        record = RequestRecord(request_id, at, self)
+        records = self._records
+        records.append(record)
+        if len(records) > self._capacity:
+            self._let_go(records.popleft())
         return record
 
     def charge(self, size_bytes: int) -> None:
         """Count bytes that a record took, and push out the oldest requests while there are too many. Called by records."""
         self._held_bytes += size_bytes
         while self._held_bytes > self._max_bytes:
-            self._let_go(self._records.popitem(last=False)[1])
+            self._let_go(self._records.popleft())
 
     def latest(self, count: int = 20) -> list[str]:
         """Return the ids of the last requests, newest first."""
-        return list(reversed(self._records))[: max(count, 0)]
+        newest_first = dict.fromkeys(record.request_id for record in reversed(self._records))
+        return list(newest_first)[: max(count, 0)]
 
     def render(self, request_id: str) -> dict[str, Any]:
         """Return what is known of a request.
@@ -199,7 +201,7 @@ class Explain:
         Raises:
             HostError: Nothing is; ``request`` holds the id.
         """
-        record = self._records.get(request_id)
+        record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
         if record is None:
             raise HostError(
                 f"no record of request {request_id!r}: expected one of the last {self._capacity} requests of this host.", request=request_id

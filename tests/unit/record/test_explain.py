@@ -183,14 +183,15 @@ def test_explain_request_larger_than_the_ring_goes_and_its_later_steps_with_it()
     assert (explain.held_bytes, explain.latest()) == (0, [])
 
 
-def test_explain_request_id_used_again_replaces_the_first_and_its_bytes() -> None:
-    explain = Explain()
+def test_explain_request_id_used_again_shows_the_latest_once_and_lets_the_first_go_in_its_turn() -> None:
+    explain = Explain(capacity=2)
     first = explain.start("r", START_AT)
     first.add_step("p", "first", 0.0, 0.0, "changed", None, b"1" * 100, None, "json")
     explain.start("r", START_AT).add_step("p", "second", 0.0, 0.0, "none")
-    first.add_step("p", "first", 0.0, 0.0, "changed", None, b"1" * 100, None, "json")
-    assert explain.held_bytes == 0
     assert [step["hook"] for step in explain.render("r")["steps"]] == ["second"]
+    assert (explain.latest(), explain.held_bytes) == (["r"], 100)
+    explain.start("s", START_AT)
+    assert explain.held_bytes == 0
 
 
 def test_explain_steps_of_one_request_are_bounded_and_counted() -> None:

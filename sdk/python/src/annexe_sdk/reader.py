@@ -66,27 +66,27 @@ class Reader:
         Raises:
             Stopped: The connection is gone.
         """
-        ready = self._ready
+        ready, leader = self._ready, self._leader
         while not self.stopped:
+            if ready and monotonic() - self._last_look > _LOOK_AGAIN_S:
+                self._look()
+            elif not ready and leader.acquire(False):
+                try:
+                    while not ready and not self.stopped:
+                        self._read()
+                finally:
+                    leader.release()
+                if len(ready) > 1:
+                    self._share_out(len(ready) - 1)  # the first is this worker's own
+                if self._parked:
+                    self._hand_on()
             if ready:
-                if monotonic() - self._last_look > _LOOK_AGAIN_S:
-                    self._look()
                 try:
                     call: Call = ready.popleft()
                 except IndexError:
                     continue  # cancelled just now, or another worker was quicker
                 return call
-            if self._leader.acquire(False):
-                try:
-                    while not ready and not self.stopped:
-                        self._read()
-                finally:
-                    self._leader.release()
-                if len(ready) > 1:
-                    self._share_out(len(ready) - 1)  # the first is this worker's own
-                if self._parked:
-                    self._hand_on()
-            else:
+            if leader.locked():
                 idle.done, idle.call = False, None
                 self._idle.append(idle)
                 self.wait_for(idle)

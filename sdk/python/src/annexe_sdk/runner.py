@@ -116,7 +116,12 @@ class Runner:
             raise
         except BaseException as error:
             return self.failure(call, handler, error, ctx)
-        return self.success(call, handler, value, ctx)
+        if value is UNCHANGED or (ctx is not None and ctx._state is not None):
+            return self.success(call, handler, value, ctx)
+        try:
+            return self.session.result(call.id, value)
+        except CodecError as error:
+            return self._unsendable(call, handler, error)
 
     def context(self, call: "Call | None") -> Context:
         """Make the ``ctx`` of one call."""
@@ -139,7 +144,10 @@ class Runner:
                 meta["outcome"] = outcome
             return self.session.result(call.id, value, meta)
         except CodecError as error:
-            return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
+            return self._unsendable(call, handler, error)
+
+    def _unsendable(self, call: Call, handler: Handler, error: CodecError) -> bytes:
+        return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""

@@ -218,7 +218,10 @@ class Session:
         _, ident, method, params, meta = message
         if type(ident) is not int or type(method) is not str or type(meta) is not dict:
             raise Broken("bad-envelope", "a request whose id, method or meta has the wrong type")
-        self._check_host_id(ident)
+        if ident & 1 and ident > self._last_host_id:
+            self._last_host_id = ident
+        else:
+            self._check_host_id(ident)
         if method == "annexe.ping":
             self.answers.append(self.result(ident, None))
             return
@@ -314,7 +317,14 @@ class Session:
 
     def result(self, ident: int, value: "Any", meta: "dict[str, Any] | None" = None) -> bytes:
         """Answer a call; raises CodecError when the value cannot be sent."""
-        return self._pack([RESPONSE, ident, None, value, meta or {}])
+        # As _pack, without its layers: this is the hot path.
+        try:
+            body = self.codec.encode((RESPONSE, ident, None, value, meta or {}))
+        except self.codec.faults as error:
+            raise CodecError(str(error)) from error
+        if len(body) > self.limit_bytes:
+            raise _too_large(body, self.limit_bytes)
+        return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
         """Answer a call with an error."""
@@ -337,9 +347,13 @@ class Session:
         except self.codec.faults as error:
             raise CodecError(str(error)) from error
         if len(body) > self.limit_bytes:
-            raise CodecError(f"a message of {len(body)} bytes; expected at most {self.limit_bytes}")
+            raise _too_large(body, self.limit_bytes)
         return body
 
     def _pack(self, message: "Any") -> bytes:
         body = self.encode(message)
         return len(body).to_bytes(HEAD_BYTES, "big") + body
+
+
+def _too_large(body: bytes, limit_bytes: int) -> CodecError:
+    return CodecError(f"a message of {len(body)} bytes; expected at most {limit_bytes}")
