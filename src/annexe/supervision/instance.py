@@ -18,7 +18,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, Refused, RequestMeta, Serve, activate, hello
-from annexe.errors import AnnexeError, CallError, HandshakeError, LaunchError
+from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
 
@@ -177,7 +177,11 @@ class Instance:
         deadline = monotonic() + timeout_s
         response = await self.connection.call("annexe.configure", {"config": dict(config)}, RequestMeta(), deadline=deadline)
         decode = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
-        answer = decode(response.result)
+        try:
+            answer = decode(response.result)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            text = f"plugin {self.plan.launch.plugin!r} answered annexe.configure with what cannot be decoded: {error}"
+            raise InvalidResultError(text, plugin=self.plan.launch.plugin, method="annexe.configure") from error
         return isinstance(answer, dict) and answer.get("restart") is True
 
     async def stop(self, policy: StopPolicy) -> TreeReport:
