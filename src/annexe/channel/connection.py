@@ -98,7 +98,6 @@ class Connection:
         self.codec: Codec = JSON
         self.closed = False
         self._ended_by: AnnexeError | None = None
-        self._ended_by: AnnexeError | None = None
         self._loop = asyncio.get_running_loop()
         self._on_notification = on_notification
         self._on_closed = on_closed
