@@ -45,4 +45,4 @@ class RequestIds:
     def new(self) -> tuple[str, str]:
         """Return a request id nobody has used, and a W3C ``traceparent`` that begins a trace of its own."""
         number = f"{next(self._count):016x}"
-        return self._request_prefix + number.lstrip("0"), f"00-{self._prefix}{number}-{number}-01"
+        return self._request_prefix + number, f"00-{self._prefix}{number}-{number}-01"

@@ -35,7 +35,8 @@ from annexe.channel.messages import (
     Release,
     RequestMeta,
     Response,
-    decode_message,
+    decode_json,
+    decode_msgpack,
 )
 from annexe.channel.requests import PluginRequests, Refused, Serve
 from annexe.channel.streams import Decode, Stream
@@ -53,7 +54,7 @@ from annexe.errors import (
     RemoteProtocolError,
 )
 from annexe_sdk import wire
-from annexe_sdk.frames import read_head
+from annexe_sdk.frames import JSON_FIRST_BYTE, read_head
 
 __all__ = ["Connection", "Notify"]
 
@@ -121,6 +122,7 @@ class Connection:
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
+        self._write = self._transport.write
         self._requests = PluginRequests(self, serve, on_refused=on_refused, loop=self._loop)
         self._by_type: dict[type, Callable[[Any], None]] = {
             Notification: self._on_notify,
@@ -308,11 +310,11 @@ class Connection:
 
     def send(self, message: Any) -> None:
         """Send a message that is known to be encodable."""
-        self._transport.write(self.codec.encode(message), alone=True)
+        self._write(self.codec.encode(message), True)
 
     def write(self, body: bytes) -> None:
         """Send an encoded message."""
-        self._transport.write(body, alone=True)
+        self._write(body, True)
 
     def _join(self, call: HostCall, chain: tuple[HostCall, ...]) -> None:
         if len(chain) >= self.limits.depth:
@@ -331,9 +333,15 @@ class Connection:
         """Give the call its id and write it; on failure the slot is given back."""
         ident = self._last_id + 2
         now = monotonic()
-        ahead = self._slots_taken > self._concurrency and not call.nested and call.meta.stream is None
-        if not ahead:
+        ahead = False
+        if call.nested or call.meta.stream is not None:
             self._start_clock(call, now)
+        elif self._slots_taken > self._concurrency:
+            ahead = True
+        else:  # as _start_clock, without the call: this is the hot path
+            call.holds_slot = True
+            if call.run_s is not None and now + call.run_s < call.deadline:
+                call.deadline = now + call.run_s
         left_s = call.deadline - now
         if ahead and call.run_s is not None and call.run_s < left_s:
             left_s = call.run_s
@@ -347,7 +355,7 @@ class Connection:
             text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
             raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error
         self._last_id = call.id = ident
-        self._transport.write(body, alone=not self._open)
+        self._write(body, not self._open)
         self._open[ident] = call
         if ahead:
             self._ahead.append(call)
@@ -465,7 +473,7 @@ class Connection:
     def _on_frame(self, frame: bytes) -> None:
         self.frame_bytes = len(frame)
         try:
-            message = decode_message(frame)
+            message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
         except _FAULTS as error:
             self._on_bad_frame(frame, error)
             return
@@ -474,10 +482,14 @@ class Connection:
             if call is None:
                 self._refuse_response(message)
             else:
-                self._free(call)
+                if call.meta.stream is not None or call.nested or call.given_up_at is not None or self._ahead:
+                    self._free(call)
+                else:
+                    self._slots_taken -= 1
                 if not call.future.done():
                     call.future.set_result(message)
-                self._ended(call)
+                if call.stream is not None or call.requests or self._queue or self._idle is not None:
+                    self._ended(call)
         elif not self._greeted:
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
         elif isinstance(message, PluginRequest):

@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import msgspec
 
 from annexe_sdk import wire
-from annexe_sdk.frames import JSON_FIRST_BYTE
 
 __all__ = [
     "JSON",
@@ -36,7 +35,8 @@ __all__ = [
     "Response",
     "ResponseMeta",
     "WireError",
-    "decode_message",
+    "decode_json",
+    "decode_msgpack",
 ]
 
 CodecName = Literal["msgpack", "json"]
@@ -169,20 +169,10 @@ class _JsonItem(Item, tag=wire.ITEM):
 
 Message = PluginRequest | Response | Notification | Cancel | Item | End | Credit | Release
 
-_decode_msgpack: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
-_decode_json: Callable[[bytes], Message] = msgspec.json.Decoder(
+decode_msgpack: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+decode_json: Callable[[bytes], Message] = msgspec.json.Decoder(
     _JsonRequest | _JsonResponse | _JsonNotification | Cancel | _JsonItem | End | Credit | Release
 ).decode
-
-
-def decode_message(frame: bytes) -> Message:
-    """Decode a frame by the codec its first byte names.
-
-    Raises:
-        msgspec.MsgspecError: The envelope, or the structure of the payload, is wrong.
-        RecursionError: Nested too deeply.
-    """
-    return _decode_json(frame) if frame[0] == JSON_FIRST_BYTE else _decode_msgpack(frame)
 
 
 @final

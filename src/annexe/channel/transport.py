@@ -81,7 +81,7 @@ class Transport:
         """Change the longest frame accepted."""
         self._buffer.limit_bytes = limit_bytes
 
-    def write(self, body: bytes, *, alone: bool) -> None:
+    def write(self, body: bytes, alone: bool) -> None:
         """Send one frame.
 
         Args:

@@ -39,7 +39,6 @@ class Extension:
         figures: Counters by method name.
         explain: Gets a step for every call.
         events: Is told of failures.
-        events: Gets failures.
         clock: For times that people read.
     """
 
@@ -172,10 +171,6 @@ class Extension:
             if not isinstance(error, RejectedError):
                 facts = {"method": method.method, "code": error.code, "request": request.id}
                 self.events.add(kind, plugin=self.provider.id, reason=error.message, **facts)
-            if isinstance(error, CallError):
-                kind = EventKind.INVALID_RESULT if isinstance(error, InvalidResultError) else EventKind.CALL_FAILED
-                name = f"{self.definition.name}.{method.name}"
-                self.events.add(kind, plugin=self.provider.id, reason=error.message, method=name, code=error.code, request=request.id)
         if request.record is None:
             request.record = self.explain.start(request.id, self.clock.now())
         reason = None if error is None else f"{error.code}: {error.message}"

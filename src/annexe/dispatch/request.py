@@ -5,7 +5,7 @@ Source: docs/reference/hooks.md, "Requests".
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any
 
 import msgspec
 
@@ -20,26 +20,23 @@ MAX_STATE_BYTES = 64 * 1024
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@final
-class Request:
-    """What belongs to one request.
+class Request(msgspec.Struct, eq=False):
+    """What belongs to one request. A struct, for one is made per request.
 
     Attributes:
         id: The application's correlation id.
         deadline: Monotonic time, in seconds: the roof over everything done for the request.
         key: The application's key: tenant, user, API key.
         traceparent: W3C trace context.
+        record: The explain record, from the first step on.
     """
 
-    __slots__ = ("_states", "deadline", "id", "key", "record", "traceparent")
-
-    def __init__(self, *, id: str, deadline: float, key: str | None, traceparent: str) -> None:
-        self.id = id
-        self.deadline = deadline
-        self.key = key
-        self.traceparent = traceparent
-        self.record: Any = None  # the explain record, from the first step on
-        self._states: dict[str, dict[str, Any]] | None = None
+    id: str
+    deadline: float
+    key: str | None
+    traceparent: str
+    record: Any = None
+    _states: dict[str, dict[str, Any]] | None = None
 
     def state_of(self, plugin: str) -> dict[str, Any] | None:
         """Return what a plugin put aside; not to be changed."""

@@ -63,20 +63,16 @@ class _Digest(NamedTuple):
 _Step = tuple[str, str, float, float, str, "str | None", Any, Any, "Codec | None"]
 
 
-@final
-class RequestRecord:
-    """The steps of one request, in order. Made by ``Explain.start``."""
+class RequestRecord(msgspec.Struct, eq=False):
+    """The steps of one request, in order. Made by ``Explain.start``; a struct, for one is made per request."""
 
-    __slots__ = ("_absent", "_ring", "_steps", "_steps_dropped", "at", "held_bytes", "request_id")
-
-    def __init__(self, request_id: str, at: float, ring: Explain) -> None:
-        self.request_id = request_id
-        self.at = at
-        self.held_bytes = 0
-        self._ring: Explain | None = ring  # None once pushed out: then steps go nowhere
-        self._steps: list[_Step] = []
-        self._steps_dropped = 0
-        self._absent: list[tuple[str, tuple[str, ...]]] = []
+    request_id: str
+    at: float
+    _ring: Any  # the Explain it belongs to; None once pushed out: then steps go nowhere
+    held_bytes: int = 0
+    _steps: list[_Step] = []
+    _steps_dropped: int = 0
+    _absent: list[tuple[str, tuple[str, ...]]] = []
 
     def add_step(
         self,
