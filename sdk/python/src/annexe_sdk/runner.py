@@ -291,4 +291,8 @@ def run_plugin(plugin: Plugin) -> None:
 
 
 def _serve(fd: int, load: "Callable[[], Plugin]") -> None:
-    Runner(socket(AF_UNIX, SOCK_STREAM, 0, fd), load).serve()
+    sock = socket(AF_UNIX, SOCK_STREAM, 0, fd)
+    try:
+        Runner(sock, load).serve()
+    finally:
+        sock.close()

@@ -1,0 +1,157 @@
+"""The host as a plugin's handlers see it, played: what is behind ``ctx``.
+
+It stands where the SDK's runner stands, so that the contexts handed to handlers are the SDK's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from annexe.clock import Clock
+from annexe.contract import InvalidValueError, bind, capability_definition
+from annexe.errors import InvalidParamsError
+from annexe.testing.kv import FakeKv
+from annexe_sdk import CallFailed, Context, PermissionDenied
+from annexe_sdk.aio import AsyncContext
+from annexe_sdk.codec import json_codec
+from annexe_sdk.session import Call, Session
+
+__all__ = ["FakeHost", "LogLine", "MetricValue"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a handler logged."""
+
+    level: str
+    message: str
+    fields: Mapping[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """One figure that a handler gave."""
+
+    kind: str
+    name: str
+    value: float
+    labels: Mapping[str, str]
+
+
+@final
+class FakeHost:
+    """What the SDK's contexts ask of their runner.
+
+    Args:
+        config: The plugin's.
+        capabilities: The application's objects.
+        clock: For the store.
+        granted: Rights; None: all.
+    """
+
+    def __init__(self, *, config: dict[str, Any], capabilities: Iterable[Any], clock: Clock, granted: frozenset[str] | None) -> None:
+        self.config = config
+        self.grants = sorted(granted or ())
+        self.data_dir: str | None = None
+        self.session = Session(json_codec())
+        self.kv = FakeKv(clock)
+        self.logs: list[LogLine] = []
+        self.metrics: list[MetricValue] = []
+        self.progress: list[tuple[float, str]] = []
+        self._capabilities = {capability.name: capability for capability in capabilities}
+        self._granted = granted
+        self._lock = threading.Lock()
+
+    def context(self, meta: dict[str, Any]) -> Context:
+        """Make the ``ctx`` of a ``def`` handler."""
+        runner: Any = self
+        return Context(runner, _call(meta))
+
+    def async_context(self, meta: dict[str, Any]) -> AsyncContext:
+        """Make the ``ctx`` of an ``async def`` handler."""
+        runner: Any = self
+        loop: Any = _AsyncAsk(self)
+        return AsyncContext(runner, _call(meta), loop)
+
+    # What contexts call.
+
+    def ask(self, _call: Any, method: str, params: Any) -> Any:
+        """Answer a request of the plugin's.
+
+        Raises:
+            CallFailed: It was refused.
+        """
+        self._check_granted(method)
+        if method.startswith("kv."):
+            with self._lock:
+                try:
+                    return self.kv.answer(method, params)
+                except TypeError as error:
+                    raise CallFailed("invalid-params", str(error)) from error
+        return asyncio.run(self.call_capability(method, params))
+
+    def log(self, level: str, message: str, fields: dict[str, Any], _call: Any) -> None:
+        """Keep a line."""
+        self.logs.append(LogLine(level, str(message), fields))
+
+    def notify(self, method: str, params: Any, _call: Any = None) -> None:
+        """Keep a figure."""
+        if method == "metric":
+            self.metrics.append(MetricValue(params["kind"], params["name"], params["value"], params["labels"]))
+
+    def send_item(self, _call: Any, value: Any) -> None:
+        """Keep how far activation is."""
+        self.progress.append((value["fraction"], value["message"]))
+
+    async def call_capability(self, method: str, params: Any) -> Any:
+        """Call one of the application's functions with checked arguments.
+
+        Raises:
+            CallFailed: There is none, or the arguments do not fit.
+        """
+        _, name, function = method.split(".", 2)
+        target = self._capabilities.get(name)
+        known = capability_definition(type(target)).methods if target is not None else {}
+        definition = known.get(function)
+        if definition is None:
+            raise CallFailed("method-not-found", f"the test offers no {method!r}; pass an object that has it as capabilities=[…]")
+        args, named = ((), params) if isinstance(params, dict) else (tuple(params), {})
+        try:
+            values = bind(definition.params, args, named, method=method)
+            checked = [param.type.from_builtins(value) for param, value in zip(definition.params, values, strict=True)]
+        except (InvalidParamsError, InvalidValueError) as error:
+            raise CallFailed("invalid-params", str(error)) from error
+        result = await getattr(target, function)(*checked)
+        return None if definition.result is None else definition.result.to_wire(result)
+
+    def _check_granted(self, method: str) -> None:
+        family, _, rest = method.partition(".")
+        right = "kv" if family == "kv" else f"cap:{rest.partition('.')[0]}"
+        if self._granted is not None and right not in self._granted:
+            line = "[permissions.kv]" if right == "kv" else f'[permissions] capabilities = ["{right[4:]}"]'
+            raise PermissionDenied("permission-denied", f"plugin.toml does not ask for {right!r}; add: {line}")
+
+
+@final
+class _AsyncAsk:
+    """What an ``AsyncContext`` asks of its loop."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def ask(self, call: Any, method: str, params: Any) -> Any:
+        if method.startswith("kv."):
+            return self._host.ask(call, method, params)
+        self._host._check_granted(method)
+        return await self._host.call_capability(method, params)
+
+
+def _call(meta: dict[str, Any]) -> Call:
+    return Call(1, "", None, meta, time.monotonic())

@@ -1,0 +1,290 @@
+"""Run a plugin's handlers without a host: in the test's own process, with everything a host would do for them played.
+
+The handlers get real contexts of the SDK; behind those are a dictionary for the store, a list for the log, and the test's own objects for
+capabilities. What goes in and out makes the trip through MessagePack, as it would on the wire. An exception that a handler raises
+reaches the test as it is, with its own traceback.
+
+Source: docs/reference/testing.md; ADR-0058.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import msgspec
+
+from annexe.errors import ActivationError, MethodNotFoundError
+from annexe.ids import new_request_id
+from annexe.testing.clock import FakeClock
+from annexe.testing.fake_host import FakeHost
+from annexe.testing.loading import LoadedPlugin
+from annexe_sdk import Plugin, Respond
+from annexe_sdk.context import UNCHANGED
+from annexe_sdk.convert import converter
+from annexe_sdk.plugin import Handler
+
+__all__ = ["PluginRunner", "RunnerRequest"]
+
+_decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@final
+class PluginRunner:
+    """A plugin and what its handlers see around them.
+
+    Args:
+        plugin: Its folder, or the ``Plugin`` itself. With a folder the manifest counts: what it does not ask for is refused.
+        config: Seen as ``ctx.config``.
+        capabilities: Objects of classes with a ``name`` and ``async def`` methods, as a host takes them.
+        clock: Decides when keys are over.
+
+    Attributes:
+        config: As handlers see it; ``configure`` changes it.
+        logs: What was logged, oldest first.
+        metrics: What was measured, oldest first.
+        progress: What activation told of how far it is.
+        clock: Stands still until it is advanced.
+
+    Use it as ``with PluginRunner(…) as runner``: entering activates the plugin, leaving shuts it down.
+    """
+
+    def __init__(
+        self,
+        plugin: Plugin | str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        capabilities: Iterable[Any] = (),
+        clock: FakeClock | None = None,
+    ) -> None:
+        self._loaded = LoadedPlugin(Path(plugin)) if isinstance(plugin, str | Path) else None
+        self.plugin = plugin if isinstance(plugin, Plugin) else self._loaded.plugin if self._loaded is not None else Plugin()
+        self.clock = clock or FakeClock()
+        granted = self._loaded.manifest.permission_set() if self._loaded is not None else None
+        self._host = FakeHost(config=dict(config or {}), capabilities=capabilities, clock=self.clock, granted=granted)
+        self._runner: asyncio.Runner | None = None  # the loop of async handlers, from the first on
+        self.logs = self._host.logs
+        self.metrics = self._host.metrics
+        self.progress = self._host.progress
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration at hand."""
+        return self._host.config
+
+    @property
+    def kv(self) -> dict[str, Any]:
+        """What is in the key-value store, by key; a copy."""
+        return self._host.kv.values()
+
+    def __enter__(self) -> Self:
+        try:
+            self.activate()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.shutdown()
+        finally:
+            self.close()
+
+    # Life.
+
+    def activate(self) -> None:
+        """Hold the code against the manifest and run what is registered for activation.
+
+        Raises:
+            ActivationError: It answers what the manifest does not declare, or declares what it does not answer.
+        """
+        if self._loaded is not None:
+            self._check_provided(self._loaded)
+        self._run_life(self.plugin.activate_handlers)
+
+    def configure(self, config: Mapping[str, Any]) -> bool:
+        """Change the configuration; say whether the plugin asks to be restarted."""
+        self._host.config = dict(config)
+        return "restart" in self._run_life(self.plugin.configure_handlers)
+
+    def shutdown(self) -> None:
+        """Run what is registered for the end."""
+        self._run_life(self.plugin.shutdown_handlers)
+
+    def close(self) -> None:
+        """Give back what the runner holds, without a word to the plugin. Idempotent."""
+        if self._runner is not None:
+            self._runner.close()
+        if self._loaded is not None:
+            self._loaded.close()
+
+    # Calls.
+
+    def request(self, *, id: str | None = None, key: str | None = None, deadline_s: float = 30.0) -> RunnerRequest:
+        """Begin a request: calls made in it share ``ctx.state``, ``ctx.request_id`` and ``ctx.key``."""
+        meta = {"request": id or new_request_id(), "deadline_ms": round(deadline_s * 1000)}
+        return RunnerRequest(self, meta | ({} if key is None else {"key": key}))
+
+    def call(self, hook: str, *params: Any) -> Any:
+        """Call the handler of a hook in a request of its own; see ``RunnerRequest.call``."""
+        return self.request().call(hook, *params)
+
+    def stream(self, hook: str, items: Iterable[Any], *params: Any) -> list[Any]:
+        """Pass items through a stream filter in a request of its own; see ``RunnerRequest.stream``."""
+        return self.request().stream(hook, items, *params)
+
+    def extension(self, point: str) -> Any:
+        """Return what the plugin puts at an extension point, called in a request of its own."""
+        return self.request().extension(point)
+
+    # How it is done.
+
+    def _handler(self, method: str, what: str) -> Handler:
+        handler = self.plugin.handlers.get(method)
+        if handler is None:
+            known = ", ".join(sorted(self.plugin.handlers)) or "none"
+            raise MethodNotFoundError(f"the plugin does not answer {what}; it answers: {known}", method=method)
+        return handler
+
+    def _run_life(self, handlers: list[Handler]) -> list[Any]:
+        return [self._run(handler, [], {}) for handler in handlers]
+
+    def _run(self, handler: Handler, params: list[Any], meta: dict[str, Any]) -> Any:
+        """Call a handler; returns what it returned, items of a stream as a list. State goes back into ``meta``."""
+        ctx = self._host.async_context(meta) if handler.is_async else self._host.context(meta)
+        params = [*params, ctx] if handler.wants_ctx else params
+        result = handler.function(*params)
+        if handler.is_async:
+            self._runner = self._runner or asyncio.Runner()
+            result = self._runner.run(_gathered(result) if handler.is_generator else result)
+        elif handler.is_generator:
+            result = list(result)
+        changed = ctx._changed_state()
+        if changed is not None:
+            kept = {**meta.get("state", {}), **changed}
+            meta["state"] = {key: value for key, value in kept.items() if value is not None}
+        return result
+
+    def _check_provided(self, loaded: LoadedPlugin) -> None:
+        provided, declared = self.plugin.provides(), loaded.manifest.provides
+        for what, given, wanted in (
+            ("hook", provided["hooks"], declared.hooks),
+            ("extension", provided["extensions"], declared.extensions),
+        ):
+            for name in sorted(given.keys() ^ wanted.keys()):
+                if name in given:
+                    text = f"the code answers {what} {name!r}, which plugin.toml does not declare"
+                else:
+                    text = f"plugin.toml declares {what} {name!r}, but the code does not answer it"
+                raise ActivationError(text, plugin=loaded.manifest.id)
+
+
+@final
+class RunnerRequest:
+    """One request. Made by ``PluginRunner.request``."""
+
+    def __init__(self, runner: PluginRunner, meta: dict[str, Any]) -> None:
+        self._runner = runner
+        self._meta = meta
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    @property
+    def id(self) -> str:
+        """Seen as ``ctx.request_id``."""
+        return str(self._meta["request"])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the plugin has put aside so far; a copy."""
+        return dict(self._meta.get("state", {}))
+
+    def call(self, hook: str, *params: Any) -> Any:
+        """Call the handler of a hook.
+
+        Args:
+            hook: Qualified name: ``"chat.on_request"``.
+            params: Its parameters, anything the wire can carry; dataclasses too.
+
+        Returns:
+            What the handler returned, as the application would get it: for ``ctx.unchanged`` the first parameter.
+
+        Raises:
+            Reject: The handler refused.
+            Respond: The handler answered for all.
+            MethodNotFoundError: The plugin does not answer the hook.
+        """
+        handler = self._runner._handler(f"hook.{hook}", f"hook {hook!r}")
+        sent = _travelled(list(params))
+        result = self._run(handler, _travelled(sent))
+        if result is UNCHANGED:
+            return sent[0]
+        return _travelled(result)
+
+    def stream(self, hook: str, items: Iterable[Any], *params: Any) -> list[Any]:
+        """Pass items through a stream filter and return what comes out."""
+        handler = self._runner._handler(f"hook.{hook}", f"hook {hook!r}")
+        passed: list[Any] = self._stream(handler, items, list(params))
+        return passed
+
+    def extension(self, point: str) -> Any:
+        """Return what the plugin puts at an extension point: its methods take what the wire can carry; an iterator streams in."""
+        handlers = self._runner.plugin.handlers
+        methods = [method for method in handlers if method.rpartition(".")[0] == f"ext.{point}"]
+        if not methods:
+            self._runner._handler(f"ext.{point}", f"extension point {point!r}")
+        return _Methods({method.rpartition(".")[2]: self._method(handlers[method]) for method in methods})
+
+    def _method(self, handler: Handler) -> Callable[..., Any]:
+        def call(*params: Any) -> Any:
+            source = next((param for param in params if isinstance(param, Iterator)), None)
+            if source is not None:
+                return self._stream(handler, source, [param for param in params if param is not source])
+            return _travelled(self._run(handler, _travelled(list(params))))
+
+        return call
+
+    def _stream(self, handler: Handler, items: Iterable[Any], params: list[Any]) -> Any:
+        source: Any = map(_travelled, items)
+        if handler.is_async:
+            source = _as_async(source)
+        return _travelled(self._run(handler, [source, *_travelled(params)]))
+
+    def _run(self, handler: Handler, params: list[Any]) -> Any:
+        convert = converter(handler)
+        params = convert(params) if convert is not None else params
+        try:
+            return self._runner._run(handler, params, self._meta)
+        except Respond as answer:
+            answer.value = _travelled(answer.value)
+            raise
+
+
+class _Methods:
+    """The methods of an extension."""
+
+    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
+        self.__dict__.update(methods)
+
+
+def _travelled(value: Any) -> Any:
+    """Return what arrives when a value is sent."""
+    return value if value is UNCHANGED else _decode(_encode(value))
+
+
+async def _gathered(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+async def _as_async(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item

@@ -1,0 +1,199 @@
+"""The public test kit over real processes: hosts for one plugin, and the fixtures that come with annexe."""
+
+# mypy: disable-error-code="empty-body"
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from annexe import HookSpec, hook
+from annexe.errors import ActivationError, ContractError
+from annexe.testing import async_host_for, host_for
+from annexe.testing.contracts import contracts_beside, contracts_named
+
+ROOT = Path(__file__).parents[2]
+
+
+class Text(HookSpec, name="text", revision=1):
+    @hook.filter
+    async def on_text(self, text: str) -> str: ...
+
+
+MANIFEST = """
+manifest-version = 1
+[plugin]
+id = "loud"
+version = "0.1.0"
+name = "Loud"
+[runtime]
+kind = "python"
+entry = "loud"
+[provides.hooks]
+"text.on_text" = { revision = 1 }
+"""
+CODE = """
+from annexe_sdk import Plugin
+plugin = Plugin()
+
+@plugin.filter("text.on_text")
+def loud(text, ctx):
+    ctx.log.info("loud", was=text)
+    return text.upper() + ctx.config.get("mark", "")
+"""
+CONTRACTS = """
+from annexe import HookSpec, hook
+
+class Text(HookSpec, name="text", revision=1):
+    @hook.filter
+    async def on_text(self, text: str) -> str: ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "loud"
+    folder.mkdir()
+    (folder / "plugin.toml").write_text(MANIFEST)
+    (folder / "loud.py").write_text(CODE)
+    return folder
+
+
+def test_host_for_runs_a_plugin_in_a_process_and_leaves_nothing(folder: Path) -> None:
+    with host_for(folder, contracts=[Text], name="mine") as host:
+        assert host.hooks(Text).on_text("a") == "A"
+        [plugin] = host.plugins
+        assert plugin.pid not in (None, os.getpid())
+        state = host.run(lambda host: host.state_dir.path)
+    assert not state.exists()
+
+
+def test_host_for_takes_more_of_the_hosts_arguments(folder: Path) -> None:
+    (folder / "plugin.toml").write_text(MANIFEST.replace("[runtime]", '[config]\nschema = "schema.json"\n[runtime]'))
+    (folder / "schema.json").write_text('{"type": "object", "properties": {"mark": {"type": "string"}}}')
+    with host_for(folder, contracts=[Text], config={"loud": {"mark": "!"}}, strategy="in-process") as host:
+        assert host.hooks(Text).on_text("a") == "A!"
+        assert host.plugins[0].pid is None
+
+
+def test_async_host_for_runs_in_the_loop_at_hand(folder: Path) -> None:
+    async def scenario() -> str:
+        async with async_host_for(folder, contracts=[Text]) as host:
+            return await host.hooks(Text).on_text("a")
+
+    assert asyncio.run(scenario()) == "A"
+
+
+def test_host_for_a_lazy_plugin_opens_without_starting_it(folder: Path) -> None:
+    (folder / "plugin.toml").write_text(MANIFEST.replace("[provides", 'start = "lazy"\n[provides'))
+    with host_for(folder, contracts=[Text]) as host:
+        assert host.plugins[0].state == "stopped"
+        assert host.hooks(Text).on_text("a") == "A"
+
+
+def test_host_for_a_plugin_that_does_not_start_says_why(folder: Path) -> None:
+    (folder / "loud.py").write_text("raise RuntimeError('no such luck')")
+    with pytest.raises(ActivationError, match=r"no such luck \(at loud.py:1\)") as failed, host_for(folder, contracts=[Text]):
+        pass
+    assert failed.value.plugin == "loud"
+
+
+def test_contracts_are_found_by_module_file_and_class(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert contracts_beside(folder) == []
+    (folder / "contracts.py").write_text(CONTRACTS + "class More(Text, name='more'): pass\n")
+    beside = contracts_beside(folder)
+    assert [contract.__name__ for contract in beside] == ["Text", "More"]
+    assert contracts_named(f"{folder}/contracts.py:More") == [beside[1]]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "annexe_test_contracts.py").write_text(CONTRACTS)
+    assert [contract.__name__ for contract in contracts_named("annexe_test_contracts:Text")] == ["Text"]
+
+
+def test_contracts_that_are_not_there_are_named(folder: Path) -> None:
+    (folder / "contracts.py").write_text("from annexe import HookSpec\n")
+    path = f"{folder}/contracts.py"
+    for name, what in {
+        path: "no HookSpec and no ExtensionPoint",
+        f"{path}:Text": "no class 'Text'",
+        "no_such_module_here:Text": "No module named",
+        f"{folder}/nothing.py": "could not be imported",
+    }.items():
+        with pytest.raises(ContractError, match=what) as missing:
+            contracts_named(name)
+        assert missing.value.data["name"] in (name, name.partition(":")[0])
+
+
+def run_pytest(folder: Path, tmp_path: Path) -> str:
+    """Run a plugin's tests as its author does, with our entry point as an installed annexe has it; return what was printed."""
+    installed = tmp_path / "installed"
+    facts = installed / "annexe_entry_points-0.dist-info"
+    facts.mkdir(parents=True, exist_ok=True)
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: annexe-entry-points\nVersion: 0\n")
+    (facts / "entry_points.txt").write_text("[pytest11]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(folder)]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr
+
+
+def test_fixtures_run_the_plugin_in_whose_folder_the_test_is(folder: Path, tmp_path: Path) -> None:
+    (folder / "contracts.py").write_text(CONTRACTS)
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_loud.py").write_text(
+        textwrap.dedent("""
+        import os
+        import loud
+
+        def test_in_memory(annexe_plugin):
+            assert annexe_plugin.call("text.on_text", "a") == "A"
+            assert annexe_plugin.logs[0].fields == {"was": "a"}
+            assert annexe_plugin.plugin is loud.plugin
+
+        def test_in_a_process(annexe_host, annexe_contracts):
+            [Text] = annexe_contracts
+            assert annexe_host.hooks(Text).on_text("a") == "A"
+            assert annexe_host.plugin("loud").pid != os.getpid()
+        """)
+    )
+    (folder / "conftest.py").write_text("import sys\nsys.path.insert(0, __file__.rpartition('/')[0])\n")
+    said = run_pytest(folder, tmp_path)
+    assert "2 passed" in said, said
+
+
+def test_fixtures_can_be_overridden(folder: Path, tmp_path: Path) -> None:
+    (folder / "plugin.toml").write_text(MANIFEST.replace("[runtime]", '[config]\nschema = "schema.json"\n[runtime]'))
+    (folder / "schema.json").write_text('{"type": "object", "properties": {"mark": {"type": "string"}}}')
+    (folder / "test_loud.py").write_text(
+        CONTRACTS
+        + textwrap.dedent("""
+        import pytest
+
+        @pytest.fixture
+        def annexe_contracts():
+            return [Text]
+
+        @pytest.fixture
+        def annexe_config():
+            return {"mark": "?"}
+
+        def test_in_memory(annexe_plugin):
+            assert annexe_plugin.call("text.on_text", "a") == "A?"
+
+        def test_in_a_process(annexe_host):
+            assert annexe_host.hooks(Text).on_text("a") == "A?"
+        """)
+    )
+    said = run_pytest(folder, tmp_path)
+    assert "2 passed" in said, said
+
+
+def test_fixtures_without_a_plugin_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "test_lost.py").write_text("def test_lost(annexe_plugin): pass\n")
+    assert "override the fixture annexe_folder" in run_pytest(tmp_path, tmp_path)

@@ -1,0 +1,370 @@
+"""The runner without a host: what handlers see, and what tests get back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from annexe.errors import ActivationError, ManifestError, MethodNotFoundError
+from annexe.testing import FakeClock, LogLine, MetricValue, PluginRunner
+from annexe_sdk import AsyncContext, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
+
+
+@dataclass
+class Message:
+    role: str
+
+
+@dataclass
+class Chat:
+    messages: list[Message] = field(default_factory=list)
+
+
+class Orders:
+    name: ClassVar[str] = "orders"
+
+    async def find(self, id: int, deep: bool = False) -> dict[str, int]:
+        return {"id": id, "deep": int(deep)}
+
+
+@pytest.fixture
+def plugin() -> Plugin:
+    return Plugin()
+
+
+def test_call_gives_plain_values_and_takes_plain_values(plugin: Plugin) -> None:
+    seen: list[Any] = []
+
+    @plugin.filter("chat.on_request")
+    def change(request: dict[str, Any], ctx: Context) -> Any:
+        seen.append(request)
+        return {"messages": (1, 2)}
+
+    given = Chat([Message("user")])
+    assert PluginRunner(plugin).call("chat.on_request", given) == {"messages": [1, 2]}
+    assert seen == [{"messages": [{"role": "user"}]}]
+
+
+def test_call_builds_the_dataclasses_of_annotations(plugin: Plugin) -> None:
+    @plugin.filter("chat.on_request")
+    def change(request: Chat) -> Chat:
+        request.messages.append(Message("assistant"))
+        return request
+
+    answer = PluginRunner(plugin).call("chat.on_request", {"messages": [{"role": "user"}]})
+    assert answer == {"messages": [{"role": "user"}, {"role": "assistant"}]}
+
+
+def test_call_of_an_unchanged_filter_gives_what_was_sent(plugin: Plugin) -> None:
+    @plugin.filter("chat.on_request")
+    def leave(request: dict[str, Any], ctx: Context) -> Any:
+        request["lost"] = True
+        return ctx.unchanged
+
+    assert PluginRunner(plugin).call("chat.on_request", {"a": 1}) == {"a": 1}
+
+
+def test_call_lets_reject_respond_and_mistakes_through(plugin: Plugin) -> None:
+    @plugin.filter("chat.on_request")
+    def refuse(request: dict[str, Any]) -> Any:
+        if request["do"] == "reject":
+            raise Reject("no", "not today", status=418)
+        if request["do"] == "respond":
+            raise Respond(Message("now"))
+        raise ZeroDivisionError("mine")
+
+    runner = PluginRunner(plugin)
+    with pytest.raises(Reject) as rejected:
+        runner.call("chat.on_request", {"do": "reject"})
+    assert (rejected.value.code, rejected.value.status) == ("no", 418)
+    with pytest.raises(Respond) as responded:
+        runner.call("chat.on_request", {"do": "respond"})
+    assert responded.value.value == {"role": "now"}
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        runner.call("chat.on_request", {"do": "fail"})
+
+
+def test_call_of_an_unknown_hook_says_what_there_is(plugin: Plugin) -> None:
+    plugin.action("chat.log")(lambda what: None)
+    with pytest.raises(MethodNotFoundError, match=r"hook 'chat.on_request'; it answers: hook.chat.log") as missing:
+        PluginRunner(plugin).call("chat.on_request", {})
+    assert missing.value.method == "hook.chat.on_request"
+    with pytest.raises(MethodNotFoundError, match="extension point 'words'"):
+        PluginRunner(plugin).extension("words")
+
+
+def test_result_that_cannot_travel_is_refused(plugin: Plugin) -> None:
+    @plugin.filter("chat.on_request")
+    def wrong(request: Any) -> Any:
+        return object()
+
+    with pytest.raises(TypeError):
+        PluginRunner(plugin).call("chat.on_request", 1)
+
+
+def test_request_shares_state_id_and_key(plugin: Plugin) -> None:
+    @plugin.filter("chat.on_request")
+    def count(request: Any, ctx: Context) -> Any:
+        ctx.state["count"] = ctx.state.get("count", 0) + 1
+        return [ctx.request_id, ctx.key, ctx.deadline_s is not None and 4.0 < ctx.deadline_s <= 5.0]
+
+    @plugin.action("chat.forget")
+    def forget(ctx: Context) -> None:
+        del ctx.state["count"]
+
+    runner = PluginRunner(plugin)
+    with runner.request(id="r-1", key="ann", deadline_s=5.0) as request:
+        assert request.call("chat.on_request", 0) == ["r-1", "ann", True]
+        request.call("chat.on_request", 0)
+        assert request.state == {"count": 2}
+        request.call("chat.forget")
+        assert request.state == {}
+        assert request.id == "r-1"
+    assert runner.request().state == {}
+    assert runner.call("chat.on_request", 0)[1] is None
+
+
+def test_logs_and_metrics_are_kept(plugin: Plugin) -> None:
+    @plugin.action("chat.log")
+    def log(ctx: Context) -> None:
+        ctx.log.warning("so it is", why=1)
+        ctx.metrics.count("seen", 2, model="m")
+
+    runner = PluginRunner(plugin)
+    runner.call("chat.log")
+    assert runner.logs == [LogLine("warning", "so it is", {"why": 1})]
+    assert runner.metrics == [MetricValue("counter", "seen", 2, {"model": "m"})]
+
+
+def test_kv_answers_as_the_host_does(plugin: Plugin) -> None:
+    @plugin.first_result("t.kv")
+    def use(ctx: Context) -> Any:
+        kv = ctx.kv
+        kv.set("a/1", {"x": 1}, ttl_s=10)
+        kv.set("a/2", 2)
+        kv.set("b", 3)
+        return [
+            kv.get("a/1"),
+            kv.get("none", "default"),
+            kv.increment("a/2", 5),
+            kv.increment("new", ttl_s=5),
+            kv.list("a/", limit=1),
+            kv.list("a/", after="a/1"),
+            kv.compare_and_set("b", 3, 4),
+            kv.compare_and_set("b", 3, 5),
+            kv.compare_and_set("fresh", None, 1),
+            kv.delete("b"),
+            kv.delete("b"),
+        ]
+
+    clock = FakeClock()
+    runner = PluginRunner(plugin, clock=clock)
+    page = [["a/1"], "a/1"]
+    assert runner.call("t.kv") == [{"x": 1}, "default", 7, 1, page, [["a/2"], None], True, False, True, True, False]
+    assert runner.kv == {"a/1": {"x": 1}, "a/2": 7, "fresh": 1, "new": 1}
+    clock.advance(5)
+    assert list(runner.kv) == ["a/1", "a/2", "fresh"]
+    clock.advance(5)
+    assert list(runner.kv) == ["a/2", "fresh"]
+
+
+def test_kv_misused_fails_the_call(plugin: Plugin) -> None:
+    @plugin.action("t.kv")
+    def use(ctx: Context) -> None:
+        ctx.kv.set("text", "x")
+        ctx.kv.increment("text")
+
+    with pytest.raises(CallFailed) as failed:
+        PluginRunner(plugin).call("t.kv")
+    assert failed.value.code == "invalid-params"
+
+
+def test_capabilities_are_called_with_checked_arguments(plugin: Plugin) -> None:
+    @plugin.first_result("t.find")
+    def find(how: str, ctx: Context) -> Any:
+        orders = ctx.cap("orders")
+        if how == "named":
+            return orders.find(id=7, deep=True)
+        if how == "wrong":
+            return orders.find(id="seven")
+        if how == "short":
+            return orders.find()
+        return orders.lose() if how == "unknown" else ctx.cap("nothing").find(1)
+
+    runner = PluginRunner(plugin, capabilities=[Orders()])
+    assert runner.call("t.find", "named") == {"id": 7, "deep": 1}
+    for how, code in {"wrong": "invalid-params", "short": "invalid-params", "unknown": "method-not-found", "": "method-not-found"}.items():
+        with pytest.raises(CallFailed) as failed:
+            runner.call("t.find", how)
+        assert failed.value.code == code
+
+
+def test_async_handlers_await_the_same(plugin: Plugin) -> None:
+    @plugin.filter("t.find")
+    async def find(id: int, ctx: AsyncContext) -> Any:
+        await ctx.kv.set("last", id)
+        ctx.state["id"] = id
+        return [await ctx.cap("orders").find(id), await ctx.kv.get("last")]
+
+    @plugin.stream_filter("t.lines")
+    async def lines(lines: AsyncIterator[str], ctx: AsyncContext) -> AsyncIterator[str]:
+        async for line in lines:
+            yield line.upper()
+
+    with PluginRunner(plugin, capabilities=[Orders()]) as runner:
+        request = runner.request()
+        assert request.call("t.find", 7) == [{"id": 7, "deep": 0}, 7]
+        assert request.state == {"id": 7}
+        assert runner.stream("t.lines", ["a", "b"]) == ["A", "B"]
+
+
+def test_streams_and_extensions(plugin: Plugin) -> None:
+    @plugin.stream_filter("t.lines")
+    def lines(lines: Iterator[str]) -> Iterator[str]:
+        held = ""
+        for line in lines:
+            held += line
+            if held.endswith("."):
+                yield held
+                held = ""
+
+    @plugin.extension("words")
+    class Words:
+        def count(self, text: str) -> int:
+            return len(text.split())
+
+        def split(self, text: str) -> Iterator[str]:
+            yield from text.split()
+
+        def join(self, words: Iterator[str], by: str) -> str:
+            return by.join(words)
+
+    runner = PluginRunner(plugin)
+    assert runner.stream("t.lines", ["a", "b.", "c."]) == ["ab.", "c."]
+    words = runner.extension("words")
+    assert words.count("a b") == 2
+    assert words.split("a b") == ["a", "b"]
+    assert words.join(iter(["a", "b"]), "-") == "a-b"
+
+
+def test_life_runs_and_tells(plugin: Plugin) -> None:
+    happened: list[Any] = []
+
+    @plugin.on_activate
+    def start(ctx: Context) -> None:
+        ctx.progress(0.5, "half")
+        happened.append(ctx.config["word"])
+
+    @plugin.on_configure
+    async def configure(ctx: Context) -> str:
+        happened.append(ctx.config["word"])
+        return "restart" if ctx.config["word"] == "big" else ""
+
+    @plugin.on_shutdown
+    def stop() -> None:
+        happened.append("stop")
+
+    with PluginRunner(plugin, config={"word": "first"}) as runner:
+        assert runner.progress == [(0.5, "half")]
+        assert not runner.configure({"word": "second"})
+        assert runner.configure({"word": "big"})
+        assert runner.config == {"word": "big"}
+    assert happened == ["first", "second", "big", "stop"]
+
+
+MANIFEST = """
+manifest-version = 1
+[plugin]
+id = "sample"
+version = "0.1.0"
+name = "Sample"
+[runtime]
+kind = "python"
+entry = "sample_plugin"
+[provides.hooks]
+"t.edit" = { revision = 1 }
+"""
+CODE = """
+from annexe_sdk import Plugin
+plugin = Plugin()
+
+@plugin.filter("t.edit")
+def edit(value, ctx):
+    if value == "kv":
+        ctx.kv.set("a", 1)
+    if value == "cap":
+        ctx.cap("orders").find(1)
+    from sample_late import LATE
+    return f"{value} {LATE}"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "plugin.toml").write_text(MANIFEST)
+    (tmp_path / "sample_plugin.py").write_text(CODE)
+    (tmp_path / "sample_late.py").write_text("LATE = 'late'")
+    return tmp_path
+
+
+def test_folder_is_loaded_and_may_import_later(folder: Path) -> None:
+    import sys
+
+    with PluginRunner(folder) as runner:
+        assert runner.call("t.edit", "x") == "x late"
+    assert str(folder.resolve()) not in sys.path
+
+
+def test_folder_gets_no_more_rights_than_its_manifest_asks_for(folder: Path) -> None:
+    with PluginRunner(str(folder), capabilities=[Orders()]) as runner:
+        with pytest.raises(PermissionDenied, match=r"\[permissions.kv\]"):
+            runner.call("t.edit", "kv")
+        with pytest.raises(PermissionDenied, match=r'capabilities = \["orders"\]'):
+            runner.call("t.edit", "cap")
+    (folder / "plugin.toml").write_text(MANIFEST + '[permissions]\nkv = {}\ncapabilities = ["orders"]\n')
+    with PluginRunner(folder, capabilities=[Orders()]) as runner:
+        assert runner.call("t.edit", "kv") == "kv late"
+        assert runner.call("t.edit", "cap") == "cap late"
+
+
+def test_folder_whose_code_and_manifest_differ_is_refused(folder: Path) -> None:
+    (folder / "plugin.toml").write_text(MANIFEST + '"t.more" = { revision = 1 }\n')
+    with pytest.raises(ActivationError, match=r"declares hook 't.more', but the code") as missing, PluginRunner(folder):
+        pass
+    assert missing.value.plugin == "sample"
+    (folder / "plugin.toml").write_text(MANIFEST.replace("t.edit", "t.other"))
+    with pytest.raises(ActivationError, match=r"answers hook 't.edit', which plugin.toml"), PluginRunner(folder):
+        pass
+
+
+def test_folder_without_a_plugin_is_refused(folder: Path) -> None:
+    (folder / "sample_empty.py").write_text("")
+    (folder / "plugin.toml").write_text(MANIFEST.replace("sample_plugin", "sample_empty"))
+    with pytest.raises(TypeError, match=r"plugin = Plugin\(\)"):
+        PluginRunner(folder)
+    (folder / "plugin.toml").write_text("nonsense")
+    with pytest.raises(ManifestError):
+        PluginRunner(folder)
+
+
+def test_two_plugins_of_one_module_name_are_two_plugins(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "plugin.toml").write_text(MANIFEST)
+    (other / "sample_plugin.py").write_text(CODE.replace("{value} {LATE}", "other"))
+    (other / "sample_late.py").write_text("LATE = 'late'")
+    with PluginRunner(folder) as runner:
+        assert runner.call("t.edit", "x") == "x late"
+    with PluginRunner(other) as runner:
+        assert runner.call("t.edit", "x") == "other"
+
+
+def test_clock_goes_on_when_told_and_never_back() -> None:
+    clock = FakeClock(monotonic_s=1.0, now_s=2.0)
+    clock.advance(0.5)
+    assert (clock.monotonic(), clock.now()) == (1.5, 2.5)
+    with pytest.raises(ValueError, match="does not go back"):
+        clock.advance(-1)
