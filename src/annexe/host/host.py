@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,6 +25,8 @@ from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
 from annexe.errors import HostClosedError, WrongContextError
+from annexe.host.control import ControlServer
+from annexe.host.control_methods import ControlMethods
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.requests import RequestScope
@@ -208,6 +211,29 @@ class Host:
         )
         stack.push_async_callback(self._registry.stop_all, "the host stopped")
         await self._registry.scan()
+        if settings.control:
+            await self._open_control(stack, thread)
+
+    async def _open_control(self, stack: AsyncExitStack, thread: StoreThread) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            _warn("this platform has no Unix sockets: the `annexe` command cannot reach this host")
+            return
+        methods = ControlMethods(
+            self._settings,
+            state_dir=self.state_dir.path,
+            registry=self._registry,
+            dispatcher=self._dispatcher,
+            explain=self._explain,
+            events=self.events,
+            logs=self.logs,
+            metrics=self.metrics,
+            thread=thread,
+            clock=self._clock,
+            scan=self.scan,
+        )
+        control = ControlServer(self.state_dir, methods)
+        await control.open()
+        stack.push_async_callback(control.close)
 
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
         processes = ProcessStrategy(state_dir=self.state_dir.path)

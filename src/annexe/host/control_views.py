@@ -1,0 +1,101 @@
+"""What the control socket tells about plugins: plain values made from what the host knows.
+
+Pure but for the clock-free state it reads. Text of plugins' authors is passed on as it is; whoever shows it on a terminal escapes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from annexe.host.plugin_handle import PluginView
+from annexe.host.registry import KnownPlugin
+from annexe.manifest import Manifest
+from annexe.manifest.rights import kind_of
+from annexe.record.entry import rfc3339
+from annexe.sandbox import IsolationLevel
+from annexe.sandbox.levels import Enforcement, enforcement
+
+__all__ = ["details", "expected_worth", "summary"]
+
+
+def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
+    """Return one line of the list of plugins."""
+    manifest = view.manifest
+    since = known.supervisor.life.since if known.supervisor is not None else None
+    return {
+        "id": view.id,
+        "name": manifest.name if manifest is not None else "",
+        "version": view.version,
+        "state": str(view.state),
+        "reason": view.reason,
+        "since": None if since is None else rfc3339(since),
+        "enabled": view.enabled,
+        "pid": view.pid,
+        "start": manifest.runtime.start if manifest is not None else None,
+    }
+
+
+def details(view: PluginView, known: KnownPlugin, *, strategy: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything about one plugin.
+
+    Args:
+        view: The plugin.
+        known: The same, as the registry has it.
+        strategy: How it is launched.
+        figures: Its part of the host's figures.
+    """
+    manifest, receipt, decision = view.manifest, view.receipt, known.decision
+    worth = receipt.rights if receipt is not None else expected_worth(in_process=strategy == "in-process")
+    asked = sorted(manifest.permission_set()) if manifest is not None else []
+    missing = decision.missing if decision is not None else frozenset(asked) - view.granted
+    return summary(view, known) | {
+        "description": manifest.description if manifest is not None else "",
+        "authors": list(manifest.authors) if manifest is not None else [],
+        "license": manifest.license if manifest is not None else "",
+        "folder": str(known.found.folder),
+        "digest": known.loaded.digest if known.loaded is not None else None,
+        "strategy": strategy,
+        "starts": known.supervisor.starts if known.supervisor is not None else 0,
+        "failures": known.supervisor.failures if known.supervisor is not None else 0,
+        "problems": known.error.message if known.error is not None else None,
+        "rights": [{"right": right, "granted": right not in missing, **_worth(worth, kind_of(right))} for right in asked],
+        "limits": [{"name": name, "value": value, **_worth(worth, name)} for name, value in _limits(manifest).items()],
+        "hooks": {name: impl.revision for name, impl in manifest.provides.hooks.items()} if manifest is not None else {},
+        "extensions": {name: impl.revision for name, impl in manifest.provides.extensions.items()} if manifest is not None else {},
+        "receipt": receipt.as_dict() if receipt is not None else None,
+        "receipt_text": receipt.as_text() if receipt is not None else None,
+        "config": dict(view.config),
+        "history": [{"state": str(change.state), "reason": change.reason, "time": rfc3339(change.at)} for change in view.history],
+        "figures": dict(figures),
+    }
+
+
+def expected_worth(*, in_process: bool) -> Mapping[str, Enforcement]:
+    """Return what each right and limit would be worth to a plugin started now on this machine."""
+    level = IsolationLevel.NONE if in_process else IsolationLevel.LIMITS
+    return enforcement(level, own_uid=sys.platform == "linux" and os.geteuid() == 0 and not in_process, in_process=in_process)
+
+
+def _worth(worth: Mapping[str, Enforcement], name: str) -> dict[str, str]:
+    found = worth[name]
+    return {"worth": str(found.state), "why": found.why}
+
+
+def _limits(manifest: Manifest | None) -> dict[str, Any]:
+    if manifest is None:
+        return {}
+    resources, runtime = manifest.resources, manifest.runtime
+    return {
+        "memory": resources.memory_bytes,
+        "cpu": resources.cpu,
+        "processes": resources.processes,
+        "open-files": resources.open_files,
+        "disk": resources.disk_bytes,
+        "start-timeout": resources.start_timeout_s,
+        "call-timeout": resources.call_timeout_s,
+        "concurrency": runtime.concurrency,
+        "streams": runtime.streams,
+    }
