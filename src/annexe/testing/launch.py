@@ -20,7 +20,7 @@ from annexe.sandbox import IsolationLevel, Layer, receipt_for, require_level
 
 __all__ = ["FakeLaunchStrategy", "FakeLaunchedPlugin"]
 
-Serve = Callable[[socket.socket], int]
+_Serve = Callable[[socket.socket], int]
 
 
 @final
@@ -38,7 +38,7 @@ class FakeLaunchStrategy(LaunchStrategy):
         is_closed: ``close`` was called.
     """
 
-    def __init__(self, serve: Serve | None = None) -> None:
+    def __init__(self, serve: _Serve | None = None) -> None:
         self.requests: list[LaunchRequest] = []
         self.launched: list[FakeLaunchedPlugin] = []
         self.errors: list[LaunchError] = []
@@ -68,7 +68,7 @@ class FakeLaunchedPlugin(LaunchedPlugin):
         ignores_terminate: SIGTERM does not end it.
     """
 
-    def __init__(self, serve: Serve | None) -> None:
+    def __init__(self, serve: _Serve | None) -> None:
         self.sock, self.theirs = socket.socketpair()
         self.sock.setblocking(False)
         self.pid = self.stdout = self.stderr = None
@@ -109,7 +109,7 @@ class FakeLaunchedPlugin(LaunchedPlugin):
         self.sock.close()
         return TreeReport(gone=True, tree_kill="none")
 
-    def _play(self, serve: Serve) -> None:
+    def _play(self, serve: _Serve) -> None:
         try:
             status = ExitStatus(code=serve(self.theirs))
         except OSError:
