@@ -1,8 +1,9 @@
 """The channel to one plugin: calls, streams, cancellation, deadlines, flow control."""
 
 from annexe.channel.calls import CHAIN, HostCall, PluginCall
-from annexe.channel.connection import Connection, Notify
+from annexe.channel.connection import Connection
 from annexe.channel.handshake import Greeting, Provided, activate, hello
+from annexe.channel.incoming import Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.messages import CodecName, RequestMeta, Response
 from annexe.channel.requests import Refused, Serve

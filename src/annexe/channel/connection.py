@@ -18,27 +18,23 @@ from typing import Any, final
 
 import msgspec
 
+from annexe.channel.alarm import Alarm
 from annexe.channel.calls import CHAIN, HostCall
 from annexe.channel.faults import error_from_wire
+from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.messages import (
     JSON,
     MSGPACK,
-    Cancel,
     Codec,
     CodecName,
-    Credit,
-    End,
-    Item,
-    Notification,
-    PluginRequest,
-    Release,
     RequestMeta,
     Response,
     decode_json,
     decode_msgpack,
 )
 from annexe.channel.requests import PluginRequests, Refused, Serve
+from annexe.channel.slots import Slots
 from annexe.channel.streams import Decode, Stream
 from annexe.channel.transport import Transport
 from annexe.errors import (
@@ -47,18 +43,15 @@ from annexe.errors import (
     CallError,
     CallTimeoutError,
     InvalidParamsError,
-    InvalidResultError,
     OutcomeUnknownError,
     PluginBusyError,
     PluginUnavailableError,
     RemoteProtocolError,
 )
 from annexe_sdk import wire
-from annexe_sdk.frames import JSON_FIRST_BYTE, read_head
+from annexe_sdk.frames import JSON_FIRST_BYTE
 
-__all__ = ["Connection", "Notify"]
-
-Notify = Callable[[str, msgspec.Raw, CodecName, str | None], None]
+__all__ = ["Connection"]
 
 _FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -75,7 +68,7 @@ class Connection:
         limits: Bounds; ``concurrency`` and ``streams`` come from the manifest.
         serve: Answers the plugin's requests; see ``requests.Serve``.
         on_refused: Told of every request that was answered with an error.
-        on_notification: Called with method, raw parameters, their codec, and the id of the request it belongs to. Must not raise or block.
+        on_notification: Takes the plugin's notifications; see ``incoming.Notify``.
         on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
         on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
 
@@ -100,20 +93,13 @@ class Connection:
         self.closed = False
         self._ended_by: AnnexeError | None = None
         self._loop = asyncio.get_running_loop()
-        self._on_notification = on_notification
         self._on_closed = on_closed
         self._on_stuck = on_stuck
-        self._open: dict[int, HostCall] = {}
-        self._queue: deque[HostCall] = deque()
-        self._ahead: deque[HostCall] = deque()  # sent, and waiting for a slot in the plugin
-        self._slots_taken = 0
-        self._given_up_slots = 0
-        self._concurrency = limits.concurrency
-        self._slots = limits.concurrency + limits.sent_ahead
-        self._streams_open = 0
-        self._last_id = -1
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = float("inf")
+        self.open_calls: dict[int, HostCall] = {}  # sent and not answered, oldest first
+        self.last_id = -1
+        self._queue: deque[HostCall] = deque()  # not sent yet
+        self._slots = Slots(limits)
+        self._alarm = Alarm(self._on_alarm, loop=self._loop)
         self._stuck_told = False
         self._full_since: float | None = None
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
@@ -124,29 +110,22 @@ class Connection:
         )
         self._write = self._transport.write
         self._requests = PluginRequests(self, serve, on_refused=on_refused, loop=self._loop)
-        self._by_type: dict[type, Callable[[Any], None]] = {
-            Notification: self._on_notify,
-            Item: self._on_item,
-            Credit: self._on_credit,
-            Cancel: self._requests.cancel,
-            End: self._on_end,
-            Release: self._on_release,
-        }
+        self._incoming = Incoming(self, self._requests, on_notification)
 
     @property
     def waiting(self) -> int:
         """Calls that have no slot yet."""
-        return len(self._queue) + len(self._ahead)
+        return len(self._queue) + len(self._slots.ahead)
 
     @property
     def in_flight(self) -> int:
         """Calls that are not answered yet, waiting ones included."""
-        return len(self._open) + len(self._queue)
+        return len(self.open_calls) + len(self._queue)
 
     @property
     def is_busy(self) -> bool:
         """Whether anybody still waits for an answer: a call that was given up keeps its slot, but is nobody's any more."""
-        return any(not call.future.done() for call in self._open.values()) or any(not call.future.done() for call in self._queue)
+        return any(not call.future.done() for call in self.open_calls.values()) or any(not call.future.done() for call in self._queue)
 
     @property
     def out_bytes(self) -> int:
@@ -174,17 +153,16 @@ class Connection:
     def _lost(self, error: AnnexeError | None) -> None:
         self.closed = True
         self._ended_by = error
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.cancel()
         self._requests.abandon_all()
-        for call in [*self._open.values(), *self._queue]:
+        for call in [*self.open_calls.values(), *self._queue]:
             if not call.future.done():
                 call.future.set_exception(self._gone(call, error))
             if call.stream is not None:
                 call.stream.finish()
-        self._open.clear()
+        self.open_calls.clear()
         self._queue.clear()
-        self._ahead.clear()
+        self._slots.ahead.clear()
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         self._on_closed(error)
@@ -239,24 +217,25 @@ class Connection:
             self._join(call, chain)
         if self._transport.out_bytes > self.limits.out_bytes:
             raise self._busy(method, f"{self._transport.out_bytes} bytes wait to be written")
+        slots = self._slots
         if call.nested:
             self._send(call)
         elif meta.stream is not None:
-            if self._streams_open >= self.limits.streams:
+            if slots.streams >= self.limits.streams:
                 raise self._busy(method, f"{self.limits.streams} streams are open")
-            self._streams_open += 1
+            slots.streams += 1
             self._send(call)
-        elif self._given_up_slots >= self._concurrency and self._is_hung():
+        elif slots.given_up and slots.are_given_up(self.open_calls.values(), monotonic() - self.limits.hung_s):
             raise self._busy(method, "every slot is held by a call that was cancelled and goes on")
-        elif self._slots_taken < self._slots:
-            self._slots_taken += 1
+        elif slots.taken < slots.most:
+            slots.taken += 1
             self._send(call)
         elif len(self._queue) < self.limits.queued:
             self._queue.append(call)
         else:
             raise self._busy(method, f"{self.limits.queued} calls wait")
-        if call.deadline < self._alarm_at:
-            self._set_alarm(call.deadline)
+        if call.deadline < self._alarm.at:
+            self._alarm.wake_at(call.deadline)
         return call
 
     def give_up(self, call: HostCall) -> None:
@@ -266,11 +245,10 @@ class Connection:
                 call.future.cancel()
             self._tell_if_idle()
             return
-        if call.given_up_at is not None or call.id not in self._open:
+        if call.given_up_at is not None or call.id not in self.open_calls:
             return
         now = monotonic()
-        call.given_up_at = now
-        self._given_up_slots += call.holds_slot
+        self._slots.give_up(call, now)
         if call.requests:
             self._requests.abandon(call.requests)
         self.send([wire.CANCEL, call.id])
@@ -300,7 +278,7 @@ class Connection:
 
     def give_up_all(self) -> None:
         """Cancel every open call; their callers get ``CallCancelledError``."""
-        for call in [*self._open.values(), *self._queue]:
+        for call in [*self.open_calls.values(), *self._queue]:
             if not call.future.done():
                 text = f"plugin {self.plugin!r} is stopping, {call.method} was cancelled"
                 call.future.set_exception(CallCancelledError(text, plugin=self.plugin, method=call.method))
@@ -321,7 +299,7 @@ class Connection:
             text = f"calls within calls are {len(chain)} deep; expected at most {self.limits.depth}"
             raise PluginBusyError(text, plugin=self.plugin, method=call.method)
         for outer in reversed(chain):
-            if outer.connection is self and outer.id in self._open:
+            if outer.connection is self and outer.id in self.open_calls:
                 call.nested = True
                 call.meta.parent = outer.id
                 return
@@ -331,70 +309,41 @@ class Connection:
 
     def _send(self, call: HostCall) -> None:
         """Give the call its id and write it; on failure the slot is given back."""
-        ident = self._last_id + 2
-        now = monotonic()
-        ahead = False
-        if call.nested or call.meta.stream is not None:
-            self._start_clock(call, now)
-        elif self._slots_taken > self._concurrency:
-            ahead = True
-        else:  # as _start_clock, without the call: this is the hot path
-            call.holds_slot = True
-            if call.run_s is not None and now + call.run_s < call.deadline:
-                call.deadline = now + call.run_s
-        left_s = call.deadline - now
-        if ahead and call.run_s is not None and call.run_s < left_s:
-            left_s = call.run_s
+        ident = self.last_id + 2
+        left_s = self._slots.enter(call, monotonic())
         call.meta.deadline_ms = int(left_s * 1000) if left_s > 0.0 else 0
         try:
             body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
             if len(body) > self.limits.max_frame_bytes:
                 raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
         except _ENCODE_FAULTS as error:
-            self._free(call)
+            self._leave(call)
             text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
             raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error
-        self._last_id = call.id = ident
-        self._write(body, not self._open)
-        self._open[ident] = call
-        if ahead:
-            self._ahead.append(call)
+        self.last_id = call.id = ident
+        self._write(body, not self.open_calls)
+        self.open_calls[ident] = call
 
-    def _start_clock(self, call: HostCall, now: float) -> None:
-        """The plugin works on the call from now on: its run time counts."""
-        call.holds_slot = not call.nested and call.meta.stream is None
-        if call.given_up_at is not None:
-            call.given_up_at = now  # it could not end before it had the slot
-            self._given_up_slots += call.holds_slot
-        if call.run_s is not None and now + call.run_s < call.deadline:
-            call.deadline = now + call.run_s
-
-    def _free(self, call: HostCall) -> None:
+    def _leave(self, call: HostCall) -> None:
         """Give back what the call took; its slot goes to the oldest one that was sent ahead."""
-        if call.meta.stream is not None:
-            self._streams_open -= 1
+        if not self._slots.leave(call):
             return
-        if call.nested:
-            return
-        self._slots_taken -= 1
-        if call.holds_slot and call.given_up_at is not None:
-            self._given_up_slots -= 1
-        ahead = self._ahead
-        while call.holds_slot and ahead:
+        ahead = self._slots.ahead
+        while ahead:
             following = ahead.popleft()
-            if following.id in self._open:
-                self._start_clock(following, monotonic())
-                self.wake_at(following.deadline)
+            if following.id in self.open_calls:
+                self._slots.start(following, monotonic())
+                self._alarm.wake_at(following.deadline)
                 return
 
     def _pump(self) -> None:
         """Send what waits, now that a slot is free."""
         queue = self._queue
-        while queue and self._slots_taken < self._slots:
+        while queue and self._slots.taken < self._slots.most:
             call = queue.popleft()
             if call.future.done():
                 continue
-            self._slots_taken += 1
+            self._slots.taken += 1
             try:
                 self._send(call)
             except InvalidParamsError as error:
@@ -402,19 +351,12 @@ class Connection:
 
     # Time.
 
-    def _set_alarm(self, at: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = at
-        self._alarm = self._loop.call_at(at, self._on_alarm)
-
     def _on_alarm(self) -> None:
         """Give up what is overdue, look for a stuck plugin, and sleep until the next deadline."""
         now = monotonic()
-        self._alarm, self._alarm_at = None, float("inf")
         nearest = float("inf")
         self._requests.give_up_overdue(now)
-        for call in [*self._open.values(), *self._queue]:
+        for call in [*self.open_calls.values(), *self._queue]:
             if call.given_up_at is not None:
                 # Looked at again once per period: a plugin may be given up on for long without being stuck.
                 due = call.given_up_at + self.limits.stuck_s
@@ -430,12 +372,11 @@ class Connection:
             self._on_stuck()
         nearest = min(nearest, self._requests.nearest_deadline())
         if nearest < float("inf"):
-            self._set_alarm(max(nearest, now + _COARSENESS_S))
+            self._alarm.wake_at(max(nearest, now + _COARSENESS_S))
 
     def wake_at(self, deadline: float) -> None:
         """Look at the deadlines again at this monotonic time, at the latest."""
-        if deadline < self._alarm_at:
-            self._set_alarm(deadline)
+        self._alarm.wake_at(deadline)
 
     def _overdue(self, call: HostCall) -> None:
         if not call.future.done():
@@ -448,24 +389,17 @@ class Connection:
         else:
             self._queue.remove(call)
 
-    def _is_hung(self) -> bool:
-        """Say whether every slot holder was given up some time ago: a further call would only wait."""
-        return self._given_up_before(monotonic() - self.limits.hung_s) >= self.limits.concurrency
-
-    def _given_up_before(self, limit: float) -> int:
-        return sum(call.holds_slot and call.given_up_at is not None and call.given_up_at <= limit for call in self._open.values())
-
     def _is_stuck(self, now: float) -> bool:
         """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
         limit = now - self.limits.stuck_s
-        if self._given_up_before(limit) >= self.limits.concurrency:
+        if self._slots.are_given_up(self.open_calls.values(), limit):
             return True
         if not self._transport.writing:
             self._full_since = None
             return False
         if self._full_since is None:
             self._full_since = now
-        alive = any(call.given_up_at is None for call in self._open.values())
+        alive = any(call.given_up_at is None for call in self.open_calls.values())
         return not alive and self._full_since <= limit
 
     # Frames in.
@@ -475,56 +409,34 @@ class Connection:
         try:
             message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
         except _FAULTS as error:
-            self._on_bad_frame(frame, error)
+            self._incoming.take_bad_frame(frame, error, greeted=self._greeted)
             return
         if isinstance(message, Response):
-            call = self._open.pop(message.id, None)
-            if call is None:
-                self._refuse_response(message)
-            else:
-                if call.meta.stream is not None or call.nested or call.given_up_at is not None or self._ahead:
-                    self._free(call)
-                else:
-                    self._slots_taken -= 1
-                if not call.future.done():
-                    call.future.set_result(message)
-                if call.stream is not None or call.requests or self._queue or self._idle is not None:
-                    self._ended(call)
+            self._on_response(message)
         elif not self._greeted:
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
-        elif isinstance(message, PluginRequest):
-            self._requests.begin(message)
         else:
-            # The classes for JSON are subclasses of those for MessagePack.
-            kind = type(message)
-            self._by_type[kind if kind in self._by_type else kind.__mro__[1]](message)
+            self._incoming.take(message)
 
-    def _on_bad_frame(self, frame: bytes, error: Exception) -> None:
-        """Charge a fault to the call whose payload it is in; a fault of the envelope ends the connection."""
-        head = read_head(frame)
-        if head is not None and not isinstance(error, msgspec.ValidationError):
-            kind, ident = head
-            if kind == wire.RESPONSE and ident in self._open:
-                text = f"plugin {self.plugin!r} answered {self._open[ident].method} with bytes that cannot be decoded: {error}"
-                self._finish(ident, InvalidResultError(text, plugin=self.plugin, method=self._open[ident].method))
-                return
-            if kind == wire.REQUEST and self._greeted:
-                self._requests.refuse(ident, "invalid-params", str(error))
-                return
-            if kind == wire.ITEM and ident in self._open:
-                call = self._open[ident]
-                if call.stream is not None:
-                    call.stream.fail(InvalidResultError(f"an item that cannot be decoded: {error}", plugin=self.plugin, method=call.method))
-                return
-        raise RemoteProtocolError(f"a message that breaks the protocol: {error}", rule="bad-envelope", plugin=self.plugin) from error
+    def _on_response(self, message: Response) -> None:
+        call = self.open_calls.pop(message.id, None)
+        if call is None:
+            self._refuse_response(message)
+            return
+        self._leave(call)
+        if not call.future.done():
+            call.future.set_result(message)
+        if call.stream is not None or call.requests or self._queue or self._idle is not None:
+            self._ended(call)
 
     def _refuse_response(self, message: Response) -> None:
-        what = "twice" if message.id & 1 and 0 < message.id <= self._last_id else "though it was never asked"
+        what = "twice" if message.id & 1 and 0 < message.id <= self.last_id else "though it was never asked"
         raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
 
-    def _finish(self, ident: int, error: CallError) -> None:
-        call = self._open.pop(ident)
-        self._free(call)
+    def fail(self, call: HostCall, error: CallError) -> None:
+        """The plugin answered, but not so that anything can be made of it."""
+        del self.open_calls[call.id]
+        self._leave(call)
         if not call.future.done():
             call.future.set_exception(error)
         self._ended(call)
@@ -545,32 +457,4 @@ class Connection:
 
     def parent_of(self, ident: int | None) -> HostCall | None:
         """Return the open host call a plugin names as parent; None when it is closed or was never one."""
-        return self._open.get(ident) if ident is not None else None
-
-    def _on_notify(self, message: Notification) -> None:
-        parent = self.parent_of(message.meta.parent)
-        self._on_notification(message.method, message.params, message.codec, parent.meta.request if parent is not None else None)
-
-    def _stream_call(self, ident: int) -> HostCall | None:
-        call = self._open.get(ident)
-        if call is None and not (0 < ident <= (self._last_id if ident & 1 else self._requests.last_id)):
-            raise RemoteProtocolError(f"a message for id {ident}, which was never used", rule="unknown-id", plugin=self.plugin)
-        return call
-
-    def _on_item(self, message: Item) -> None:
-        call = self._stream_call(message.id)
-        if call is not None and call.stream is not None:
-            call.stream.receive(message)
-
-    def _on_credit(self, message: Credit) -> None:
-        call = self._stream_call(message.id)
-        if call is not None and call.stream is not None:
-            call.stream.add_credit(message.granted_bytes)
-
-    def _on_end(self, message: End) -> None:
-        if message.id & 1:
-            raise RemoteProtocolError("the end of a stream that is the host's", rule="wrong-parity", plugin=self.plugin)
-        self._stream_call(message.id)
-
-    def _on_release(self, _message: Release) -> None:
-        raise RemoteProtocolError("a release of shared memory; this connection has none", rule="no-arena", plugin=self.plugin)
+        return self.open_calls.get(ident) if ident is not None else None

@@ -1,0 +1,114 @@
+"""What a plugin sends beside answers: sorted, and held against the protocol.
+
+* A fault inside a payload is charged to the call it belongs to; a fault of the envelope ends the connection.
+* What names an id that is closed crossed on the wire; what names one never used is an error.
+
+Source: docs/reference/protocol.md, "Messages".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import msgspec
+
+from annexe.channel.messages import Cancel, CodecName, Credit, End, Item, Message, Notification, PluginRequest, Release
+from annexe.errors import InvalidResultError, RemoteProtocolError
+from annexe_sdk import wire
+from annexe_sdk.frames import read_head
+
+if TYPE_CHECKING:
+    from annexe.channel.calls import HostCall
+    from annexe.channel.connection import Connection
+    from annexe.channel.requests import PluginRequests
+
+__all__ = ["Incoming", "Notify"]
+
+Notify = Callable[[str, msgspec.Raw, CodecName, str | None], None]
+"""Takes a notification: its method, raw parameters, their codec, and the id of the request it belongs to. Must not raise or block."""
+
+
+@final
+class Incoming:
+    """Takes in what one plugin sends."""
+
+    def __init__(self, connection: Connection, requests: PluginRequests, on_notification: Notify) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._on_notification = on_notification
+        self._by_type: dict[type, Callable[[Any], None]] = {
+            PluginRequest: requests.begin,
+            Notification: self._on_notify,
+            Item: self._on_item,
+            Credit: self._on_credit,
+            Cancel: requests.cancel,
+            End: self._on_end,
+            Release: self._on_release,
+        }
+
+    def take(self, message: Message) -> None:
+        """Take in a message that is no answer.
+
+        Raises:
+            RemoteProtocolError: It breaks the protocol.
+        """
+        kind = type(message)
+        # The classes for JSON are subclasses of those for MessagePack.
+        self._by_type[kind if kind in self._by_type else kind.__mro__[1]](message)
+
+    def take_bad_frame(self, frame: bytes, error: Exception, *, greeted: bool) -> None:
+        """Charge a frame that cannot be decoded to the call whose payload it is.
+
+        Raises:
+            RemoteProtocolError: It is no call's.
+        """
+        head = None if isinstance(error, msgspec.ValidationError) else read_head(frame)
+        if head is not None and self._is_charged(*head, error, greeted=greeted):
+            return
+        plugin = self._connection.plugin
+        raise RemoteProtocolError(f"a message that breaks the protocol: {error}", rule="bad-envelope", plugin=plugin) from error
+
+    def _is_charged(self, kind: int, ident: int, error: Exception, *, greeted: bool) -> bool:
+        connection = self._connection
+        call = connection.open_calls.get(ident)
+        if kind == wire.REQUEST and greeted:
+            self._requests.refuse(ident, "invalid-params", str(error))
+        elif kind == wire.RESPONSE and call is not None:
+            text = f"plugin {connection.plugin!r} answered {call.method} with bytes that cannot be decoded: {error}"
+            connection.fail(call, InvalidResultError(text, plugin=connection.plugin, method=call.method))
+        elif kind == wire.ITEM and call is not None and call.stream is not None:
+            text = f"plugin {connection.plugin!r} sent an item of {call.method} that cannot be decoded: {error}"
+            call.stream.fail(InvalidResultError(text, plugin=connection.plugin, method=call.method))
+        else:
+            return False
+        return True
+
+    def _on_notify(self, message: Notification) -> None:
+        parent = self._connection.parent_of(message.meta.parent)
+        self._on_notification(message.method, message.params, message.codec, parent.meta.request if parent is not None else None)
+
+    def _stream_call(self, ident: int) -> HostCall | None:
+        call = self._connection.open_calls.get(ident)
+        if call is None and not 0 < ident <= (self._connection.last_id if ident & 1 else self._requests.last_id):
+            raise RemoteProtocolError(f"a message for id {ident}, which was never used", rule="unknown-id", plugin=self._connection.plugin)
+        return call
+
+    def _on_item(self, message: Item) -> None:
+        call = self._stream_call(message.id)
+        if call is not None and call.stream is not None:
+            call.stream.receive(message)
+
+    def _on_credit(self, message: Credit) -> None:
+        call = self._stream_call(message.id)
+        if call is not None and call.stream is not None:
+            call.stream.add_credit(message.granted_bytes)
+
+    def _on_end(self, message: End) -> None:
+        if message.id & 1:
+            raise RemoteProtocolError("the end of a stream that is the host's", rule="wrong-parity", plugin=self._connection.plugin)
+        self._stream_call(message.id)
+
+    def _on_release(self, _message: Release) -> None:
+        text = "a release of shared memory; this connection has none"
+        raise RemoteProtocolError(text, rule="no-arena", plugin=self._connection.plugin)
