@@ -53,7 +53,6 @@ ERROR_CODES = frozenset(
         "activation-failed",
         "busy",
         "cancelled",
-        "config-invalid",
         "deadline-exceeded",
         "internal",
         "invalid-params",
@@ -66,6 +65,7 @@ ERROR_CODES = frozenset(
         "quota-exceeded",
         "rate-limited",
         "rejected",
+        "storage-failed",
         "unavailable",
     }
 )
