@@ -37,6 +37,7 @@ class HostCall(msgspec.Struct, eq=False):
         given_up_at: Monotonic time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
         nested: It serves a call of the plugin's own that waits, so it takes no slot.
         requests: What the plugin asked on its behalf and is not answered yet.
+        inner_calls: Calls made on its behalf.
     """
 
     connection: Any
@@ -53,6 +54,7 @@ class HostCall(msgspec.Struct, eq=False):
     nested: bool = False
     requests: set[Any] | None = None
     stream: Any = None
+    inner_calls: list[Any] | None = None
 
 
 @final

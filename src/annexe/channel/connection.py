@@ -20,6 +20,7 @@ import msgspec
 
 from annexe.channel.alarm import Alarm
 from annexe.channel.calls import CHAIN, HostCall
+from annexe.channel.deadlock import find_waiting_holder
 from annexe.channel.faults import error_from_wire
 from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
@@ -298,11 +299,24 @@ class Connection:
         if len(chain) >= self.limits.depth:
             text = f"calls within calls are {len(chain)} deep; expected at most {self.limits.depth}"
             raise PluginBusyError(text, plugin=self.plugin, method=call.method)
+        innermost = chain[-1]
+        if innermost.inner_calls is None:
+            innermost.inner_calls = []
+        innermost.inner_calls.append(call)
         for outer in reversed(chain):
             if outer.connection is self and outer.id in self.open_calls:
-                call.nested = True
-                call.meta.parent = outer.id
+                self._nest(call, outer)
                 return
+        if call.meta.stream is None and self._slots.taken >= self.limits.concurrency:
+            holder = find_waiting_holder(call)
+            if holder is not None:
+                self._nest(call, holder)
+
+    @staticmethod
+    def _nest(call: HostCall, outer: HostCall) -> None:
+        """Have the plugin run a call on the thread of one that waits, without a slot of its own."""
+        call.nested = True
+        call.meta.parent = outer.id
 
     def _busy(self, method: str, why: str) -> PluginBusyError:
         return PluginBusyError(f"plugin {self.plugin!r} is busy: {why}", plugin=self.plugin, method=method)
