@@ -37,6 +37,7 @@ from annexe.launch.spawner import Spawner
 from annexe.launch.strategy import LaunchedPlugin, LaunchRequest, LaunchStrategy
 from annexe.launch.sweep import LaunchRecord, LaunchRecords, Swept
 from annexe.launch.uids import UidAllocator
+from annexe.launch.warden import Warden
 from annexe.sandbox import IsolationLevel, require_level
 
 __all__ = ["ProcessStrategy"]
@@ -80,6 +81,7 @@ class ProcessStrategy(LaunchStrategy):
         self._runner = runner
         self._platform = platform
         self._spawner = Spawner()
+        self._warden: Warden | None = None
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def sweep(self) -> tuple[Swept, ...]:
@@ -119,6 +121,9 @@ class ProcessStrategy(LaunchStrategy):
 
     async def close(self) -> None:
         await asyncio.gather(*self._discarding)
+        if self._warden is not None:
+            await asyncio.to_thread(self._warden.close)
+            self._warden = None
         await asyncio.to_thread(self._spawner.close)
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
@@ -143,6 +148,8 @@ class ProcessStrategy(LaunchStrategy):
 
     def _spawn(self, prepared: Prepared) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
+        if self._warden is None and self._platform == "linux":
+            self._warden = Warden(self._records.folder, self._uids)
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
             sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             on_failure.callback(sock.close)
@@ -188,7 +195,9 @@ class ProcessStrategy(LaunchStrategy):
             return None
         request = prepared.request
         return self._records.add(
-            LaunchRecord(plugin=request.plugin, instance=request.instance, main=main, tag=tag, scratch=str(prepared.scratch))
+            LaunchRecord(
+                plugin=request.plugin, instance=request.instance, main=main, tag=tag, scratch=str(prepared.scratch), host_pid=os.getpid()
+            )
         )
 
 

@@ -42,6 +42,7 @@ class LaunchRecord:
         main: Its main process.
         tag: What its descendants inherited; None when none could be given.
         scratch: Its private folder, removed with it.
+        host_pid: Who launched it.
     """
 
     plugin: str
@@ -49,6 +50,7 @@ class LaunchRecord:
     main: ProcessIdentity
     tag: int | None
     scratch: str
+    host_pid: int = 0
 
 
 @final
@@ -76,29 +78,35 @@ class LaunchRecords:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def add(self, record: LaunchRecord) -> Path:
         """Write one down and return its file."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._folder / f"{record.main.pid}-{record.main.start_ticks}.json"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.folder / f"{record.main.pid}-{record.main.start_ticks}.json"
         draft = path.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(record)))
         draft.replace(path)
         return path
 
-    def sweep(self) -> tuple[Swept, ...]:
+    def sweep(self, *, host_pid: int | None = None) -> tuple[Swept, ...]:
         """Kill what the records name and what descended from it, remove private folders, strike the records out.
 
-        Called once, at start, by whoever holds the state directory's lock and before anything is launched.
+        Called once, at start, by whoever holds the state directory's lock and before anything is launched; and by a dead host's warden.
+
+        Args:
+            host_pid: Only what this dead host launched: the next one may be at work already.
         """
-        return tuple(self._sweep_one(path, record) for path, record in self._read_all())
+        found = [(path, record) for path, record in self._read_all() if host_pid in (None, record.host_pid)]
+        return tuple(self._sweep_one(path, record) for path, record in found)
 
     def _read_all(self) -> Iterator[tuple[Path, LaunchRecord]]:
-        for path in sorted(self._folder.glob("*.json")):
+        for path in sorted(self.folder.glob("*.json")):
             try:
                 fields = json.loads(path.read_text())
                 yield path, LaunchRecord(**{**fields, "main": ProcessIdentity(**fields["main"])})
+            except FileNotFoundError:
+                continue  # struck out meanwhile, by a dead host's warden or by the next host
             except (OSError, ValueError, TypeError, KeyError) as error:
                 _logger.warning("launch record %s cannot be read (%s); set aside, nothing was killed for it", path, error)
                 path.replace(path.with_suffix(".unreadable"))
@@ -111,6 +119,8 @@ class LaunchRecords:
         if gone:
             try:
                 remove_tree(Path(record.scratch))
+            except FileNotFoundError:
+                pass
             except OSError as error:
                 _logger.warning("private folder %s cannot be removed: %s", record.scratch, error)
             path.unlink(missing_ok=True)

@@ -44,8 +44,8 @@ class UidAllocator:
     def __init__(self, *, uids: range = DEFAULT_UID_RANGE, folder: Path = _FOLDER) -> None:
         if 0 in uids:
             raise ValueError("expected a range without uid 0")
-        self._uids = uids
-        self._folder = folder
+        self.uids = uids
+        self.folder = folder
         self._self = identity_of(os.getpid())
 
     def acquire(self) -> int:
@@ -56,17 +56,17 @@ class UidAllocator:
         """
         with self._table() as table:
             in_use = uids_in_use()
-            for uid in self._uids:
+            for uid in self.uids:
                 owner = table.get(str(uid))
                 free = uid not in in_use if owner is None else not is_alive(owner) and self._clean(uid)
                 if free and not _has_name(uid):
                     table[str(uid)] = self._me()
                     return uid
         raise LaunchError(
-            f"all {len(self._uids)} plugin users ({self._uids.start} to {self._uids.stop - 1}) are taken; "
+            f"all {len(self.uids)} plugin users ({self.uids.start} to {self.uids.stop - 1}) are taken; "
             "stop some plugins or widen the range.",
-            first=self._uids.start,
-            last=self._uids.stop - 1,
+            first=self.uids.start,
+            last=self.uids.stop - 1,
         )
 
     def release(self, uid: int) -> None:
@@ -84,7 +84,7 @@ class UidAllocator:
             return len(dead)
 
     def _clean(self, uid: int) -> bool:
-        return uid in self._uids and kill_user(uid, deadline_s=_KILL_DEADLINE_S)[1]
+        return uid in self.uids and kill_user(uid, deadline_s=_KILL_DEADLINE_S)[1]
 
     def _me(self) -> ProcessIdentity:
         if self._self is None or self._self.pid != os.getpid():
@@ -98,7 +98,7 @@ class UidAllocator:
         """Give the table under the lock; written back on leaving without an error."""
         import fcntl  # not on Windows, where this module must still be importable
 
-        folder = owned_folder(self._folder)
+        folder = owned_folder(self.folder)
         path = folder / "uids.json"
         lock = os.open(folder / "uids.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

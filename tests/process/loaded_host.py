@@ -1,0 +1,32 @@
+"""A host under load, to be killed: opens the plugins of a folder, calls them without end and prints its plugins' processes once.
+
+Run as a program: ``loaded_host.py ROOT``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from tests.process.hosts import Doc, T, open_host, outcome_of, until
+
+
+async def main(root: Path) -> None:
+    async with open_host(root) as host:
+
+        async def caller() -> None:
+            while True:
+                async with host.request(deadline_s=2.0) as request:
+                    await outcome_of(request.hooks(T).edit(Doc("x")))
+                    await request.hooks(T).seen("x")
+
+        load = [asyncio.create_task(caller()) for _ in range(8)]
+        pids = await until(lambda: [plugin.pid for plugin in host.plugins] if all(p.state == "ready" for p in host.plugins) else None)
+        print(json.dumps(pids), flush=True)
+        await asyncio.gather(*load)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
