@@ -27,8 +27,10 @@ from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchRequest, LaunchStrategy, is_grantable, plugin_environment
 from annexe.manifest import Discovered, Discovery, LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
+from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
-from annexe.sandbox import IsolationLevel, Profile
+from annexe.sandbox import IsolationLevel, Profile, Receipt
+from annexe.sandbox.levels import LIMITS, EnforcementState
 from annexe.storage.grants import StoredGrant
 from annexe.storage.plugin_state import StoredPluginState
 from annexe.supervision.instance import InstancePlan
@@ -53,6 +55,7 @@ class KnownPlugin:
         decision: Rights granted and missing.
         config: As it is now.
         enabled: The operator's choice.
+        is_told: An event said which of its rights and limits cannot be enforced here.
     """
 
     id: str
@@ -62,6 +65,7 @@ class KnownPlugin:
     decision: GrantDecision | None = None
     config: PluginConfig | None = None
     enabled: bool = True
+    is_told: bool = False
     supervisor: Supervisor | None = None
     services: PluginServices | None = None
 
@@ -415,7 +419,19 @@ class Registry:
             on_notification=services.notify,
             check=partial(self._dispatcher.check_provided, manifest),
             codecs=tuple(self._settings.codecs),
+            on_ready=partial(self._tell_unenforced, known),
         )
+
+    def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
+        """Say once what a plugin asks for, or is limited to, that cannot be held here."""
+        if known.is_told or known.manifest is None:
+            return
+        known.is_told = True
+        asked = {kind_of(right) for right in known.manifest.permission_set()} | set(LIMITS)
+        loose = sorted(name for name in asked if name in receipt.rights and receipt.rights[name].state is EnforcementState.NOT_ENFORCED)
+        if loose:
+            reason = "; ".join(f"{name}: {receipt.rights[name].why}" for name in loose)
+            self._events.add(EventKind.LIMIT_NOT_ENFORCED, plugin=known.id, reason=reason, limits=loose)
 
 
 def _grant(row: StoredGrant) -> Grant:

@@ -20,7 +20,7 @@ from typing import final
 
 from annexe.errors import SandboxError
 
-__all__ = ["HIGHEST_ACHIEVABLE", "Enforcement", "EnforcementState", "IsolationLevel", "enforcement", "require_level"]
+__all__ = ["HIGHEST_ACHIEVABLE", "LIMITS", "Enforcement", "EnforcementState", "IsolationLevel", "enforcement", "require_level"]
 
 
 @final
@@ -41,6 +41,9 @@ class IsolationLevel(StrEnum):
 
 
 HIGHEST_ACHIEVABLE = IsolationLevel.LIMITS
+
+LIMITS = ("memory", "cpu", "processes", "open-files", "disk")
+"""The limits that every plugin has, as its manifest calls them."""
 
 
 @final

@@ -21,6 +21,7 @@ from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notif
 from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
+from annexe.sandbox import Receipt
 
 __all__ = ["Instance", "InstancePlan", "StopPolicy"]
 
@@ -40,6 +41,10 @@ class StopPolicy:
     kill_s: float = 5.0
 
 
+def _ignore(_receipt: Receipt) -> None:
+    return None
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePlan:
@@ -57,6 +62,7 @@ class InstancePlan:
         on_notification: Takes the plugin's log lines and metrics.
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
+        on_ready: Told what is really enforced, once the plugin takes calls.
     """
 
     launch: LaunchRequest
@@ -70,6 +76,7 @@ class InstancePlan:
     on_notification: Notify
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
+    on_ready: Callable[[Receipt], None] = _ignore
 
 
 @final

@@ -297,6 +297,7 @@ class Supervisor:
         self._ready_at = self.last_used = monotonic()
         self._health = Health()
         self._move(_S.READY, "activated")
+        instance.plan.on_ready(instance.launched.receipt)
         try:
             while self._wanted and not instance.ended.done():
                 await self._wait_for_change(instance)
