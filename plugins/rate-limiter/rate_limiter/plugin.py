@@ -35,7 +35,9 @@ def limit(request: dict[str, Any], ctx: Context) -> object:  # noqa: ARG001 - th
         return ctx.unchanged
     ctx.kv.increment(f"{name}/{bucket}", -1)
     ctx.metrics.count("refused")
-    raise Reject("rate-limited", f"More than {requests} requests in {window_s} s. Try again in {wait_s} s.", status=429, retry_after_s=wait_s)
+    raise Reject(
+        "rate-limited", f"More than {requests} requests in {window_s} s. Try again in {wait_s} s.", status=429, retry_after_s=wait_s
+    )
 
 
 def _shortened(key: str) -> str:

@@ -85,9 +85,8 @@ class StoreThread:
 
     async def close(self) -> None:
         """Finish what waits and close the store."""
-        store, self._store_closed = self._store, True
-        if store is not None:
-            await self.run(store.close)
+        if self._store is not None:
+            await self.run(self._store.close)
         await asyncio.to_thread(self._executor.shutdown)
 
 
