@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from annexe.contract import ExtensionPoint, HookSpec, hook
+from typing import ClassVar
+
+from annexe import ExtensionPoint, HookSpec, hook
 from benchmarks.payload import ChatRequest
 
-__all__ = ["Bench", "Editor", "Keeper", "Probe"]
+__all__ = ["Bench", "Editor", "Keeper", "Ledger", "Probe"]
 
 
 class Bench(HookSpec, name="bench", revision=1):
@@ -32,6 +34,7 @@ class Probe(ExtensionPoint, name="bench-probe", revision=1):
     """Questions that show whether the host's guards are on."""
 
     async def request_id(self) -> str: ...
+    async def traceparent(self) -> str: ...
     async def reach(self) -> str: ...
     async def stall(self, seconds: float) -> str: ...
 
@@ -47,3 +50,12 @@ class Keeper(ExtensionPoint, name="bench-keeper", revision=1):
     async def shared(self) -> int: ...
     async def polite(self, count: int) -> list[float]: ...
     async def flood(self, seconds: float) -> list[int]: ...
+
+
+class Ledger:
+    """A capability of the application that no plugin here is granted."""
+
+    name: ClassVar[str] = "bench-ledger"
+
+    async def read(self) -> str:
+        return "answered"

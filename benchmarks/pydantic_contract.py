@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from annexe.contract import ExtensionPoint
+from annexe import ExtensionPoint
 
 __all__ = ["ChatModel", "Editor"]
 

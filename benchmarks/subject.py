@@ -1,6 +1,6 @@
 """annexe's own rows: a host as its users make one, with everything on, and benchmark plugins in processes of their own.
 
-* Before anything is measured the host is asked to prove that its guards are on (`Probed`); a row without them fails.
+* Before anything is measured the host is asked to prove that its guards are on (`guards.py`); a row without them fails.
 * Replies are checked after each block, against the request that each was made from.
 """
 
@@ -11,13 +11,13 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from annexe import Host, SyncHost  # type: ignore[attr-defined,unused-ignore]
-from annexe.errors import CallTimeoutError, PermissionDeniedError
-from benchmarks.contracts import Bench, Editor, Keeper, Probe
+from annexe import Host, SyncHost
+from benchmarks.contracts import Bench, Editor, Keeper, Ledger, Probe
+from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
 
 __all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "SyncCall"]
@@ -31,7 +31,8 @@ def installed(folder: Path, *, plugin: str, copies: int, concurrency: int) -> Pa
     """Copy a benchmark plugin so many times into a folder of plugins, each with an id of its own."""
     for number in range(1, copies + 1):
         copy = folder / "plugins" / f"{plugin}-{number:02}"
-        shutil.copytree(_PLUGINS / plugin, copy)
+        shutil.copytree(_PLUGINS / plugin, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(_PLUGINS / "shared" / "bench_probe.py", copy)
         manifest = (copy / "plugin.toml").read_text(encoding="utf-8")
         manifest = manifest.replace(f'id = "bench-{plugin}"', f'id = "bench-{plugin}-{number:02}"')
         manifest = manifest.replace('kind = "python"', f'kind = "python"\nconcurrency = {concurrency}')
@@ -45,11 +46,28 @@ class Ours:
 
     plugin = "editor"
 
-    def __init__(self, loop: str = "uvloop", copies: int = 1, concurrency: int = 1, plugin: str = "", **options: Any) -> None:
+    def __init__(
+        self,
+        loop: str = "uvloop",
+        copies: int = 1,
+        concurrency: int = 1,
+        plugin: str = "",
+        codec: str = "msgpack",
+        strategy: str = "process",
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self.plugin = plugin or self.plugin
+        self.codec, self.strategy = codec, strategy
         plugins = installed(self.folder, plugin=self.plugin, copies=copies, concurrency=concurrency)
-        self.options = {"plugins": plugins, "state": self.folder / "state", "grants": self.folder / "policy.toml", **options}
+        self.options: dict[str, Any] = {
+            "plugins": plugins,
+            "state_dir": self.folder / "state",
+            "grants": self.folder / "policy.toml",
+            "capabilities": [Ledger()],
+            "strategy": strategy,
+            "control": False,
+            **({"codecs": ("json",)} if codec == "json" else {}),
+        }
         self.runner = asyncio.Runner(loop_factory=self.loop_factory(loop))
 
     @staticmethod
@@ -68,39 +86,19 @@ class Ours:
 
     async def open(self) -> None:
         self.host = Host(contracts=self.contracts(), **self.options)
-        await self.host.__aenter__()
-        if self.plugin == "editor":
-            await self.prove_guards()
+        await self.host.open()
+        await self.prove(self.host)
 
-    async def prove_guards(self) -> None:
-        """Raise unless deadline, grants and explain are on, and the plugin sees the request's id."""
-        async with self.host.request(id="proof", deadline_s=5.0) as request:
-            probe = request.extension(Probe)
-            if await probe.request_id() != "proof":
-                raise RuntimeError("the plugin did not see the request's id: tracing is off")
-            await raises(PermissionDeniedError, probe.reach())
-        if "bench-editor" not in str(self.host.explain("proof")):
-            raise RuntimeError("the call is not in explain")
-        async with self.host.request(deadline_s=0.1) as request:
-            await raises(CallTimeoutError, request.extension(Probe).stall(0.3))
-        await asyncio.sleep(0.5)
+    async def prove(self, host: Host) -> None:
+        await prove_guards(host, codec=self.codec, level="none" if self.strategy == "in-process" else "limits")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
     def close(self) -> None:
-        self.run(self.host.__aexit__(None, None, None))
+        self.run(self.host.close())
         self.runner.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-async def raises(expected: type[Exception], call: Awaitable[Any]) -> None:
-    """Await a call that must fail in one way."""
-    try:
-        answer = await call
-    except expected:
-        return
-    raise RuntimeError(f"expected {expected.__name__}, got {answer!r}")
 
 
 class AsyncCall(Ours):
@@ -225,7 +223,8 @@ class SyncCall(Ours):
     def start(self) -> None:
         self.requests = requests(16)
         self.sync = SyncHost(contracts=self.contracts(), **self.options)
-        self.sync.__enter__()
+        self.sync.open()
+        self.sync.run(self.prove)
 
     def block(self, count: int) -> list[float]:
         clock, host = time.perf_counter_ns, self.sync
@@ -241,7 +240,7 @@ class SyncCall(Ours):
         return samples
 
     def close(self) -> None:
-        self.sync.__exit__(None, None, None)
+        self.sync.close()
         self.runner.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -266,7 +265,7 @@ class Keepers(Ours):
         """Return the same from a host that was just started on the same state, so that nothing is in its cache."""
 
         async def reopen() -> list[float]:
-            await self.host.__aexit__(None, None, None)
+            await self.host.close()
             await Ours.open(self)
             self.keepers = self.host.extensions(Keeper)
             await self.keepers[0].shared()  # the connection is warm, the keys are not

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
+from annexe.channel import CodecName
 from annexe.host.registry import KnownPlugin, Registry
 from annexe.manifest import Manifest
 from annexe.sandbox import Receipt
@@ -76,6 +77,12 @@ class PluginView:
         """Process id of its running instance."""
         instance = self._known.supervisor.instance if self._known.supervisor is not None else None
         return instance.launched.pid if instance is not None else None
+
+    @property
+    def codec(self) -> CodecName | None:
+        """What its running instance is spoken to in; None when it does not run."""
+        instance = self._known.supervisor.instance if self._known.supervisor is not None else None
+        return instance.connection.codec.name if instance is not None else None
 
     @property
     def receipt(self) -> Receipt | None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, final
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, final, overload
 
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.errors import HostClosedError, WrongContextError
@@ -150,14 +150,17 @@ class SyncHost:
         """
         return self.run(lambda host: host.explain(request_id))
 
-    def run(self, work: Callable[[Host], Awaitable[T]] | Callable[[Host], T]) -> T:
+    @overload
+    def run(self, work: Callable[[Host], Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    def run(self, work: Callable[[Host], T]) -> T: ...
+    def run(self, work: Callable[[Host], Any]) -> Any:
         """Do something with the ``Host`` itself, on its loop, and return the result: ``host.run(lambda host: host.events.latest(10))``.
 
         Args:
             work: Must not block; a coroutine is run to its end.
         """
-        result: T = self._running().run(work, self._host)
-        return result
+        return self._running().run(work, self._host)
 
     # Plugins.
 

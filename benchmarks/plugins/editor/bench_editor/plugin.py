@@ -1,12 +1,13 @@
 # mypy: ignore-errors
 # Written as most plugins are: plain, without annotations.
-"""Edit the benchmark's request, and let the harness see that the host's guards are on."""
+"""Edit the benchmark's request."""
 
-import time
+from bench_probe import Probe
 
 from annexe_sdk import Plugin
 
 plugin = Plugin()
+plugin.extension("bench-probe")(Probe)
 
 
 @plugin.filter("bench.edit")
@@ -24,23 +25,6 @@ class Editor:
 
     def edit(self, request):
         return edit(request)
-
-
-@plugin.extension("bench-probe")
-class Probe:
-    """What the harness asks before it measures."""
-
-    def request_id(self, ctx):
-        return ctx.request_id
-
-    def reach(self, ctx):
-        """Use a right that this plugin was not granted."""
-        ctx.kv.get("anything")
-        return "answered"
-
-    def stall(self, seconds):
-        time.sleep(seconds)
-        return "finished"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@
 
 import time
 
+from bench_probe import Probe
+
 from annexe_sdk import Plugin
 
 plugin = Plugin()
+plugin.extension("bench-probe")(Probe)
 VALUE = {"note": "a value of some length, as plugins keep them", "count": 1, "tags": ["a", "b"]}
 
 

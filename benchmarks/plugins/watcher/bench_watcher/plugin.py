@@ -2,9 +2,12 @@
 # Written as most plugins are: plain, without annotations.
 """Observe: take the request in and keep a word of it."""
 
+from bench_probe import Probe
+
 from annexe_sdk import Plugin
 
 plugin = Plugin()
+plugin.extension("bench-probe")(Probe)
 last = {}
 
 
