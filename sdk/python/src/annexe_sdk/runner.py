@@ -7,7 +7,6 @@
 Source: docs/reference/protocol.md; ADR-0003.
 """
 
-import os
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from _thread import allocate_lock, start_new_thread
@@ -283,6 +282,8 @@ def main(fd: int, entry: str) -> None:
 
 def run_plugin(plugin: Plugin) -> None:
     """Serve an imported plugin on the descriptor that the host put into ``ANNEXE_FD``."""
+    import os  # costs an eighth of starting Python; whoever comes this way runs a program of its own
+
     number = os.environ.get("ANNEXE_FD", "")
     if not number.isdigit():
         print("This is a plugin for an annexe host. Try it with: annexe dev <its folder>", file=sys.stderr)
