@@ -140,19 +140,17 @@ class PluginServices:
             raise InvalidResultError(text, plugin=self._plugin, method=method.method) from error
 
     def notify(self, method: str, params: msgspec.Raw, codec: CodecName, request_id: str | None) -> None:
-        """Take a notification: a log line or a metric. What is malformed is counted and dropped."""
+        """Take a notification: a log line, a metric, or how far activation is. What is malformed is logged as far as it goes."""
+        if method != "metric" and not self._log.is_open():
+            self._log.drop(1)
+            return
+        given = _decoded(params, codec)
+        given = given if isinstance(given, dict) else {}
         if method == "log":
-            if not self._log.is_open():
-                self._log.drop(1)
-                return
-            line = _decoded(params, codec)
-            if isinstance(line, dict):
-                self._log.write(line.get("level"), line.get("message"), line.get("fields"), request=request_id)
-            else:
-                self._log.drop(1)
+            self._log.write(given.get("level"), given.get("message"), given.get("fields"), request=request_id)
+        elif method == "progress":
+            self._log.write("info", "starting", {"fraction": given.get("fraction"), "message": given.get("message")})
         elif method == "metric":
-            given = _decoded(params, codec)
-            given = given if isinstance(given, dict) else {}
             why = self._metrics.record(given.get("name"), given.get("kind"), given.get("value"), given.get("labels"))
             if why is not None:
                 self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)

@@ -96,8 +96,12 @@ class Incoming:
 
     def _on_item(self, message: Item) -> None:
         call = self._stream_call(message.id)
-        if call is not None and call.stream is not None:
+        if call is None:
+            return
+        if call.stream is not None:
             call.stream.receive(message)
+        elif call.method == "annexe.activate":
+            self._on_notification("progress", message.value, message.codec, None)
 
     def _on_credit(self, message: Credit) -> None:
         call = self._stream_call(message.id)
