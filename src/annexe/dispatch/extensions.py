@@ -167,14 +167,20 @@ class Extension:
             figures.add(now - started)
         else:
             figures.add_failure(now - started, error.code)
-            kind = EventKind.INVALID_RESULT if isinstance(error, InvalidResultError) else EventKind.CALL_FAILED
-            if not isinstance(error, RejectedError):
-                facts = {"method": method.method, "code": error.code, "request": request.id}
-                self.events.add(kind, plugin=self.provider.id, reason=error.message, **facts)
+            self._tell(request, method, error)
         if request.record is None:
             request.record = self.explain.start(request.id, self.clock.now())
         reason = None if error is None else f"{error.code}: {error.message}"
         request.record.add_step(self.provider.id, method.method, started, now, outcome, reason)
+
+    def _tell(self, request: Request, method: MethodDefinition, error: CallError | RejectedError) -> None:
+        """Add the event of a call that gave no result; a refusal is an answer."""
+        plugin, name = self.provider.id, method.method
+        if isinstance(error, InvalidResultError):
+            where = {key: error.data[key] for key in ("path", "expected", "actual") if key in error.data}
+            self.events.add(EventKind.INVALID_RESULT, plugin=plugin, reason=error.message, hook=name, request=request.id, **where)
+        elif isinstance(error, CallError):
+            self.events.add(EventKind.CALL_FAILED, plugin=plugin, reason=error.message, method=name, code=error.code, request=request.id)
 
 
 async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
