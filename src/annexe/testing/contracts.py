@@ -8,7 +8,6 @@ Source: ADR-0057.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -60,25 +59,23 @@ def _module(where: str) -> ModuleType:
 
 
 def _of_file(path: Path) -> ModuleType:
+    """Run the file afresh: ``annexe dev`` comes here again after each change, sooner than Python's bytecode cache tells two apart."""
     # A name of its own: contracts.py of two plugins are two modules.
-    name = f"annexe_contracts_{abs(hash(str(path.resolve())))}"
-    known = sys.modules.get(name)
-    if known is not None:
-        return known
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    module = ModuleType(f"annexe_contracts_{abs(hash(str(path.resolve())))}")
+    module.__file__ = str(path)
+    code = compile(path.read_bytes(), str(path), "exec")
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    _see_working_directory()
+    exec(code, vars(module))  # noqa: S102 - that is what importing does
     return module
 
 
 def _of_name(name: str) -> ModuleType:
+    _see_working_directory()
+    return importlib.import_module(name)
+
+
+def _see_working_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return importlib.import_module(name)

@@ -1,0 +1,164 @@
+"""``annexe dev``: run a plugin in a host, and start it again whenever it is saved.
+
+Each time everything begins anew: manifest, contracts, host, plugin. What is broken is told with file and line, and mended by the next
+save. Ctrl-C stops the plugin in order.
+
+Source: feature DX3; docs/reference/cli.md; ADR-0057.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, final
+
+import click
+from watchfiles import DefaultFilter, awatch
+
+from annexe.errors import AnnexeError, ContractError
+from annexe.host.host import Host
+from annexe.host.plugin_handle import PluginHandle
+from annexe.manifest.load import read_manifest
+from annexe.record.safetext import escaped
+from annexe.supervision.state import PluginState
+from annexe.testing.contracts import BESIDE, contracts_beside, contracts_named
+
+__all__ = ["dev"]
+
+_DEBOUNCE_MS = 50
+_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
+
+
+@click.command()
+@click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--contracts", multiple=True, metavar="MODULE:SPEC", help=f"What the host opens; by default what PATH/{BESIDE} has.")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Keep state here; by default it is gone afterwards.")
+def dev(path: Path, contracts: tuple[str, ...], state: Path | None) -> None:
+    """Run the plugin in the folder PATH, and start it again whenever a file of it is saved.
+
+    It is granted everything it asks for: for development alone.
+    """
+    with contextlib.ExitStack() as stack:
+        kept = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="annexe-dev-")))
+        kept.chmod(0o700) if kept.exists() else None
+        session = _Session(path.resolve(), contracts, kept)
+        with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+            asyncio.run(session.run())
+        _say("stopped")
+
+
+@final
+class _Session:
+    """One ``annexe dev``, from start to Ctrl-C."""
+
+    def __init__(self, folder: Path, contracts: Sequence[str], state: Path) -> None:
+        self._folder = folder
+        self._names = contracts
+        self._state = state
+
+    async def run(self) -> None:
+        """Run the plugin again and again, until cancelled."""
+        me = asyncio.current_task()
+        assert me is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+        _say(f"watching {self._folder}; Ctrl-C stops", bold=True)
+        changes = awatch(self._folder, watch_filter=DefaultFilter(), debounce=_DEBOUNCE_MS, step=_DEBOUNCE_MS, recursive=True)
+        async with aclosing(changes):
+            while True:
+                running = asyncio.create_task(self._run_once())
+                try:
+                    changed = await anext(changes)
+                finally:
+                    running.cancel()
+                    await asyncio.wait([running])
+                names = sorted({Path(path).name for _, path in changed})
+                _say(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting again", bold=True)
+
+    async def _run_once(self) -> None:
+        """Run the plugin until cancelled; tell what keeps it from running, and return."""
+        try:
+            manifest = read_manifest(self._folder)
+            contracts = self._contracts()
+        except AnnexeError as error:
+            _complain(error.message)
+            return
+        except Exception as error:  # noqa: BLE001 - the contracts' own module may raise anything
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
+            _complain(f"the contracts cannot be imported: {type(error).__name__}: {error} (at {where[0]}:{where[1]})")
+            return
+        host = Host(plugins=self._folder, contracts=contracts, grants="manifest", state_dir=self._state, name="annexe dev")
+        following = asyncio.create_task(_follow(host, manifest.id))
+        try:
+            async with host:
+                if _is_up(host.plugin(manifest.id)):
+                    await asyncio.Event().wait()
+        except AnnexeError as error:
+            _complain(error.message)
+        finally:
+            # The log ends when the host is closed, and what was said until then is still to be shown.
+            await asyncio.wait([following], timeout=1.0)
+            following.cancel()
+
+    def _contracts(self) -> Sequence[type[Any]]:
+        if self._names:
+            return [contract for name in self._names for contract in contracts_named(name)]
+        found = contracts_beside(self._folder)
+        if not found:
+            raise ContractError(
+                f"it is not known what the application opens: there is no {self._folder / BESIDE}, and --contracts was not given. "
+                f"Name the classes that the application passes to Host(contracts=[…]): annexe dev {self._folder.name} --contracts "
+                "module:Spec. A manifest names hooks, but neither their kinds nor their types."
+            )
+        return found
+
+
+async def _follow(host: Host, plugin: str) -> None:
+    """Show the plugin's log until the host is closed; begins before the plugin does."""
+    while not hasattr(host, "logs"):  # noqa: ASYNC110 - there from the first steps of opening on; nothing tells
+        await asyncio.sleep(0.01)
+    records: AsyncIterator[Mapping[str, Any]]
+    async with aclosing(host.logs.follow(plugin)) as records:
+        async for record in records:
+            _show(record)
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    level, source = str(record["level"]), str(record["source"])
+    fields = " ".join(f"{name}={value!r}" for name, value in record["fields"].items())
+    time = str(record["time"])[11:23]
+    shown = level if source == "log" else source
+    text = escaped(f"{time} {shown:<7} {record['message']}{'  ' + fields if fields else ''}")
+    click.echo(click.style(text, fg=_COLOURS.get(level)))
+
+
+def _is_up(plugin: PluginHandle) -> bool:
+    """Tell how the plugin came up; False: it did not, and trying the same code again would help nobody."""
+    if plugin.state is PluginState.READY:
+        granted = ", ".join(sorted(plugin.granted)) or "nothing"
+        _say(f"{plugin.id} {plugin.version} is ready (pid {plugin.pid}); granted: {granted}", bold=True)
+        return True
+    if plugin.state is PluginState.STOPPED:
+        _say(f"{plugin.id} {plugin.version} starts at its first call", bold=True)
+        return True
+    _complain(plugin.reason.rpartition("; failure ")[0] or plugin.reason)
+    return False
+
+
+def _say(text: str, *, bold: bool = False) -> None:
+    click.echo(click.style(f"annexe dev: {escaped(text)}", bold=bold))
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    """Show an error; its lines stay lines."""
+    for line in text.splitlines():
+        click.echo(click.style(f"annexe dev: {escaped(line)}", fg="red"))
+    _say("waiting for a change")
