@@ -7,6 +7,7 @@ Three plugins do what they are told, one after the other each; two polite ones w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -265,16 +266,16 @@ def write_all(root: Path) -> None:
 
 def takes_calls(plugin: PluginHandle) -> bool:
     connection = plugin._known.supervisor.connection if plugin._known.supervisor is not None else None
-    # A call that was given up holds the slot until it is answered or the plugin is found stuck.
-    return connection is not None and not connection.closed and not any(call.given_up_at for call in connection._open.values())
+    return connection is not None and not connection.closed
 
 
 async def provoke(host: Host, name: str, kind: str, tally: Tally) -> None:
     """Have one plugin do one thing, and note what its caller got, and when."""
     plugin = host.plugin(f"imp-{name}")
     await until(lambda: takes_calls(plugin), within_s=30, what=f"{plugin!r} {plugin.reason}")
-    if plugin.pid is not None:
-        tally.pids.add(plugin.pid)
+    pid = plugin.pid
+    if pid is not None:
+        tally.pids.add(pid)
     started = time.monotonic()
     try:
         async with asyncio.timeout(FAULT_DEADLINE_S + MARGIN_S), host.request(deadline_s=FAULT_DEADLINE_S) as request:
@@ -289,10 +290,12 @@ async def provoke(host: Host, name: str, kind: str, tally: Tally) -> None:
     if took_s > FAULT_DEADLINE_S + MARGIN_S:
         tally.late.append(f"{kind}: {took_s:.1f} s")
     tally.outcomes.setdefault(kind, Counter())[outcome] += 1
-    if kind in LEAKS and plugin.pid is not None:
+    if kind in LEAKS and pid is not None:
         # What it leaked would be in the way of the next fault.
-        os.kill(plugin.pid, signal.SIGKILL)
-        await until(lambda: not takes_calls(plugin), within_s=10)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.kill(pid, signal.SIGKILL)
+    if kind in LEAKS or outcome == "deadline-exceeded":
+        await until(lambda: plugin.pid != pid, within_s=10, what=f"{plugin!r} to be replaced after {kind}")
 
 
 async def imp(host: Host, name: str, kinds: list[str], tally: Tally) -> None:

@@ -323,6 +323,27 @@ def test_waiting_for_a_slot_is_not_counted_against_the_budget(tmp_path: Path) ->
     run(scenario)
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_as_many_calls_run_at_once_as_the_manifest_says_also_those_that_come_later(tmp_path: Path, kind: str) -> None:
+    sleep = "await asyncio.sleep(0.4)" if kind == "async def" else "time.sleep(0.4)"
+    code = f"import asyncio\n@plugin.filter('t.edit')\n{kind} edit(doc):\n    {sleep}\n    return doc\n"
+    write_plugin(tmp_path / "plugins", "alpha", code, hooks=["t.edit"], runtime="concurrency = 3")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            loop = asyncio.get_running_loop()
+            started, calls = loop.time(), []
+            for _ in range(4):
+                calls.append(asyncio.create_task(host.hooks(T).edit(Doc("x"))))
+                await asyncio.sleep(0.05)
+            await asyncio.gather(*calls[:3])
+            assert loop.time() - started < 0.75  # one after the other it would be 1.2
+            assert not calls[3].done()
+            await calls[3]
+
+    run(scenario)
+
+
 def test_waiting_for_a_slot_is_counted_against_the_share_of_the_deadline(tmp_path: Path) -> None:
     filter_plugin(tmp_path, "alpha", "time.sleep(0.2)\ndoc['marks'].append('m')\nreturn doc", hook="t.timed")
 

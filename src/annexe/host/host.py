@@ -339,6 +339,7 @@ class Host:
         return self._explain.render(request_id)
 
     def _new_request_or_raise(self) -> None:
+        self._check_process()
         if self._stack is None:
             raise HostClosedError("this host is not open; use it inside `async with Host(…) as host`")
 

@@ -135,12 +135,18 @@ class Registry:
 
     async def scan(self) -> None:
         """Look what is in the folders now: take up what is new, let go of what is gone."""
-        found = {plugin.id: plugin for plugin in await asyncio.to_thread(self._discovery.scan)}
+        found: dict[str, Discovered] = {}
+        # A folder whose manifest is refused goes by its own name: that must not hide a plugin that has it as its id.
+        for discovered in sorted(await asyncio.to_thread(self._discovery.scan), key=lambda plugin: plugin.error is None):
+            if discovered.id in found:
+                self._note_refusal(found[discovered.id])
+            found[discovered.id] = discovered
         stored = {row.plugin: row for row in await self._thread.run(lambda: self._thread.store.plugin_state.all())}
         for gone in self.plugins.keys() - found.keys():
             await self._forget(gone)
         for plugin, discovered in found.items():
-            if plugin not in self.plugins:
+            known = self.plugins.get(plugin)
+            if known is None or (known.supervisor is None and discovered.error is None):  # new, or mended
                 await self._take_up(discovered, stored.get(plugin, StoredPluginState(plugin=plugin)))
 
     async def _take_up(self, discovered: Discovered, stored: StoredPluginState) -> None:
@@ -148,8 +154,7 @@ class Registry:
         self.plugins[known.id] = known
         manifest = discovered.manifest
         if discovered.error is not None or manifest is None:
-            reason = discovered.error.message if discovered.error is not None else "no manifest"
-            self._events.add(EventKind.MANIFEST_REFUSED, plugin=known.id, reason=reason, folder=str(discovered.folder))
+            self._note_refusal(discovered)
             return
         self._events.add(EventKind.PLUGIN_ADDED, plugin=known.id, reason="found", folder=str(discovered.folder), version=manifest.version)
         supervisor = known.supervisor = Supervisor(
@@ -173,6 +178,10 @@ class Registry:
         else:
             supervisor.allow("accepted")
         self._place(known)
+
+    def _note_refusal(self, refused: Discovered) -> None:
+        reason = refused.error.message if refused.error is not None else "no manifest"
+        self._events.add(EventKind.MANIFEST_REFUSED, plugin=refused.id, reason=reason, folder=str(refused.folder))
 
     async def _forget(self, plugin: str) -> None:
         known = self.plugins.pop(plugin)

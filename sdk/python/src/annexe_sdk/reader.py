@@ -121,6 +121,11 @@ class Reader:
         if self._parked and not self._leader.locked():
             self._hand_on()
 
+    def relieve(self) -> None:
+        """See to it that somebody reads while the calling worker runs a call: another may come, and there are slots for it."""
+        if not (self._parked or self._leader.locked()):
+            self._add_worker()
+
     def take_over(self) -> None:
         """Make the calling thread the reader for good: its event loop calls ``read_nowait`` from now on."""
         self._leader.acquire()

@@ -94,6 +94,8 @@ class Runner:
         if handler is None:
             self._run_control(call)
             return
+        if self._workers < self.concurrency:
+            self.reader.relieve()
         if self.turn is None:
             frame = self._answer(call, handler)
         else:
