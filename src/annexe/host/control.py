@@ -25,7 +25,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, cast, final
 
 import msgspec
 
@@ -198,13 +198,12 @@ class _Connection(asyncio.Protocol):
     # From the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         refusal = self._server.admit(self, peer_uid(transport.get_extra_info("socket")))
         if refusal is not None:
-            transport.write(_encoded({"id": None, "error": error_as_dict(refusal)}))
-            transport.close()
+            self._transport.write(_encoded({"id": None, "error": error_as_dict(refusal)}))
+            self._transport.close()
             return
         self._task = self._loop.create_task(self._serve(), name="annexe-control")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import socket
 import stat
@@ -88,7 +87,7 @@ def _connect(connected: socket.socket, address: str, *, deadline: float) -> None
 
 def write_token(path: Path) -> str:
     """Make a new token and put it where only our user can read it; it appears whole or not at all."""
-    token = secrets.token_urlsafe(32)
+    token = os.urandom(32).hex()
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,80 @@
+"""What many commands share: which host, how to answer, completion of plugin ids."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from annexe.errors import AnnexeError, LaunchError
+from annexe.host.control_client import ControlClient
+from annexe.host.state_dir import default_state_dir
+
+__all__ = ["as_json", "check_runs", "connect", "operator", "plugin_argument", "state_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def state_option(command: F) -> F:
+    """Add ``--state``."""
+    option = click.option(
+        "--state",
+        "state_dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="ANNEXE_STATE",
+        default=default_state_dir,
+        show_default="a folder of yours, or $ANNEXE_STATE",
+        metavar="DIR",
+        help="State directory of the host.",
+    )
+    return option(command)
+
+
+def as_json(command: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def plugin_argument(command: F) -> F:
+    """Add the argument ``ID``."""
+    return click.argument("plugin", metavar="ID", shell_complete=_plugin_ids)(command)
+
+
+def connect(state_dir: Path) -> ControlClient:
+    """Return a connection to the host; use it as a context manager.
+
+    Raises:
+        HostNotRunningError: None runs there.
+    """
+    return ControlClient.connect(state_dir)
+
+
+def operator() -> str:
+    """Return who asks, for the record."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def check_runs(told: dict[str, Any]) -> None:
+    """Refuse the summary of a plugin that should run now and does not.
+
+    Raises:
+        LaunchError: As said.
+    """
+    waits = told["state"] == "stopped" and told["start"] == "lazy"
+    if told["state"] not in ("ready", "degraded") and not waits and told["enabled"]:
+        text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: annexe logs {told['id']}"
+        raise LaunchError(text, plugin=told["id"], state=told["state"])
+
+
+def _plugin_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    state_dir = ctx.params.get("state_dir") or default_state_dir()
+    with contextlib.suppress(AnnexeError), connect(state_dir) as client:
+        return [one["id"] for one in client.call("list", timeout_s=2.0) if one["id"].startswith(incomplete)]
+    return []

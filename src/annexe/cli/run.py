@@ -1,0 +1,132 @@
+"""``annexe run``: a ready-made host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from annexe.cli.events import event_line
+from annexe.cli.options import state_option
+from annexe.cli.terminal import print_text
+
+if TYPE_CHECKING:
+    from annexe.host.host import Host
+    from annexe.record import Event
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.option(
+    "-p", "--plugins", "folders", multiple=True, required=True, metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True), help="Folder of plugins, or one plugin; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "-c", "--contracts", "contracts", multiple=True, metavar="MODULE:NAME",
+    help="Hook spec or extension point to open, or a list of them; modules are looked for in the current folder too.",
+)  # fmt: skip
+@click.option(
+    "-g", "--grants", default="stored", show_default=True, metavar="stored|manifest|FILE",
+    help="Where rights come from: what was granted with `annexe grant`, all that is asked for (for development), or a policy file.",
+)  # fmt: skip
+@click.option("--production", is_flag=True, help="Refuse what is for development.")
+@click.option("--name", default="annexe run", show_default=True, help="Name of the host, as told to plugins.")
+@state_option
+def run(folders: Sequence[Path], contracts: Sequence[str], grants: str, production: bool, name: str, state_dir: Path) -> None:
+    """Run a host: find the plugins, start them, keep them running, and answer the other commands until SIGTERM or Ctrl-C.
+
+    Plugins whose hooks or extension points are not opened with --contracts stay blocked, and say which is missing.
+    """
+    from annexe.host.host import Host
+    from annexe.host.loop_thread import fastest_loop
+
+    if grants not in ("stored", "manifest") and not Path(grants).is_file():
+        raise click.BadParameter(f"{grants!r} is neither 'stored' nor 'manifest' nor a file", param_hint="--grants")
+    if production and grants == "manifest":
+        raise click.BadParameter("'manifest' is for development; with --production grant with `annexe grant ID`", param_hint="--grants")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    host = Host(
+        plugins=list(folders), contracts=_contracts(contracts), grants=grants, production=production, name=name, state_dir=state_dir
+    )
+    with asyncio.Runner(loop_factory=fastest_loop) as runner:
+        runner.run(_serve(host, state_dir))
+
+
+async def _serve(host: Host, state_dir: Path) -> None:
+    """Run the host until a signal comes, also while it is still starting."""
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows; there Ctrl-C is an exception
+            loop.add_signal_handler(number, asked_to_stop.set)
+    print_text(f"annexe: starting the host, pid {os.getpid()}, state in {state_dir}")
+    opening = loop.create_task(host.open())
+    stopping = loop.create_task(asked_to_stop.wait())
+    await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        opening.cancel()
+        await asyncio.wait([opening])
+    if opening.cancelled():
+        stopping.cancel()
+        print_text("annexe: called off while starting")
+        return
+    try:
+        opening.result()
+        _print_start(host)
+        unsubscribe = host.events.subscribe(_print_event)
+        await stopping
+        print_text("annexe: stopping")
+        await host.close()
+        unsubscribe()
+    finally:
+        stopping.cancel()
+    print_text("annexe: stopped")
+
+
+def _print_start(host: Host) -> None:
+    for event in host.events.latest(1000):
+        _print_event(event)
+    ready = sum(plugin.state.takes_calls for plugin in host.plugins)
+    print_text(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: annexe list")
+
+
+def _print_event(event: Event) -> None:
+    told = event.as_dict()
+    # Whoever reads our output may be gone; the host goes on.
+    with contextlib.suppress(BrokenPipeError):
+        print_text(event_line(told["time"], event.plugin, str(event.kind), event.reason.split("\n")[0], told["facts"]))
+
+
+def _contracts(names: Sequence[str]) -> list[Any]:
+    if names and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return [contract for name in names for contract in _contract(name)]
+
+
+def _contract(name: str) -> list[Any]:
+    from annexe.contract import ExtensionPoint, HookSpec
+
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise click.BadParameter(f"expected MODULE:NAME, for example myapp.contracts:Chat, got {name!r}", param_hint="--contracts")
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise click.BadParameter(f"{name}: {error}", param_hint="--contracts") from error
+    contracts = list(found) if isinstance(found, (list, tuple)) else [found]
+    for contract in contracts:
+        if not (isinstance(contract, type) and issubclass(contract, (HookSpec, ExtensionPoint))):
+            raise click.BadParameter(f"{name}: {contract!r} is neither a HookSpec nor an ExtensionPoint", param_hint="--contracts")
+    return contracts

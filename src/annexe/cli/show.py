@@ -1,0 +1,83 @@
+"""``annexe show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from annexe.cli.options import as_json, connect, plugin_argument, state_option
+from annexe.cli.terminal import json_text, print_json, print_table, print_text
+
+__all__ = ["print_rights", "show"]
+
+
+@click.command()
+@plugin_argument
+@state_option
+@as_json
+def show(plugin: str, state_dir: Path, as_json: bool) -> None:
+    """Show a plugin: state and history, rights and limits with what each is worth, isolation receipt, configuration."""
+    with connect(state_dir) as client:
+        told = client.call("show", plugin=plugin)
+    if as_json:
+        print_json(told)
+        return
+    _print_head(told)
+    print_rights(told)
+    _print_limits(told)
+    _print_isolation(told)
+    print_text(f"\nConfiguration: {json_text(told['config'])}")
+    print_text("\nHistory:")
+    for change in told["history"]:
+        print_text(f"  {change['time']}  {change['state']}: {_one_line(change['reason'])}")
+
+
+def print_rights(told: dict[str, Any]) -> None:
+    """Print the rights that a plugin asks for, and what each is worth."""
+    if not told["rights"]:
+        print_text("\nRights: it asks for none")
+        return
+    print_text("\nRights it asks for:")
+    print_table(
+        ("RIGHT", "GRANTED", "WORTH", "WHY"),
+        [(right["right"], "yes" if right["granted"] else "no", right["worth"], right["why"]) for right in told["rights"]],
+    )
+
+
+def _print_head(told: dict[str, Any]) -> None:
+    name = f" ({told['name']})" if told["name"] else ""
+    print_text(f"{told['id']} {told['version']}{name}".rstrip())
+    if told["description"]:
+        print_text(_one_line(told["description"]))
+    print_text()
+    print_text(f"state:     {told['state']} since {told['since']}: {_one_line(told['reason'])}")
+    print_text(f"enabled:   {'yes' if told['enabled'] else 'no'}; starts {told['starts']}, failures in a row {told['failures']}")
+    print_text(f"pid:       {told['pid'] or '-'} ({told['strategy']}, {told['start'] or '-'})")
+    print_text(f"folder:    {told['folder']}")
+    print_text(f"content:   {told['digest'] or '-'}")
+    provided = [*told["hooks"], *told["extensions"]]
+    print_text(f"provides:  {', '.join(provided) or 'nothing'}")
+    if told["problems"]:
+        print_text(f"\nProblems:\n{told['problems']}")
+
+
+def _print_limits(told: dict[str, Any]) -> None:
+    if told["limits"]:
+        print_text("\nLimits:")
+        rows = [(limit["name"], limit["value"], limit["worth"], limit["why"]) for limit in told["limits"]]
+        print_table(("LIMIT", "VALUE", "WORTH", "WHY"), rows)
+
+
+def _print_isolation(told: dict[str, Any]) -> None:
+    text = told["receipt_text"]
+    if text is None:
+        print_text("\nIsolation: it does not run; the worths above are what it would get here")
+        return
+    print_text("\nIsolation receipt:")
+    print_text("\n".join(f"  {line}" for line in text.split("\n")))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))

@@ -1,0 +1,125 @@
+"""The command line as a whole: every command is there, documented, and loads nothing it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from annexe.cli import main
+from annexe.cli.app import cli
+from annexe.cli.options import check_runs
+from annexe.errors import LaunchError
+
+NEEDS_A_HOST = {"status", "list", "show", "events", "call", "explain", "grant", "revoke", "enable", "disable", "start", "stop", "restart"}
+NEEDS_A_HOST |= {"config", "scan", "metrics", "logs"}
+
+
+def commands(command: click.Command = cli, path: str = "annexe") -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, f"{path} {name}")
+
+
+def leaves() -> list[tuple[str, click.Command]]:
+    return [(path, command) for path, command in commands() if not isinstance(command, click.Group)]
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands()), ids=[path for path, _ in commands()])
+def test_command_and_its_options_say_what_they_do(path: str, command: click.Command) -> None:
+    assert command.help and command.help[0].isupper() and "." in command.help
+    for param in command.params:
+        if isinstance(param, click.Option):
+            assert param.help, f"{path} {param.opts[0]} has no help"
+
+
+@pytest.mark.parametrize(("path", "command"), leaves(), ids=[path for path, _ in leaves()])
+def test_command_that_asks_a_host_says_which_and_answers_scripts(path: str, command: click.Command) -> None:
+    options = {option for param in command.params for option in param.opts}
+    if path.split()[1] in NEEDS_A_HOST:
+        assert {"--state", "--json"} <= options
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_A_HOST - {"config"}))
+def test_command_without_a_host_says_how_to_get_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"call": ["one", "t.edit"]}.get(
+        name, ["one"] if name not in ("status", "list", "events", "explain", "scan", "metrics") else []
+    )
+    assert main([name, *arguments, "--state", str(tmp_path / "none")]) == 3
+    assert "annexe run --plugins DIR" in capsys.readouterr().err
+    assert main([name, *arguments, "--state", str(tmp_path / "none"), "--json"]) == 3
+    assert '"code": "host-not-running"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["show"], ["call", "one", "t.edit", "{"], ["config", "set", "one", "[]"], ["logs", "one", "-n", "x"]]
+)
+def test_command_written_wrongly_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nothing-there:X", "os", "os:nope", "os:path"])
+def test_contract_that_is_none_is_a_usage_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--plugins", str(tmp_path), "--state", str(tmp_path / "state"), "--contracts", name]) == 2
+    assert "--contracts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--grants", "nonsense"], ["--grants", "manifest", "--production"]])
+def test_grants_that_cannot_be_are_a_usage_error(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--plugins", str(tmp_path), "--state", str(tmp_path / "state"), *arguments]) == 2
+    assert "--grants" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_for_every_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_ANNEXE_COMPLETE" in capsys.readouterr().out
+
+
+def test_state_directory_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANNEXE_STATE", str(tmp_path / "elsewhere"))
+    assert main(["list"]) == 3
+    assert str(tmp_path / "elsewhere") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "start", "enabled", "runs"),
+    [
+        ("ready", "eager", True, True),
+        ("degraded", "eager", True, True),
+        ("stopped", "lazy", True, True),
+        ("stopped", "eager", True, False),
+        ("quarantined", "lazy", True, False),
+        ("blocked", "eager", False, True),
+    ],
+)
+def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str, enabled: bool, runs: bool) -> None:
+    told = {"id": "one", "state": state, "start": start, "enabled": enabled, "reason": "so"}
+    if runs:
+        check_runs(told)
+        return
+    with pytest.raises(LaunchError) as caught:
+        check_runs(told)
+    assert (caught.value.plugin, caught.value.data) == ("one", {"state": state})
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["list", "--state", "/nowhere"], ["show", "one", "--state", "/nowhere"]])
+def test_asking_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom annexe.cli import main\n"
+        f"main({arguments!r})\n"
+        "print([name for name in ('asyncio', 'sqlalchemy', 'rich', 'msgspec', 'alembic', 'annexe.host.host') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
