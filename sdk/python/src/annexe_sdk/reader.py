@@ -122,7 +122,10 @@ class Reader:
             self._hand_on()
 
     def relieve(self) -> None:
-        """See to it that somebody reads while the calling worker runs a call: another may come, and there are slots for it."""
+        """See to it that somebody reads while the calling worker runs a call: another may come, and there are slots for it.
+
+        Not while it runs one of the host's own calls: until activation is over, the codec is not agreed.
+        """
         if not (self._parked or self._leader.locked()):
             self._add_worker()
 
@@ -150,10 +153,12 @@ class Reader:
 
     def _lead(self, wait: Wait) -> None:
         try:
-            while not (wait.done or wait.nested or self.stopped):
-                self._read()
-                if self._ready:
+            while True:
+                if self._ready:  # also before the first read: what came while this thread went to wait is its to share out
                     self._share_out(len(self._ready))
+                if wait.done or wait.nested or self.stopped:
+                    return
+                self._read()
         finally:
             self._leader.release()
             if self._parked:
@@ -194,11 +199,17 @@ class Reader:
             self._last_look = monotonic()  # another thread reads
 
     def _read(self, flags: int = 0) -> None:
+        # A full read means that more may have arrived.
+        while self._read_once(flags) == _READ_BYTES:
+            flags = MSG_DONTWAIT
+
+    def _read_once(self, flags: int) -> int:
+        """Take in one chunk; return its size, 0 when there was none."""
         try:
             chunk = self._recv(_READ_BYTES, flags)
         except BlockingIOError:
             self._last_look = monotonic()
-            return
+            return 0
         except OSError:
             chunk = b""
         if not chunk:
@@ -217,5 +228,4 @@ class Reader:
         while session.streams:
             assert self.start_stream is not None
             self.start_stream(session.streams.popleft())
-        if len(chunk) == _READ_BYTES:
-            self._read(MSG_DONTWAIT)  # a full read means that more may have arrived
+        return len(chunk)
