@@ -8,7 +8,7 @@ Source: docs/reference/protocol.md, "Handshake and life".
 import sys
 from _thread import allocate_lock
 
-from annexe_sdk.codec import has_msgspec, msgpack_codec
+from annexe_sdk.codec import has_msgspec
 from annexe_sdk.session import Stopped
 from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
 
@@ -61,6 +61,7 @@ class Life:
         if self._use_msgpack is None:
             self._use_msgpack = has_msgspec(sys.path)
         self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
+        self._runner.session.expects_msgpack = self._use_msgpack
         sdk = {"name": "annexe-sdk", "language": "python", "version": _SDK_VERSION}
         return self._runner.session.result(call.id, {"protocol": 1, "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk})
 
@@ -105,7 +106,7 @@ class Life:
     def _after_activation(self) -> None:
         """What can wait until the host knows that the plugin is ready: the import of msgspec."""
         if self._use_msgpack:
-            self._runner.session.msgpack = self._runner.session.codec = msgpack_codec()
+            self._runner.session.codec = self._runner.session.take_msgpack()
         if self._loop is not None:
             self._loop.run()
 

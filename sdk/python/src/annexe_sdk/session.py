@@ -12,7 +12,7 @@ Source: docs/reference/protocol.md.
 from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
 from _thread import allocate_lock
 
-from annexe_sdk.codec import Codec, CodecError
+from annexe_sdk.codec import Codec, CodecError, msgpack_codec
 from annexe_sdk.frames import JSON_FIRST_BYTE, FrameBuffer, FrameError, read_head
 from annexe_sdk.wire import (
     CANCEL,
@@ -133,6 +133,7 @@ class Session:
 
     def __init__(self, json: Codec) -> None:
         self.json = json
+        self.expects_msgpack = False  # it was agreed on; imported by whichever thread needs it first
         self.msgpack: Codec | None = None
         self.codec = json  # what we send
         self.limit_bytes = MAX_FRAME_BYTES
@@ -183,10 +184,15 @@ class Session:
         answers, self.answers = self.answers, []
         return b"".join(answers)
 
-    def _on_frame(self, frame: bytes) -> None:
-        codec = self.json if frame[0] == JSON_FIRST_BYTE else self.msgpack
-        if codec is None:
+    def take_msgpack(self) -> Codec:
+        """Return the MessagePack codec: the host may use it as soon as activation is answered, before we have imported it."""
+        if not self.expects_msgpack:
             raise Broken("codec-not-agreed", "a MessagePack frame, but JSON was agreed")
+        self.msgpack = msgpack_codec()
+        return self.msgpack
+
+    def _on_frame(self, frame: bytes) -> None:
+        codec = self.json if frame[0] == JSON_FIRST_BYTE else self.msgpack or self.take_msgpack()
         try:
             message = codec.decode(frame)
         except codec.faults as error:
