@@ -26,6 +26,14 @@ from annexe.host.control_socket import connect_control, peer_uid
 from annexe.host.control_wire import MAX_HELLO_BYTES, MAX_REQUEST_BYTES
 from tests.process.hosts import Doc, T, open_descriptors, open_host, run, until, write_plugin
 
+
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each attack on both loops: their transports differ where a client misbehaves."""
+    if request.param == "uvloop":
+        monkeypatch.setattr(asyncio, "run", pytest.importorskip("uvloop").run)
+
+
 CODE = "@plugin.filter('t.edit')\ndef edit(doc, ctx):\n    return {**doc, 'text': doc['text'].upper()}\n"
 
 

@@ -140,9 +140,12 @@ def _folder(state_dir: Path) -> Check:
 
 def _new_folder(state_dir: Path) -> Check:
     above = next(path for path in state_dir.absolute().parents if path.exists())
-    if os.access(above, os.W_OK | os.X_OK):
-        return Check("state directory", "ok", f"{state_dir} will be made at the first start of a host")
-    return Check("state directory", "failed", f"{state_dir} cannot be made in {above}", "choose another: --state DIR, or ANNEXE_STATE")
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            return Check("state directory", "ok", f"{state_dir} will be made at the first start of a host")
+    except OSError as error:
+        found = f"{state_dir} cannot be made in {above}: {error.strerror}"
+        return Check("state directory", "failed", found, "choose another: --state DIR, or ANNEXE_STATE")
 
 
 def _host(state_dir: Path) -> Check:
