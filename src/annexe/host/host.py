@@ -24,7 +24,7 @@ from annexe.contract import ExtensionPoint, HookSpec, capability_definition
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
-from annexe.errors import HostClosedError, WrongContextError
+from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.plugin_handle import PluginHandle
@@ -90,6 +90,7 @@ class Host:
 
     Raises:
         ContractError: On entering: a contract or capability is defined wrongly.
+        ConfigInvalidError: On entering: the policy file cannot be followed.
         HostAlreadyRunningError: On entering: another host holds the state directory.
         StorageError: On entering: the store cannot be opened.
     """
@@ -381,7 +382,12 @@ def _grants(grants: str | Path) -> Grants:
 def _read_policy(grants: Grants) -> Policy | None:
     if not isinstance(grants, Path):
         return None
-    return parse_policy(grants.read_bytes(), source=str(grants))
+    try:
+        text = grants.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise ConfigInvalidError(f"the policy file {grants} {problem}", source=str(grants), problems=[problem]) from error
+    return parse_policy(text, source=str(grants))
 
 
 def _capabilities(objects: Iterable[Any]) -> dict[str, Capability]:
