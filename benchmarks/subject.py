@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,6 +21,7 @@ from annexe import Host, SyncHost
 from benchmarks.contracts import Bench, Editor, Keeper, Ledger, Probe
 from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
+from benchmarks.references import timed
 
 __all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "SyncCall"]
 
@@ -305,6 +308,11 @@ class Keepers(Ours):
 
 class Starts(Ours):
     """A plugin that is stopped and started again; the host has compiled its bytecode at the first start."""
+
+    def bare_starts(self, count: int) -> list[float]:
+        """Return milliseconds of the plugin's own interpreter doing nothing: it need not be the one that the host runs on."""
+        python = os.readlink(f"/proc/{self.host.plugins[0].pid}/exe")
+        return [took / 1000 for took in timed(lambda: subprocess.run([python, "-I", "-S", "-c", "pass"], check=True), count)]
 
     def starts(self, count: int) -> list[float]:
         return self.run(self.timed_starts(count, answered=False))
