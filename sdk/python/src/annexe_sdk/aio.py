@@ -21,6 +21,8 @@ from annexe_sdk.streams import item_frame, take_item
 
 __all__ = ["AsyncContext", "AsyncKv", "EventLoop"]
 
+_UNWIND_S = 1.0  # for what handlers do when they are cancelled at the end
+
 
 class AsyncKv:
     """``Kv`` for ``async def`` handlers: the same methods, awaited."""
@@ -90,6 +92,7 @@ class EventLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         runner.reader.take_over()
         runner.reader.start_stream = self._start_stream  # as tasks
+        runner.reader.run = self._run_for_waiting
         self._loop.add_reader(runner.reader.fileno(), self._on_readable)
 
     def run(self) -> None:
@@ -99,6 +102,9 @@ class EventLoop:
             self._loop.run_forever()
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            self._loop.run_until_complete(asyncio.wait(self._tasks, timeout=_UNWIND_S))
+        self._loop.close()
         raise Stopped
 
     def run_life(self, handler: Handler, call: Call) -> Any:
@@ -154,10 +160,24 @@ class EventLoop:
         try:
             self._runner.run_call(call)
         except Stopped:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._tell(self._loop.stop)
             return
         if counted:
-            self._loop.call_soon_threadsafe(self._finished)
+            self._tell(self._finished)
+
+    def _run_for_waiting(self, call: Call) -> None:
+        """Run a call that serves a waiting thread: on that thread, or as a task if its handler is an ``async def``."""
+        handler = self._runner.handlers.get(call.method)
+        if handler is not None and handler.is_async:
+            self._tell(partial(self._start_nested, call))
+        else:
+            self._runner.run_call(call)
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            pass  # the loop has ended
 
     def _finished(self) -> None:
         self._running -= 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from annexe_sdk.runner import Runner
     from annexe_sdk.session import Call
 
-__all__ = ["Life", "last_frame"]
+__all__ = ["Life", "describe", "last_frame"]
 
 _SDK_VERSION = "0.1.0"
 _PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "bytes", "dict", "float", "int", "list", "object", "str"})
@@ -83,7 +83,7 @@ class Life:
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
             where = last_frame(error)
-            text = f"{type(error).__name__}: {error}" + (f" (at {where})" if where else "")
+            text = describe(error) + (f" (at {where})" if where else "")
             return self._runner.session.error(call.id, "activation-failed", text, {"type": type(error).__name__, "at": where})
         self._runner.then = self._after_activation
         return self._runner.session.result(call.id, self._plugin.provides())
@@ -115,7 +115,11 @@ class Life:
         if self._loop is not None:
             return self._loop.run_life(handler, call)
         ctx = self._runner.context(call)
-        return handler.function(ctx) if handler.wants_ctx else handler.function()
+        self._runner.take_turn()  # as every handler: what asks the host passes it on meanwhile
+        try:
+            return handler.function(ctx) if handler.wants_ctx else handler.function()
+        finally:
+            self._runner.pass_turn()
 
     def _configure(self, call: "Call") -> bytes:
         self._runner.config = call.params.get("config") or {}
@@ -148,6 +152,14 @@ def _has_rich_annotations(function: "Any") -> bool:
         elif getattr(annotation, "__name__", None) not in _PLAIN:
             return True
     return False
+
+
+def describe(error: BaseException) -> str:
+    """Return class and text of an exception, whatever its author made of it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def last_frame(error: BaseException) -> str | None:

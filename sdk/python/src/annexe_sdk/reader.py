@@ -53,7 +53,7 @@ class Reader:
         self._session = session
         self._ready = session.ready
         self._send = send
-        self._run = run
+        self.run = run
         self._add_worker = add_worker
         self._leader = allocate_lock()
         self._parked: dict[Wait, None] = {}
@@ -105,7 +105,7 @@ class Reader:
             if self.stopped:
                 raise Stopped
             if wait.nested:
-                self._run(wait.nested.popleft())
+                self.run(wait.nested.popleft())
             elif self._leader.acquire(False):
                 self._lead(wait)
             else:

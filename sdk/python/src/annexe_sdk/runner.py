@@ -14,7 +14,7 @@ from _thread import allocate_lock, start_new_thread
 from annexe_sdk.codec import CodecError, json_codec
 from annexe_sdk.context import UNCHANGED, Context
 from annexe_sdk.errors import Reject, Respond, call_failed
-from annexe_sdk.life import Life, last_frame
+from annexe_sdk.life import Life, describe, last_frame
 from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
 from annexe_sdk.session import Call, Session, Stopped, Wait
@@ -47,6 +47,7 @@ class Runner:
         self._send_lock = allocate_lock()
         self.turn: Any = None  # taken to run handler code, where streams have threads of their own
         self._workers = 1
+        self._workers_lock = allocate_lock()
         self.then: Callable[[], None] | None = None  # what follows the answer that is being sent
         self._life = Life(self, load, use_msgpack)
         self.reader = Reader(sock, self.session, send=self.send, run=self.run_call, add_worker=self._add_worker)
@@ -72,7 +73,10 @@ class Runner:
     def _add_worker(self) -> bool:
         if self._workers >= self.concurrency:
             return False
-        self._workers += 1
+        with self._workers_lock:
+            if self._workers >= self.concurrency:
+                return False
+            self._workers += 1
         start_new_thread(self.serve, ())
         return True
 
@@ -164,7 +168,7 @@ class Runner:
         where = last_frame(error) or handler.at
         print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
         sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
-        text = f"{type(error).__name__}: {error}"
+        text = describe(error)
         return self.session.error(call.id, "plugin-raised", f"{text} (at {where})", {"type": type(error).__name__, "at": where})
 
     def start_stream(self, call: Call) -> None:
@@ -204,16 +208,20 @@ class Runner:
     def ask(self, call: "Call | None", method: str, params: "Any") -> "Any":
         """Call the host and wait for the answer."""
         wait = Wait()
-        self.send_request(call, method, params, wait)
         if call is not None:
+            # Before the request leaves: a call that serves this one may be read by another thread at once.
             outer, call.wait = call.wait, wait
-            self.pass_turn()
             try:
-                self.reader.wait_for(wait)
+                self.send_request(call, method, params, wait)
+                self.pass_turn()
+                try:
+                    self.reader.wait_for(wait)
+                finally:
+                    self.take_turn()
             finally:
-                self.take_turn()
                 call.wait = outer
         else:
+            self.send_request(call, method, params, wait)
             self.reader.wait_for(wait)
         if wait.error is not None:
             raise call_failed(wait.error)
@@ -236,7 +244,7 @@ class Runner:
         except CodecError:
             try:
                 frame = self.session.notification(method, _writable(params), call)
-            except CodecError:
+            except Exception:  # cyclic, too deep, too large, or with a repr that fails
                 return
         self.send(frame)
 

@@ -8,7 +8,7 @@ Source: docs/reference/protocol.md, "Streams".
 
 from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
-from annexe_sdk.session import Call, Wait
+from annexe_sdk.session import Call, Stopped, Wait
 from annexe_sdk.wire import INITIAL_CREDIT_BYTES, ITEM, MAX_ITEM_FRAME_BYTES
 
 TYPE_CHECKING = False
@@ -53,7 +53,9 @@ def _run(runner: "Runner", call: Call, handler: "Handler") -> bytes:
             for item in value:
                 _send(runner, call, item)
             value = None
-    except (Exception, GeneratorExit) as error:
+    except Stopped:
+        raise
+    except BaseException as error:
         return runner.failure(call, handler, error, ctx)
     return runner.success(call, handler, value, ctx)
 
