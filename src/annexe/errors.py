@@ -9,6 +9,7 @@ AnnexeError
 ├── LaunchError                  a plugin did not start
 │   ├── HandshakeError           versions, codec or first messages were wrong; plugin code was not loaded
 │   ├── ActivationError          the plugin's own code failed to load or to initialise
+│   ├── PluginBlockedError       it waits for a person: grant, requirement, contract, configuration
 │   ├── QuarantinedError         too many failures in a row; a person retries
 │   └── UnsupportedPlatformError this operating system cannot run it
 ├── ProtocolError                a peer broke the wire protocol; the connection ends
@@ -72,6 +73,7 @@ __all__ = [
     "MethodNotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "PluginBlockedError",
     "PluginBusyError",
     "PluginRaisedError",
     "PluginUnavailableError",
@@ -206,6 +208,12 @@ class ActivationError(LaunchError):
     """The plugin's own code failed to load, to initialise, or to provide what its manifest declares."""
 
     code = "activation-failed"
+
+
+class PluginBlockedError(LaunchError):
+    """A plugin may not start until a person acts: a grant, a requirement, a contract or its configuration is missing or wrong."""
+
+    code = "blocked"
 
 
 class QuarantinedError(LaunchError):

@@ -653,7 +653,7 @@ def test_observations_are_bounded_oldest_dropped_and_counted(tmp_path: Path) -> 
             queue = host._dispatcher._queues["alpha"]
             assert len(queue._waiting) <= 1000
             assert queue.dropped_count == 499  # one is under way, a thousand wait
-            kv = host._registry.plugins["alpha"].services._methods["kv.get"].args[0]  # type: ignore[union-attr]
+            kv = host._registry._kv.handle("alpha", 1024 * 1024).call
             await until(lambda: not queue._waiting and not queue._under_way, within_s=15)
             assert await _value(kv("kv.get", {"key": "n"})) == 1001
             assert await _value(kv("kv.get", {"key": "first"})) == "500"

@@ -22,6 +22,7 @@ import contextlib
 import hmac
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -123,11 +124,14 @@ class ControlServer:
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
-        """Listen.
+        """Listen; where there are no Unix sockets only say so.
 
         Raises:
             HostError: Nothing can be bound there.
         """
+        if not hasattr(socket, "AF_UNIX"):
+            _LOG.warning("this platform has no Unix sockets: the `annexe` command cannot reach this host")
+            return
         loop = asyncio.get_running_loop()
         listening = bind_control(self._state_dir.control_socket)
         try:

@@ -1,6 +1,6 @@
 """What the control socket tells about plugins: plain values made from what the host knows.
 
-Pure but for the clock-free state it reads. Text of plugins' authors is passed on as it is; whoever shows it on a terminal escapes it.
+Nothing is asked of a plugin here, and nothing is changed. Text of plugins' authors is passed on as it is; whoever shows it on a terminal escapes it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from annexe.host.known import KnownPlugin
 from annexe.host.plugin_handle import PluginView
-from annexe.host.registry import KnownPlugin
 from annexe.manifest import Manifest
 from annexe.manifest.rights import kind_of
 from annexe.record.entry import rfc3339

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,6 +26,8 @@ from annexe.dispatch.request import Request
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
+from annexe.host.judge import Judge
+from annexe.host.planner import Planner
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.requests import RequestScope
@@ -197,18 +198,29 @@ class Host:
             _warn(MANIFEST_MODE_WARNING)
         else:
             self.events.add(EventKind.HOST_STARTED, reason="opened", pid=os.getpid())
+        policy = await asyncio.to_thread(_read_policy, settings.grants)
+        judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock)
+        planner = Planner(
+            settings,
+            judge=judge,
+            dispatcher=dispatcher,
+            kv=kv,
+            capabilities=_capabilities(settings.capabilities),
+            logs=self.logs,
+            metrics=self.metrics,
+            events=self.events,
+        )
         self._registry = Registry(
             settings,
+            judge=judge,
+            planner=planner,
             dispatcher=dispatcher,
             strategies=strategies,
             thread=thread,
             kv=kv,
             logs=self.logs,
             events=self.events,
-            metrics=self.metrics,
             clock=clock,
-            capabilities=_capabilities(settings.capabilities),
-            policy=await asyncio.to_thread(_read_policy, settings.grants),
         )
         stack.push_async_callback(self._registry.stop_all, "the host stopped")
         await self._registry.scan()
@@ -216,9 +228,6 @@ class Host:
             await self._open_control(stack, thread)
 
     async def _open_control(self, stack: AsyncExitStack, thread: StoreThread) -> None:
-        if not hasattr(socket, "AF_UNIX"):
-            _warn("this platform has no Unix sockets: the `annexe` command cannot reach this host")
-            return
         methods = ControlMethods(
             self._settings,
             state_dir=self.state_dir.path,

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from annexe.channel import CodecName
-from annexe.host.registry import KnownPlugin, Registry
+from annexe.host.known import KnownPlugin
+from annexe.host.registry import Registry
 from annexe.manifest import Manifest
 from annexe.sandbox import Receipt
 from annexe.supervision.state import Change, PluginState
@@ -133,9 +134,11 @@ class PluginHandle(PluginView):
         await self._registry.revoke(self.id, by=by)
 
     async def configure(self, value: Mapping[str, Any], *, expected_revision: int | None = None) -> None:
-        """Write its configuration and push it to the running instance.
+        """Write its configuration and push it to the running instance; wait until it has taken it, by a restart if it asks for one.
 
         Raises:
             ConfigInvalidError: It does not fit the plugin's schema; nothing was changed.
         """
-        await self._registry.configure(self.id, value, expected_revision=expected_revision)
+        known = await self._registry.configure(self.id, value, expected_revision=expected_revision)
+        if known.supervisor is not None:
+            await known.supervisor.wait_settled()

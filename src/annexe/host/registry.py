@@ -1,7 +1,7 @@
 """The plugins of one host: found, judged, supervised.
 
-Judging a plugin is one function from what is known to a verdict; acting on the verdict is another. Both run again whenever something
-that counts has changed: files, grants, configuration, the operator's choice.
+Judging is ``judge``'s part; acting on the verdict is done here, whenever something that counts has changed: files, grants, configuration,
+the operator's choice.
 
 Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plugin".
 """
@@ -9,82 +9,29 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from annexe import __version__
-from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
+from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
-from annexe.capabilities.services import Capability, PluginServices
-from annexe.channel import ChannelLimits
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import AnnexeError, ContractError, UnknownPluginError
+from annexe.host.judge import Judge
+from annexe.host.known import KnownPlugin
+from annexe.host.planner import Planner
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
-from annexe.launch import LaunchRequest, LaunchStrategy, is_grantable, plugin_environment
-from annexe.manifest import Discovered, Discovery, LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
-from annexe.manifest.rights import kind_of
-from annexe.record import EventKind, Events, LogStore, Metrics
-from annexe.sandbox import IsolationLevel, Profile, Receipt
-from annexe.sandbox.levels import LIMITS, EnforcementState
+from annexe.launch import LaunchStrategy
+from annexe.manifest import Discovered, Discovery
+from annexe.record import EventKind, Events, LogStore
 from annexe.storage.grants import StoredGrant
 from annexe.storage.plugin_state import StoredPluginState
-from annexe.supervision.instance import InstancePlan
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
-from annexe.trust.grants import Grant, GrantDecision, decide, grant_as_asked
-from annexe.trust.policy import Policy
 
-__all__ = ["KnownPlugin", "Registry"]
-
-_SDK_THREADS = 32
-
-
-@final
-@dataclass(slots=True)
-class KnownPlugin:
-    """What the host knows of one plugin.
-
-    Attributes:
-        loaded: Manifest, folder and digest; None when the manifest was refused.
-        error: Why it cannot be used at all.
-        decision: Rights granted and missing.
-        config: As it is now.
-        enabled: The operator's choice.
-        is_told: An event said which of its rights and limits cannot be enforced here.
-    """
-
-    id: str
-    found: Discovered
-    loaded: LoadedManifest | None = None
-    error: AnnexeError | None = None
-    decision: GrantDecision | None = None
-    config: PluginConfig | None = None
-    enabled: bool = True
-    is_told: bool = False
-    supervisor: Supervisor | None = None
-    services: PluginServices | None = None
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """The manifest, if it was accepted."""
-        return self.found.manifest
-
-    @property
-    def state(self) -> PluginState:
-        """Where it is in its life."""
-        return self.supervisor.state if self.supervisor is not None else PluginState.BLOCKED
-
-    @property
-    def reason(self) -> str:
-        """Why it is there."""
-        if self.supervisor is not None:
-            return self.supervisor.life.reason
-        return self.error.message if self.error is not None else ""
+__all__ = ["Registry"]
 
 
 @final
@@ -95,28 +42,26 @@ class Registry:
         self,
         settings: HostSettings,
         *,
+        judge: Judge,
+        planner: Planner,
         dispatcher: Dispatcher,
         strategies: Mapping[str, LaunchStrategy],
         thread: StoreThread,
         kv: KvService,
         logs: LogStore,
         events: Events,
-        metrics: Metrics,
         clock: Clock,
-        capabilities: Mapping[str, Capability],
-        policy: Policy | None,
     ) -> None:
         self._settings = settings
+        self._judge = judge
+        self._planner = planner
         self._dispatcher = dispatcher
         self._strategies = strategies
         self._thread = thread
         self._kv = kv
         self._logs = logs
         self._events = events
-        self._metrics = metrics
         self._clock = clock
-        self._capabilities = capabilities
-        self._policy = policy
         self._discovery = Discovery(settings.folders)
         self._memory = StoredFailures(thread, clock)
         self.plugins: dict[str, KnownPlugin] = {}
@@ -159,7 +104,7 @@ class Registry:
         self._events.add(EventKind.PLUGIN_ADDED, plugin=known.id, reason="found", folder=str(discovered.folder), version=manifest.version)
         supervisor = known.supervisor = Supervisor(
             known.id,
-            plan=partial(self._plan, known),
+            plan=partial(self._planner.plan, known),
             strategy=self._strategies[self._settings.strategy_of(known.id)],
             lazy=manifest.runtime.start == "lazy",
             idle_stop_s=manifest.runtime.idle_stop_s,
@@ -170,7 +115,7 @@ class Registry:
             memory=self._memory,
             policies=self._settings.policies,
         )
-        verdict = await self.judge(known)
+        verdict = await self._judge.judge(known)
         if verdict is not None:
             supervisor.block(verdict)
         elif stored.quarantined_at is not None:
@@ -191,62 +136,6 @@ class Registry:
         self._kv.release(plugin)
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
-
-    # Judging.
-
-    async def judge(self, known: KnownPlugin) -> str | None:
-        """Bring what is known of a plugin up to date; return why it must not start, None when it may."""
-        manifest = known.manifest
-        assert manifest is not None
-        known.error = None
-        try:
-            return await self._judge(known, manifest)
-        except AnnexeError as error:
-            known.error = error
-            return error.message
-
-    async def _judge(self, known: KnownPlugin, manifest: Manifest) -> str | None:
-        folder = known.found.folder
-        known.loaded = LoadedManifest(manifest, folder, await asyncio.to_thread(folder_digest, folder))
-        problems: list[ContractError] = self._dispatcher.problems(manifest)
-        if problems:
-            known.error = problems[0]
-            return "; ".join(problem.message for problem in problems)
-        unmet = unmet_requirements(manifest, this_machine(host=__version__, libs=manifest.runtime.requires_libs))
-        if unmet:
-            return f"this machine does not fit: {'; '.join(unmet)}"
-        if self._settings.strategy_of(known.id) == "in-process" and self._settings.production:
-            named = not isinstance(self._settings.strategy, str)
-            if not named:
-                return "it would run inside the host's process; in production name it: strategy={\"" + known.id + '": "in-process"}'
-        bad = [name for name in manifest.permissions.env if not is_grantable(name)]
-        if bad:
-            return f"it asks for environment variables that no plugin can get: {', '.join(bad)}"
-        known.decision = await self._decide(known.loaded)
-        if known.decision.is_blocked:
-            return known.decision.message
-        known.config = await self._configuration(known.loaded)
-        return None
-
-    async def _decide(self, loaded: LoadedManifest) -> GrantDecision:
-        manifest, folder = loaded.manifest, str(loaded.folder)
-        if self._settings.grants == "manifest":
-            grants: list[Grant] = [grant_as_asked(manifest, folder=folder, note='grants="manifest"')]
-        elif self._policy is not None:
-            grants = list(self._policy.grants_for(manifest, loaded.digest))
-        else:
-            stored = await self._thread.run(lambda: self._thread.store.grants.of(manifest.id))
-            grants = [_grant(row) for row in stored]
-        return decide(manifest, digest=loaded.digest, folder=folder, grants=grants)
-
-    async def _configuration(self, loaded: LoadedManifest) -> PluginConfig:
-        manifest = loaded.manifest
-        schema = await asyncio.to_thread(schema_of, loaded.folder, manifest.config_schema, plugin=manifest.id)
-        given = self._settings.config.get(manifest.id)
-        if given is not None:
-            return PluginConfig(value=schema.complete(dict(given)), written=dict(given), revision=0)
-        service = ConfigService(self._thread.store.config, self._clock)
-        return await self._thread.run(service.read, manifest.id, schema)
 
     # Acting.
 
@@ -281,7 +170,7 @@ class Registry:
         supervisor = known.supervisor
         if supervisor is None:
             return known
-        verdict = await self.judge(known)
+        verdict = await self._judge.judge(known)
         if verdict is not None:
             await supervisor.stop(reason)
             if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
@@ -373,75 +262,3 @@ class Registry:
     async def stop_all(self, reason: str) -> None:
         """Stop every plugin, all at once."""
         await asyncio.gather(*(known.supervisor.stop(reason) for known in self.plugins.values() if known.supervisor is not None))
-
-    # Launching.
-
-    def _plan(self, known: KnownPlugin, number: int) -> InstancePlan:
-        """Decide everything about the next instance, as things stand now."""
-        manifest, loaded = known.manifest, known.loaded
-        assert manifest is not None and loaded is not None and known.decision is not None
-        granted = known.decision.granted
-        kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
-        log = self._logs.sink(known.id)
-        services = known.services = PluginServices(
-            manifest,
-            granted,
-            kv=kv,
-            capabilities=self._capabilities,
-            log=log,
-            metrics=self._metrics.plugin(known.id),
-            events=self._events,
-        )
-        resources, runtime = manifest.resources, manifest.runtime
-        launch = LaunchRequest(
-            plugin=known.id,
-            instance=f"{known.id}-{number}",
-            kind=runtime.kind,
-            entry=runtime.entry_for(this_machine(host=__version__).targets) if runtime.entry_by_target else runtime.entry,
-            folder=loaded.folder,
-            environment=plugin_environment(os.environ, granted=[right[4:] for right in granted if right.startswith("env:")]),
-            profile=Profile(
-                memory_bytes=resources.memory_bytes,
-                tasks=resources.processes + _SDK_THREADS,
-                open_files=resources.open_files,
-                file_bytes=resources.disk_bytes,
-            ),
-            requires_python=runtime.requires_python,
-            floor=IsolationLevel(manifest.sandbox_require),
-        )
-        return InstancePlan(
-            launch=launch,
-            limits=ChannelLimits(
-                concurrency=runtime.concurrency, streams=runtime.streams, stuck_s=self._settings.policies.health.stuck_after_s
-            ),
-            start_timeout_s=resources.start_timeout_s,
-            host={"name": self._settings.name, "version": self._settings.version},
-            version=manifest.version,
-            activation={
-                "config": known.config.value if known.config is not None else {},
-                "grants": sorted(granted),
-                "data_dir": None,
-                "log_level": "debug",
-            },
-            serve=services.serve,
-            on_refused=services.note_refusal,
-            on_notification=services.notify,
-            check=partial(self._dispatcher.check_provided, manifest),
-            codecs=tuple(self._settings.codecs),
-            on_ready=partial(self._tell_unenforced, known),
-        )
-
-    def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
-        """Say once what a plugin asks for, or is limited to, that cannot be held here."""
-        if known.is_told or known.manifest is None:
-            return
-        known.is_told = True
-        asked = {kind_of(right) for right in known.manifest.permission_set()} | set(LIMITS)
-        loose = sorted(name for name in asked if name in receipt.rights and receipt.rights[name].state is EnforcementState.NOT_ENFORCED)
-        if loose:
-            reason = "; ".join(f"{name}: {receipt.rights[name].why}" for name in loose)
-            self._events.add(EventKind.LIMIT_NOT_ENFORCED, plugin=known.id, reason=reason, limits=loose)
-
-
-def _grant(row: StoredGrant) -> Grant:
-    return Grant(plugin=row.plugin, rights=row.rights, digest=row.digest, folder=row.folder, version_range=row.version_range, note=row.note)

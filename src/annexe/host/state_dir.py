@@ -15,7 +15,7 @@ import platformdirs
 
 from annexe.errors import HostAlreadyRunningError, HostError
 
-__all__ = ["StateDir", "default_state_dir"]
+__all__ = ["StateDir", "control_socket_of", "control_token_of", "default_state_dir"]
 
 _LOCK = "host.lock"
 

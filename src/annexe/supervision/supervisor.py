@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
@@ -26,6 +26,7 @@ from annexe.errors import (
     AnnexeError,
     CallError,
     LaunchError,
+    PluginBlockedError,
     PluginUnavailableError,
     QuarantinedError,
     SandboxError,
@@ -95,7 +96,7 @@ class Supervisor:
         self,
         plugin: str,
         *,
-        plan: Callable[[int], InstancePlan],
+        plan: Callable[[int], Awaitable[InstancePlan]],
         strategy: LaunchStrategy,
         lazy: bool,
         idle_stop_s: float | None,
@@ -236,7 +237,7 @@ class Supervisor:
         while self._wanted:
             try:
                 instance = await self._start_one()
-            except (SandboxError, UnsupportedPlatformError) as error:
+            except (PluginBlockedError, SandboxError, UnsupportedPlatformError) as error:
                 self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
                 self._move(_S.BLOCKED, error.message)
                 return
@@ -275,7 +276,7 @@ class Supervisor:
         if self.state is not _S.STARTING:
             self._move(_S.STARTING, "starting again")
         self.starts += 1
-        starting = self._loop.create_task(Instance.start(self._plan(self.starts), self._strategy, self._log))
+        starting = self._loop.create_task(self._launch())
         changed = self._loop.create_task(self._changed.wait())
         either: list[asyncio.Future[Any]] = [starting, changed]
         try:
@@ -288,6 +289,9 @@ class Supervisor:
             if starting.cancelled() or starting.exception() is not None:
                 return None
         return starting.result()
+
+    async def _launch(self) -> Instance:
+        return await Instance.start(await self._plan(self.starts), self._strategy, self._log)
 
     async def _serve(self, instance: Instance) -> str | None:
         """Let it take calls until it ends or is not wanted; return why it ended, None when it is not wanted."""

@@ -1,0 +1,107 @@
+"""Whether a plugin may start: from what is known to a verdict.
+
+Asked whenever something that counts may have changed: before a start, and when files, grants, configuration or the operator's choice did.
+
+Source: features DI5, PE1, EP2; docs/reference/permissions.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import final
+
+from annexe import __version__
+from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
+from annexe.clock import Clock
+from annexe.dispatch.dispatcher import Dispatcher
+from annexe.errors import AnnexeError, ContractError
+from annexe.host.known import KnownPlugin
+from annexe.host.settings import HostSettings
+from annexe.host.store_thread import StoreThread
+from annexe.launch import is_grantable
+from annexe.manifest import LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
+from annexe.storage.grants import StoredGrant
+from annexe.trust.grants import Grant, GrantDecision, decide, grant_as_asked
+from annexe.trust.policy import Policy
+
+__all__ = ["Judge"]
+
+
+@final
+class Judge:
+    """Judges the plugins of one host.
+
+    Args:
+        settings: The host's.
+        dispatcher: Knows what is open to plugins.
+        thread: The store, with grants and configuration.
+        policy: The operator's policy file, which then stands in for stored grants.
+        clock: For configuration.
+    """
+
+    def __init__(self, settings: HostSettings, *, dispatcher: Dispatcher, thread: StoreThread, policy: Policy | None, clock: Clock) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._thread = thread
+        self._policy = policy
+        self._clock = clock
+
+    async def judge(self, known: KnownPlugin) -> str | None:
+        """Bring what is known of a plugin up to date; return why it must not start, None when it may."""
+        known.judged_at = monotonic()
+        manifest = known.manifest
+        assert manifest is not None
+        known.error = None
+        try:
+            return await self._judge(known, manifest)
+        except AnnexeError as error:
+            known.error = error
+            return error.message
+
+    async def _judge(self, known: KnownPlugin, manifest: Manifest) -> str | None:
+        folder = known.found.folder
+        known.loaded = LoadedManifest(manifest, folder, await asyncio.to_thread(folder_digest, folder))
+        problems: list[ContractError] = self._dispatcher.problems(manifest)
+        if problems:
+            known.error = problems[0]
+            return "; ".join(problem.message for problem in problems)
+        unmet = unmet_requirements(manifest, this_machine(host=__version__, libs=manifest.runtime.requires_libs))
+        if unmet:
+            return f"this machine does not fit: {'; '.join(unmet)}"
+        if self._settings.strategy_of(known.id) == "in-process" and self._settings.production:
+            named = not isinstance(self._settings.strategy, str)
+            if not named:
+                return "it would run inside the host's process; in production name it: strategy={\"" + known.id + '": "in-process"}'
+        bad = [name for name in manifest.permissions.env if not is_grantable(name)]
+        if bad:
+            return f"it asks for environment variables that no plugin can get: {', '.join(bad)}"
+        known.decision = await self._decide(known.loaded)
+        if known.decision.is_blocked:
+            return known.decision.message
+        known.config = await self._configuration(known.loaded)
+        return None
+
+    async def _decide(self, loaded: LoadedManifest) -> GrantDecision:
+        manifest, folder = loaded.manifest, str(loaded.folder)
+        if self._settings.grants == "manifest":
+            grants: list[Grant] = [grant_as_asked(manifest, folder=folder, note='grants="manifest"')]
+        elif self._policy is not None:
+            grants = list(self._policy.grants_for(manifest, loaded.digest))
+        else:
+            stored = await self._thread.run(lambda: self._thread.store.grants.of(manifest.id))
+            grants = [_grant(row) for row in stored]
+        return decide(manifest, digest=loaded.digest, folder=folder, grants=grants)
+
+    async def _configuration(self, loaded: LoadedManifest) -> PluginConfig:
+        manifest = loaded.manifest
+        schema = await asyncio.to_thread(schema_of, loaded.folder, manifest.config_schema, plugin=manifest.id)
+        given = self._settings.config.get(manifest.id)
+        if given is not None:
+            return PluginConfig(value=schema.complete(dict(given)), written=dict(given), revision=0)
+        service = ConfigService(self._thread.store.config, self._clock)
+        return await self._thread.run(service.read, manifest.id, schema)
+
+
+def _grant(row: StoredGrant) -> Grant:
+    return Grant(plugin=row.plugin, rights=row.rights, digest=row.digest, folder=row.folder, version_range=row.version_range, note=row.note)

@@ -1,0 +1,147 @@
+"""What a plugin's next instance is launched with.
+
+A plugin is judged before every start, not only the first: its folder, its grants and its configuration may have changed since.
+
+Source: docs/explanation/launching.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from time import monotonic
+from typing import final
+
+from annexe import __version__
+from annexe.capabilities.kv import KvService
+from annexe.capabilities.services import Capability, PluginServices
+from annexe.channel import ChannelLimits
+from annexe.dispatch.dispatcher import Dispatcher
+from annexe.errors import PluginBlockedError
+from annexe.host.judge import Judge
+from annexe.host.known import KnownPlugin
+from annexe.host.settings import HostSettings
+from annexe.launch import LaunchRequest, plugin_environment
+from annexe.manifest import this_machine
+from annexe.manifest.rights import kind_of
+from annexe.record import EventKind, Events, LogStore, Metrics
+from annexe.sandbox import IsolationLevel, Profile, Receipt
+from annexe.sandbox.levels import LIMITS, EnforcementState
+from annexe.supervision.instance import InstancePlan
+
+__all__ = ["Planner"]
+
+_SDK_THREADS = 32
+_VERDICT_HOLDS_S = 1.0  # a plugin that was found, granted or restarted just now was judged for it
+
+
+@final
+class Planner:
+    """Plans the instances of one host.
+
+    Args:
+        settings: The host's.
+        judge: Says whether a plugin may start.
+        dispatcher: Holds what a plugin provides against its manifest.
+        kv: The key-value service.
+        capabilities: The application's, by name.
+        logs: The plugins' logs.
+        metrics: The plugins' metrics.
+        events: Is told what cannot be enforced.
+    """
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        *,
+        judge: Judge,
+        dispatcher: Dispatcher,
+        kv: KvService,
+        capabilities: Mapping[str, Capability],
+        logs: LogStore,
+        metrics: Metrics,
+        events: Events,
+    ) -> None:
+        self._settings = settings
+        self._judge = judge
+        self._dispatcher = dispatcher
+        self._kv = kv
+        self._capabilities = capabilities
+        self._logs = logs
+        self._metrics = metrics
+        self._events = events
+
+    async def plan(self, known: KnownPlugin, number: int) -> InstancePlan:
+        """Decide everything about a plugin's next instance, as things stand now.
+
+        Raises:
+            PluginBlockedError: It may not start any more: what was judged earlier has changed.
+        """
+        if monotonic() - known.judged_at > _VERDICT_HOLDS_S:
+            verdict = await self._judge.judge(known)
+            if verdict is not None:
+                raise PluginBlockedError(verdict, plugin=known.id)
+        manifest, loaded = known.manifest, known.loaded
+        assert manifest is not None and loaded is not None and known.decision is not None
+        granted = known.decision.granted
+        kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
+        log = self._logs.sink(known.id)
+        services = PluginServices(
+            manifest,
+            granted,
+            kv=kv,
+            capabilities=self._capabilities,
+            log=log,
+            metrics=self._metrics.plugin(known.id),
+            events=self._events,
+        )
+        resources, runtime = manifest.resources, manifest.runtime
+        launch = LaunchRequest(
+            plugin=known.id,
+            instance=f"{known.id}-{number}",
+            kind=runtime.kind,
+            entry=runtime.entry_for(this_machine(host=__version__).targets) if runtime.entry_by_target else runtime.entry,
+            folder=loaded.folder,
+            environment=plugin_environment(os.environ, granted=[right[4:] for right in granted if right.startswith("env:")]),
+            profile=Profile(
+                memory_bytes=resources.memory_bytes,
+                tasks=resources.processes + _SDK_THREADS,
+                open_files=resources.open_files,
+                file_bytes=resources.disk_bytes,
+            ),
+            requires_python=runtime.requires_python,
+            floor=IsolationLevel(manifest.sandbox_require),
+        )
+        return InstancePlan(
+            launch=launch,
+            limits=ChannelLimits(
+                concurrency=runtime.concurrency, streams=runtime.streams, stuck_s=self._settings.policies.health.stuck_after_s
+            ),
+            start_timeout_s=resources.start_timeout_s,
+            host={"name": self._settings.name, "version": self._settings.version},
+            version=manifest.version,
+            activation={
+                "config": known.config.value if known.config is not None else {},
+                "grants": sorted(granted),
+                "data_dir": None,
+                "log_level": "debug",
+            },
+            serve=services.serve,
+            on_refused=services.note_refusal,
+            on_notification=services.notify,
+            check=partial(self._dispatcher.check_provided, manifest),
+            codecs=tuple(self._settings.codecs),
+            on_ready=partial(self._tell_unenforced, known),
+        )
+
+    def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
+        """Say once what a plugin asks for, or is limited to, that cannot be held here."""
+        if known.is_told or known.manifest is None:
+            return
+        known.is_told = True
+        asked = {kind_of(right) for right in known.manifest.permission_set()} | set(LIMITS)
+        loose = sorted(name for name in asked if name in receipt.rights and receipt.rights[name].state is EnforcementState.NOT_ENFORCED)
+        if loose:
+            reason = "; ".join(f"{name}: {receipt.rights[name].why}" for name in loose)
+            self._events.add(EventKind.LIMIT_NOT_ENFORCED, plugin=known.id, reason=reason, limits=loose)
