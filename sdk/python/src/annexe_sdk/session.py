@@ -312,7 +312,9 @@ class Session:
     def request(self, method: str, params: "Any", parent: "Call | None", wait: Wait) -> bytes:
         """Make a request of ours; its answer finishes ``wait``. To be called and sent under one lock, so that ids go out in order."""
         ident = self._last_own_id + 2
-        frame = self._pack([REQUEST, ident, method, params, {"parent": parent.id} if parent is not None else {}])
+        # A thread of the plugin's own may outlive the call whose context it uses: what it asks then belongs to the plugin alone.
+        meta = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
+        frame = self._pack([REQUEST, ident, method, params, meta])
         self._last_own_id = ident
         self.waits[ident] = wait
         return frame
