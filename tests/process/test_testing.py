@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -105,15 +107,43 @@ def test_host_for_a_plugin_that_does_not_start_says_why(folder: Path) -> None:
 
 
 def test_contracts_are_found_by_module_file_and_class(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert contracts_beside(folder) == []
     (folder / "contracts.py").write_text(CONTRACTS + "class More(Text, name='more'): pass\n")
     beside = contracts_beside(folder)
     assert [contract.__name__ for contract in beside] == ["Text", "More"]
     assert [contract.__name__ for contract in contracts_named(f"{folder}/contracts.py:More")] == ["More"]
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "annexe_test_contracts.py").write_text(CONTRACTS)
     assert [contract.__name__ for contract in contracts_named("annexe_test_contracts:Text")] == ["Text"]
+
+
+def test_contracts_that_a_test_imported_are_the_ones_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "contracts.py").write_text(CONTRACTS)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    monkeypatch.delitem(sys.modules, "contracts", raising=False)
+    imported = importlib.import_module("contracts")
+    try:
+        assert contracts_beside(folder) == [imported.Text]
+    finally:
+        del sys.modules["contracts"]
+
+
+def test_contracts_of_another_folder_that_were_imported_are_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "contracts.py").write_text(CONTRACTS)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    other = ModuleType("contracts")
+    other.__file__ = str(folder / "other" / "contracts.py")
+    monkeypatch.setitem(sys.modules, "contracts", other)
+    assert [contract.__name__ for contract in contracts_beside(folder)] == ["Text"]
+
+
+def test_contracts_beside_may_import_what_lies_next_to_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "annexe_test_application.py").write_text(CONTRACTS)
+    (folder / "contracts.py").write_text("from annexe_test_application import Text\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert [contract.__name__ for contract in contracts_beside(folder)] == ["Text"]
+    del sys.modules["annexe_test_application"]
 
 
 def test_contracts_that_are_not_there_are_named(folder: Path) -> None:

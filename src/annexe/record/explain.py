@@ -199,9 +199,8 @@ class Explain:
         """
         record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
         if record is None:
-            raise HostError(
-                f"no record of request {request_id!r}: expected one of the last {self._capacity} requests of this host.", request=request_id
-            )
+            text = f"no record of request {request_id!r}: expected one of the last {self._capacity} requests that reached a plugin"
+            raise HostError(text, request=request_id)
         return record.render()
 
     def _let_go(self, record: RequestRecord) -> None:

@@ -31,12 +31,7 @@ def contracts_named(name: str) -> list[type[Any]]:
         ContractError: There is none; the text says what was found instead.
     """
     where, _, cls = name.partition(":")
-    module = _module(where)
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, HookSpec | ExtensionPoint) and value not in (HookSpec, ExtensionPoint)
-    ]
+    found = _contracts_in(_module(where))
     if cls:
         found = [contract for contract in found if contract.__name__ == cls]
     if not found:
@@ -46,9 +41,32 @@ def contracts_named(name: str) -> list[type[Any]]:
 
 
 def contracts_beside(folder: Path) -> list[type[Any]]:
-    """Return the contracts in ``contracts.py`` of a plugin's folder; none when there is no such file."""
-    path = folder / BESIDE
-    return contracts_named(str(path)) if path.is_file() else []
+    """Return the contracts in ``contracts.py`` of a plugin's folder; none when there is no such file.
+
+    What that file imports is looked for beside the folder, too: the application is there, for a plugin that grows up with it. A test that
+    has imported the file has its classes, and the host must open those very classes.
+    """
+    path = (folder / BESIDE).resolve()
+    if not path.is_file():
+        return []
+    _see(path.parent.parent)
+    imported = sys.modules.get(path.stem)
+    if imported is not None and _is_made_from(imported, path):
+        return _contracts_in(imported)
+    return contracts_named(str(path))
+
+
+def _contracts_in(module: ModuleType) -> list[type[Any]]:
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, HookSpec | ExtensionPoint) and value not in (HookSpec, ExtensionPoint)
+    ]
+
+
+def _is_made_from(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path
 
 
 def _module(where: str) -> ModuleType:
@@ -65,17 +83,17 @@ def _of_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     code = compile(path.read_bytes(), str(path), "exec")
     sys.modules[module.__name__] = module  # dataclasses look their module up there
-    _see_working_directory()
+    _see(Path.cwd())
     exec(code, vars(module))  # noqa: S102 - that is what importing does
     return module
 
 
 def _of_name(name: str) -> ModuleType:
-    _see_working_directory()
+    _see(Path.cwd())
     return importlib.import_module(name)
 
 
-def _see_working_directory() -> None:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+def _see(folder: Path) -> None:
+    """Let modules be found in a folder."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
