@@ -14,7 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
+
 from annexe import errors
+from annexe.cli.app import cli
+from annexe.cli.exit_codes import EXIT_CODES, OTHER_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -78,6 +82,66 @@ def described(cls: type) -> tuple[list[str], list[tuple[str, str]]]:
     return prose, [fact for fact in facts if cls is errors.AnnexeError or fact[0] != "plugin"]
 
 
+# -- docs/reference/cli.md
+
+
+def cli_page() -> str:
+    """Return every command with its arguments and options, and every exit code."""
+    parts = [
+        "# The annexe command\n\n" + GENERATED,
+        "`annexe run` is a ready-made host; `annexe new`, `dev` and `schema` are for authors of plugins; `doctor` looks at the machine.\n"
+        "All others ask a running host, over its [control socket](control.md): the host of the state directory that `--state` or the\n"
+        "variable `ANNEXE_STATE` names. With `--json` a command prints one JSON document (`logs` and `events`: one a line), and its\n"
+        "errors are JSON too, on standard error. What plugins wrote is shown with everything escaped that is not printable. Colour is for\n"
+        "terminals, and never where `NO_COLOR` is set.\n",
+        *(command_section(path, command) for path, command in commands(cli, "annexe") if command is not cli),
+        "\n## Exit codes\n\n| code | meaning |\n|---|---|\n",
+        *(f"| {code} | {meaning} |\n" for code, meaning in sorted(exit_meanings().items())),
+    ]
+    return "".join(parts)
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None:
+                yield from commands(inner, f"{path} {name}")
+
+
+def command_section(path: str, command: click.Command) -> str:
+    pieces = command.collect_usage_pieces(click.Context(command))
+    text = re.sub(
+        r"\x08\n(.*?)(\n\n|\Z)", lambda block: f"```\n{block[1].strip()}\n```\n\n", inspect.cleandoc(command.help or ""), flags=re.DOTALL
+    )
+    lines = [f"\n## {path}\n", f"    {' '.join([path, *pieces])}\n", text.strip(), ""]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    if options:
+        lines += ["| option | what |", "|---|---|", *(f"| {option_names(option)} | {option_text(option)} |" for option in options), ""]
+    return "\n".join(lines)
+
+
+def option_names(option: click.Option) -> str:
+    value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
+    names = [*option.opts, *option.secondary_opts]
+    return ", ".join(f"`{name}{value if name == names[-1] else ''}`" for name in names).replace("|", "\\|")
+
+
+def option_text(option: click.Option) -> str:
+    default = option.show_default if isinstance(option.show_default, str) else str(option.default) if option.show_default else ""
+    several = " May be given several times." if option.multiple and "several" not in (option.help or "") else ""
+    return f"{option.help}{several}{f' Default: {default}.' if default else ''}".replace("|", "\\|")
+
+
+def exit_meanings() -> dict[int, str]:
+    names: dict[int, list[str]] = {}
+    for cls, code in EXIT_CODES.items():
+        names.setdefault(code, []).append(f"[`{cls.code}`](errors.md#{cls.__name__.lower()})")
+    return {code: ", ".join(codes) for code, codes in names.items()} | dict(OTHER_CODES)
+
+
 # -- docs/adr/README.md
 
 
@@ -130,6 +194,7 @@ def page_title(path: Path) -> str:
 
 PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "reference" / "errors.md": errors_page,
+    DOCS / "reference" / "cli.md": cli_page,
     DOCS / "adr" / "README.md": adr_page,
     DOCS / "README.md": index_page,
 }

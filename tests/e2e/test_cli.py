@@ -147,6 +147,14 @@ class Shell:
         return host.returncode, out
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let children get SIGINT: where the tests run in the background it is ignored, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def shell() -> Iterator[Shell]:
     # Not pytest's own folder: plugins of a root host must be able to get there.

@@ -279,12 +279,12 @@ def test_huge_answer_is_refused_instead(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_peer_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def attack(state: Path) -> None:
-        monkeypatch.setattr(control, "peer_uid", lambda _: 65534)
+        monkeypatch.setattr(control, "peer_uid", lambda _: os.geteuid() + 1)
         try:
             error = told(connected(state))
         finally:
             monkeypatch.undo()
-        assert error["data"] == {"reason": "uid", "uid": 65534}
+        assert error["data"] == {"reason": "uid", "uid": os.geteuid() + 1}
 
     attacked(tmp_path, attack)
 

@@ -49,7 +49,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 @final
-class LazyGroup(click.Group):
+class _LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="annexe", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run other people's plugins next to your own code, and operate the host that runs them.

@@ -20,11 +20,11 @@ def config() -> None:
     """Read and write plugins' configuration."""
 
 
-@config.command()
+@config.command("get")
 @plugin_argument
 @state_option
 @as_json
-def get(plugin: str, state_dir: Path, as_json: bool) -> None:
+def _get(plugin: str, state_dir: Path, as_json: bool) -> None:
     """Print a plugin's configuration, defaults filled in; with --json also what was written, and its revision."""
     with connect(state_dir) as client:
         told = client.call("config.get", plugin=plugin)
@@ -37,7 +37,7 @@ def get(plugin: str, state_dir: Path, as_json: bool) -> None:
 @click.option("--merge", is_flag=True, help="Change these keys and leave the others as they were written.")
 @state_option
 @as_json
-def set_(plugin: str, value: str, merge: bool, state_dir: Path, as_json: bool) -> None:
+def _set(plugin: str, value: str, merge: bool, state_dir: Path, as_json: bool) -> None:
     """Write a plugin's configuration, check it by the plugin's schema and push it to the running plugin.
 
     JSON is an object, "-" to read it from standard input. It replaces all that was written before, unless --merge is given.

@@ -22,7 +22,7 @@ __all__ = ["Check", "all_checks"]
 _LOW_DISK_BYTES = 500 * 1024 * 1024
 _MADE_AT = 1_750_000_000.0  # no clock that is right tells an earlier time
 
-State = Literal["ok", "warning", "failed", "not built"]
+_State = Literal["ok", "warning", "failed", "not built"]
 
 
 @final
@@ -38,7 +38,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: _State
     found: str
     mend: str = ""
 

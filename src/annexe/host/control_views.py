@@ -1,6 +1,7 @@
 """What the control socket tells about plugins: plain values made from what the host knows.
 
-Nothing is asked of a plugin here, and nothing is changed. Text of plugins' authors is passed on as it is; whoever shows it on a terminal escapes it.
+Nothing is asked of a plugin here, and nothing is changed. Text of plugins' authors is passed on as it is; whoever shows it on a terminal
+escapes it.
 """
 
 from __future__ import annotations
