@@ -14,5 +14,5 @@ _BOTH_USERS = (_HERE / "process", _HERE / "security")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is run as root and as an unprivileged user."""
     for item in items:
-        if any(folder in item.path.parents for folder in _BOTH_USERS):
+        if any(folder in item.path.parents for folder in _BOTH_USERS) and item.get_closest_marker("any_user") is None:
             item.add_marker(pytest.mark.both_users)

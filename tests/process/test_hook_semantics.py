@@ -29,6 +29,8 @@ from tests.process.hosts import (
     write_plugin,
 )
 
+pytestmark = pytest.mark.any_user
+
 MARK = """
 @plugin.filter("t.edit")
 def mark(doc):

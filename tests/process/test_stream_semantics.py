@@ -15,6 +15,8 @@ from annexe.errors import CallTimeoutError, HookError, InvalidParamsError, Inval
 from annexe.record import EventKind
 from tests.process.hosts import T, connection_of, events, open_host, run, steps, until, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 KINDS = [pytest.param("def", id="def"), pytest.param("async def", id="async def")]
 
 
@@ -82,8 +84,8 @@ if held:
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
             # The upstream takes longer over the second half than the budget: held back is not late.
-            items = source(["Hi ", "<NA", "ME>", "!", "<"], every_s=0.5)
-            assert await collect(host.hooks(T).chunks(items)) == ["Hi ", "Ada", "!", "<"]
+            items = source(["Hi ", "<NA", "ME>", "<"], every_s=0.5)
+            assert await collect(host.hooks(T).chunks(items)) == ["Hi ", "Ada", "<"]
 
     run(scenario)
 
@@ -94,13 +96,13 @@ def test_slow_upstream_is_never_blamed_on_the_plugin(tmp_path: Path, kind: str) 
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
-            assert await collect(host.hooks(T).strict_chunks(source("abc", every_s=0.7))) == ["A", "B", "C"]
+            assert await collect(host.hooks(T).strict_chunks(source("ab", every_s=0.6))) == ["A", "B"]
 
     run(scenario)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [10, 10_000, 40_000], ids=lambda size: f"{size} bytes")
+@pytest.mark.parametrize("size", [10_000, 40_000], ids=lambda size: f"{size} bytes")
 def test_slow_consumer_is_never_blamed_on_the_plugin(tmp_path: Path, kind: str, size: int) -> None:
     stream_filter(tmp_path, "alpha", UPPER, kind=kind, hook="t.strict_chunks")
 
@@ -109,8 +111,8 @@ def test_slow_consumer_is_never_blamed_on_the_plugin(tmp_path: Path, kind: str, 
             taken = []
             async for item in host.hooks(T).strict_chunks(source(["a" * size] * 20)):
                 taken.append(item)
-                if len(taken) in (1, 2, 8):
-                    await asyncio.sleep(0.7)
+                if len(taken) in (1, 8):
+                    await asyncio.sleep(0.6)
             assert taken == ["A" * size] * 20
 
     run(scenario)
