@@ -1,0 +1,1 @@
+"""A web application of blocking code, with plugins."""
