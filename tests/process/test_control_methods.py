@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import stat
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +19,7 @@ import pytest
 from annexe import ExtensionPoint, HookSpec, hook
 from annexe.errors import (
     AnnexeError,
+    CallError,
     ConfigInvalidError,
     ConflictError,
     HookError,
@@ -28,7 +32,7 @@ from annexe.errors import (
     UnknownPluginError,
 )
 from annexe.host.control_client import ControlClient
-from tests.process.hosts import T, open_host, run, write_plugin
+from tests.process.hosts import Doc, T, open_host, run, write_plugin
 
 V = TypeVar("V")
 
@@ -349,6 +353,40 @@ def test_change_goes_on_when_its_client_leaves(tmp_path: Path) -> None:
             await asyncio.to_thread(leave)
             while host.plugin("slow").state != "ready":
                 await asyncio.sleep(0.01)
+
+    run(scenario)
+
+
+def test_changes_at_the_same_time_leave_a_plugin_that_works(tmp_path: Path) -> None:
+    shout(tmp_path, extra=KV)
+    steps = ("restart", "disable", "enable", "stop", "start", "revoke")
+
+    def hammer(seed: int) -> None:
+        chance = random.Random(seed)
+        with ControlClient.connect(tmp_path / "state") as client:
+            for _ in range(12):
+                with contextlib.suppress(ConflictError, CallError, HookError):
+                    match chance.randrange(5):
+                        case 0:
+                            client.call("grant", plugin="shout", rights=["kv"])
+                        case 1:
+                            client.call("config.set", plugin="shout", value={"level": chance.randrange(9)})
+                        case 2:
+                            client.call("call", method="t.edit", plugin="shout", args=[{"text": "hi"}], deadline_s=1)
+                        case _:
+                            client.call(chance.choice(steps), plugin="shout")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, control=True, contracts=[T, Extra, Voice], grants="stored") as host:
+            # Threads of their own: the loop's few are what the host works with.
+            with ThreadPoolExecutor(6) as threads:
+                await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(threads, hammer, seed) for seed in range(6)))
+            plugin = host.plugin("shout")
+            await plugin.grant()
+            await plugin.enable()
+            await plugin.restart()
+            assert plugin.state == "ready", plugin.reason
+            assert (await host.hooks(T).edit(Doc("hi"))).text == "HI"
 
     run(scenario)
 

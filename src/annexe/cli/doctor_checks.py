@@ -167,18 +167,19 @@ def _host(state_dir: Path) -> Check:
 
 
 def _lock_holder(state_dir: Path) -> str | None:
-    """Return the pid of the host that holds the state directory, if one does."""
-    from annexe.errors import HostAlreadyRunningError, HostError
-    from annexe.host.state_dir import StateDir
+    """Return the pid of the host that holds the state directory, if one does; nothing is written or kept."""
+    try:
+        import fcntl
 
-    if not (state_dir / "host.lock").exists():
+        lock = os.open(state_dir / "host.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except (ImportError, OSError):
         return None
     try:
-        StateDir.hold(state_dir).release()
-    except HostAlreadyRunningError as error:
-        return str(error.data["pid"])
-    except HostError:
-        return None  # told by the check of the directory
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(lock)
     return None
 
 
