@@ -105,7 +105,8 @@ class RotatingFile:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):  # ``parents`` would make the upper ones with the umask's mode
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = open_regular(self._paths[0], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             self._size_bytes = os.fstat(self._descriptor).st_size
             self._is_torn = self._size_bytes > 0 and self._last_byte() != b"\n"

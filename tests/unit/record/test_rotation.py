@@ -21,7 +21,7 @@ def test_rotation_makes_a_private_folder_and_file_at_the_first_append(tmp_path: 
     file.append([b"one\n", b"two\n"])
     file.close()
     assert (folder / "log.jsonl").read_bytes() == b"one\ntwo\n"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(made.stat().st_mode) for made in (folder.parent, folder)] == [0o700, 0o700]
     assert stat.S_IMODE((folder / "log.jsonl").stat().st_mode) == 0o600
 
 
