@@ -75,16 +75,14 @@ def test_denial_tells_author_and_operator_the_line_and_the_command(tmp_path: Pat
 
 
 def test_a_plugin_that_asks_again_and_again_fills_no_log_of_events(tmp_path: Path) -> None:
-    write_tool(tmp_path)
-    loop = (
-        "[1 for n in range(3000) if not exec('try: ctx.kv.get(\"a\")\\nexcept CallFailed: pass', {'ctx': ctx, 'CallFailed': CallFailed})]"
-    )
+    write_tool(tmp_path, extra='[resources]\ncall-timeout = "15s"')
+    again = "[exec('try: ctx.kv.get(1)\\nexcept CallFailed: pass', {'ctx': ctx, 'CallFailed': CallFailed}) for n in range(1000)]"
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
-            await ask(host, f"len({loop})")
+            assert len(await ask(host, again)) == 1000
             assert 1 <= len(events(host, EventKind.PERMISSION_DENIED, "alpha")) <= 60
-            assert len(await asyncio.to_thread(host.logs.tail, "alpha", 10_000)) < 2000
+            assert len(await asyncio.to_thread(host.logs.tail, "alpha", 10_000)) < 1000
 
     run(scenario)
 
@@ -369,7 +367,7 @@ async def flood(doc, ctx):
     async def one(number):
         while not over:
             try:
-                await ctx.kv.set(f"k{number}", "x" * 8000)
+                await ctx.kv.set(f"k{number}", "x" * 32_000)
             except Exception as error:
                 code = getattr(error, "code", "")
                 if code == "cancelled":
@@ -407,10 +405,10 @@ def test_flood_is_refused_and_a_polite_plugins_waits_stay_short(tmp_path: Path) 
         async with open_host(tmp_path) as host:
             alone = await waits(host, 100)
             flood = asyncio.create_task(host.hooks(T).strict(Doc("2.5")))
-            await until(lambda: events(host, EventKind.RATE_LIMITED, "flood"))
+            await asyncio.sleep(0.3)
             beside = await waits(host, 100)
             marks = (await flood).marks
-            assert "rate-limited" in marks
+            assert set(marks) & {"busy", "rate-limited"}  # which of the two depends on the machine
             print(f"median {alone[50] * 1000:.1f} -> {beside[50] * 1000:.1f} ms, p95 {alone[95] * 1000:.1f} -> {beside[95] * 1000:.1f} ms")
             # On two cores, one of which the flooding plugin itself takes: bounded, not unharmed.
             assert beside[50] < max(0.05, 10 * alone[50])
