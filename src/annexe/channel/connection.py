@@ -25,6 +25,7 @@ from annexe.channel.faults import error_from_wire
 from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.messages import (
+    ENCODE_FAULTS,
     JSON,
     MSGPACK,
     Codec,
@@ -55,7 +56,6 @@ from annexe_sdk.frames import JSON_FIRST_BYTE
 __all__ = ["Connection"]
 
 _FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-_ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 _COARSENESS_S = 0.001
 
 
@@ -330,7 +330,7 @@ class Connection:
             body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
             if len(body) > self.limits.max_frame_bytes:
                 raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
-        except _ENCODE_FAULTS as error:
+        except ENCODE_FAULTS as error:
             self._leave(call)
             text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
             raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error

@@ -19,6 +19,7 @@ import msgspec
 from annexe_sdk import wire
 
 __all__ = [
+    "ENCODE_FAULTS",
     "JSON",
     "MSGPACK",
     "Cancel",
@@ -184,6 +185,9 @@ class Codec:
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes | msgspec.Raw], Any]
 
+
+ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+"""What encoding raises for values that cannot be sent."""
 
 JSON = Codec("json", msgspec.json.Encoder().encode, msgspec.json.Decoder().decode)
 MSGPACK = Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode)

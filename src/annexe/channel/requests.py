@@ -17,11 +17,9 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
-import msgspec
-
 from annexe.channel.calls import CHAIN, PluginCall
 from annexe.channel.faults import error_to_wire
-from annexe.channel.messages import Cancel, PluginRequest
+from annexe.channel.messages import ENCODE_FAULTS, Cancel, PluginRequest
 from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, RemoteProtocolError
 from annexe_sdk import wire
 
@@ -38,7 +36,6 @@ Refused = Callable[[PluginCall, AnnexeError], None]
 
 _LOG = logging.getLogger("annexe.channel")
 _UNREAD_REFUSALS_BYTES = 1024 * 1024
-_ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 @final
@@ -101,14 +98,19 @@ class PluginRequests:
         return PluginCall(connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent)
 
     def _wait_for(self, call: PluginCall, answer: Any) -> None:
-        context = contextvars.copy_context()
         if call.parent is not None:
-            context.run(CHAIN.set, (*call.parent.chain, call.parent))
             if call.parent.requests is None:
                 call.parent.requests = set()
             call.parent.requests.add(call)
         self._open[call.id] = call
-        call.task = answer if isinstance(answer, asyncio.Future) else self._loop.create_task(answer, context=context)
+        if isinstance(answer, asyncio.Future):
+            call.task = answer
+        else:
+            # What the application does to answer is done on behalf of the call that the plugin works on.
+            context = contextvars.copy_context()
+            if call.parent is not None:
+                context.run(CHAIN.set, (*call.parent.chain, call.parent))
+            call.task = self._loop.create_task(answer, context=context)
         call.task.add_done_callback(partial(self._done, call))
         self._connection.wake_at(call.deadline)
 
@@ -177,7 +179,7 @@ class PluginRequests:
             body = connection.codec.encode((wire.RESPONSE, call.id, None, result, {}))
             if len(body) > connection.limits.max_frame_bytes:
                 raise ValueError(f"{len(body)} bytes; expected at most {connection.limits.max_frame_bytes}")
-        except _ENCODE_FAULTS as error:
+        except ENCODE_FAULTS as error:
             self._answer_error(call.id, "invalid-result", f"the answer to {call.method} cannot be sent: {error}")
         else:
             connection.write(body)

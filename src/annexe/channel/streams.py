@@ -18,7 +18,7 @@ import msgspec
 
 from annexe.channel.calls import HostCall
 from annexe.channel.faults import error_from_wire
-from annexe.channel.messages import CodecName, Item
+from annexe.channel.messages import ENCODE_FAULTS, CodecName, Item
 from annexe.errors import CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
 from annexe_sdk import wire
 
@@ -126,6 +126,9 @@ class Stream:
 
     def finish(self) -> None:
         """The call is over."""
+        future = self.call.future
+        if future.done() and not future.cancelled():
+            future.exception()  # its reader may have left: then nobody asks for it, and nobody misses it
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -161,7 +164,7 @@ class Stream:
         plugin, method = self._connection.plugin, self.call.method
         try:
             body = self._connection.codec.encode((wire.ITEM, self.call.id, value, {}))
-        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except ENCODE_FAULTS as error:
             raise InvalidParamsError(f"an item for {method} cannot be sent: {error}", plugin=plugin, method=method) from error
         if len(body) > wire.MAX_ITEM_FRAME_BYTES:
             text = f"an item for {method} has {len(body)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"

@@ -101,31 +101,27 @@ class Dispatcher:
         self.specs: dict[str, SpecDefinition] = {}
         self.points: dict[str, ExtensionDefinition] = {}
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
-        for contract in contracts:
+        opened = list(contracts)
+        for contract in opened:
+            if not (isinstance(contract, type) and issubclass(contract, (HookSpec, ExtensionPoint))):
+                raise ContractError(f"{contract!r} is no contract; expected a HookSpec or an ExtensionPoint")
+        check_distinct(definition_of(contract) for contract in opened)
+        for contract in opened:
             self._open(contract)
-        check_distinct([*self.specs.values(), *self.points.values()])
 
     def _open(self, contract: type[HookSpec] | type[ExtensionPoint]) -> None:
         if issubclass(contract, HookSpec):
             spec = definition_of(contract)
-            if spec.name in self.specs:
-                raise ContractError(f"two hook specs of one host are named {spec.name!r}; give each a name of its own", name=spec.name)
             self.specs[spec.name] = spec
             for hook in spec.hooks.values():
                 self.pipelines[hook.qualified] = Pipeline(
                     hook, explain=self._explain, events=self._events, loop=self._loop, clock=self._clock
                 )
             self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
-        elif issubclass(contract, ExtensionPoint):
+        else:
             point = definition_of(contract)
-            if point.name in self.points:
-                raise ContractError(
-                    f"two extension points of one host are named {point.name!r}; give each a name of its own", name=point.name
-                )
             self.points[point.name] = point
             self.extensions_by_point[point.name] = ()
-        else:
-            raise ContractError(f"{contract!r} is no contract; expected a HookSpec or an ExtensionPoint")
 
     # Who is there.
 
@@ -197,7 +193,6 @@ class Dispatcher:
         timeout_s = manifest.resources.call_timeout_s
         return HookMember(
             provider=added.provider,
-            definition=hook,
             closed="closed" in policies and hook.kind is not HookKind.OBSERVER,  # nobody waits for an observer
             run_s=timeout_s if hook.budget_s is None else min(hook.budget_s, timeout_s),
             breaker=Breaker(self._policy.breaker) if old is None else old.breaker,

@@ -16,9 +16,10 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import CodecName, RequestMeta, Stream
+from annexe.channel import CodecName, Stream
 from annexe.clock import Clock
 from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefinition, ValueType, bind, wire_params
+from annexe.dispatch.faults import invalid_result
 from annexe.dispatch.members import Provider
 from annexe.dispatch.request import Request
 from annexe.errors import CallError, InvalidResultError, RejectedError
@@ -78,7 +79,7 @@ class Extension:
             self.provider.last_used = started
             params = wire_params(method.params, values, method=method.method)
             response = await connection.call(
-                method.method, params, self._meta(request), deadline=request.deadline, run_s=self.call_timeout_s
+                method.method, params, request.meta_for(self.provider.id), deadline=request.deadline, run_s=self.call_timeout_s
             )
             result_type = method.result
             result = None if result_type is None else result_type.decoders[response.codec](response.result)
@@ -97,7 +98,7 @@ class Extension:
         try:
             connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
             self.provider.last_used = started
-            meta = self._meta(request)
+            meta = request.meta_for(self.provider.id)
             meta.stream = "out" if method.stream_in is None else "in" if method.stream_out is None else "both"
 
             def decode(codec: CodecName, raw: msgspec.Raw) -> Any:
@@ -137,10 +138,6 @@ class Extension:
                 feeder.cancel()
                 await asyncio.wait([feeder])
 
-    def _meta(self, request: Request) -> RequestMeta:
-        state = request.state_of(self.provider.id)
-        return RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key, state=state)
-
     def _decode(self, method: MethodDefinition, value_type: ValueType, codec: CodecName, raw: msgspec.Raw) -> Any:
         try:
             return value_type.decoders[codec](raw)
@@ -148,15 +145,7 @@ class Extension:
             raise self._invalid(method, error) from error
 
     def _invalid(self, method: MethodDefinition, error: InvalidValueError) -> InvalidResultError:
-        plugin = self.provider.id
-        return InvalidResultError(
-            f"plugin {plugin!r} answered {method.method} with a wrong result: {error}",
-            plugin=plugin,
-            method=method.method,
-            path=error.path,
-            expected=error.expected,
-            actual=error.actual,
-        )
+        return invalid_result(method.method, error, plugin=self.provider.id, method=method.method)
 
     def _note(
         self, request: Request, method: MethodDefinition, started: float, outcome: Outcome, error: CallError | RejectedError | None

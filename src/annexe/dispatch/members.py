@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from annexe.channel import Connection
-from annexe.contract import HookDefinition
 from annexe.dispatch.breaker import Breaker
 from annexe.record import MethodFigures
 
@@ -49,7 +48,6 @@ class HookMember:
 
     Attributes:
         provider: The plugin.
-        definition: The hook.
         closed: Whether its failure fails the request: the strictest of hook, manifest and operator.
         run_s: The most it may work on one call: the smaller of budget and call time-out.
         breaker: Its breaker at this hook.
@@ -57,7 +55,6 @@ class HookMember:
     """
 
     provider: Provider
-    definition: HookDefinition
     closed: bool
     run_s: float
     breaker: Breaker

@@ -15,9 +15,11 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import Connection, HostCall, RequestMeta, Response
+from annexe.channel import Connection, HostCall, Response
 from annexe.channel.faults import error_from_wire
+from annexe.channel.messages import ENCODE_FAULTS
 from annexe.contract import HookDefinition, wire_params
+from annexe.dispatch.faults import unsendable
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
@@ -41,10 +43,8 @@ def encoded_params(definition: HookDefinition, values: tuple[Any, ...]) -> bytes
     """
     try:
         return msgspec.msgpack.encode(wire_params(definition.params, values, method=definition.method))
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidParamsError(
-            f"{definition.qualified} was given a value that cannot be sent: {error}", method=definition.method
-        ) from error
+    except ENCODE_FAULTS as error:
+        raise unsendable(definition.qualified, error, method=definition.method) from error
 
 
 @final
@@ -87,6 +87,8 @@ class ObserverQueue:
             self._starting.cancel()
 
     def _send(self) -> None:
+        if not self._waiting:
+            return
         connection = self._provider.connection
         if connection is None:
             self._start()
@@ -102,7 +104,7 @@ class ObserverQueue:
         if not member.breaker.admit(started):
             pipeline.note(request, member, started, started, Outcome.SKIPPED, "breaker open")
             return
-        meta = RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key, state=request.state_of(self._provider.id))
+        meta = request.meta_for(self._provider.id)
         ready = msgspec.Raw(params) if connection.codec.name == "msgpack" else msgspec.msgpack.decode(params)
         try:
             call = connection.begin(pipeline.definition.method, ready, meta, deadline=started + member.run_s, run_s=member.run_s)
@@ -131,6 +133,10 @@ class ObserverQueue:
         self._send()
 
     def _missed(self, pipeline: Pipeline, member: HookMember, request: Request, started: float, error: CallError) -> None:
+        if isinstance(error, InvalidParamsError) and "reported" not in error.data:
+            # Too large for a frame: the application's own doing, but nobody is there any more to be told otherwise.
+            pipeline.note(request, member, started, monotonic(), Outcome.FAILED, f"{error.code}: {error.message}")
+            return
         # An observer is always open: it cannot fail the request, which may be over.
         pipeline.failed(request, member, started, error)
 

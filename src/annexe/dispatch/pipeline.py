@@ -17,10 +17,12 @@ from typing import Any, final
 
 from msgspec import Raw
 
-from annexe.channel import Connection, RequestMeta, Response
+from annexe.channel import Connection, Response
+from annexe.channel.messages import ENCODE_FAULTS
 from annexe.clock import Clock
 from annexe.contract import HookDefinition, InvalidValueError, ValueType, bind, wire_params
 from annexe.dispatch.breaker import BreakerState
+from annexe.dispatch.faults import invalid_result, unsendable
 from annexe.dispatch.members import HookMember
 from annexe.dispatch.outcomes import Responded
 from annexe.dispatch.request import Request
@@ -179,7 +181,7 @@ class Pipeline:
         if remaining <= 0.0:
             text = f"no time was left for plugin {plugin!r} at {self.definition.qualified}"
             raise CallTimeoutError(text, plugin=plugin, method=self.definition.method)
-        meta = RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key, state=request.state_of(plugin))
+        meta = request.meta_for(plugin)
         try:
             response = await connection.call(self.definition.method, params, meta, deadline=started + remaining / left, run_s=member.run_s)
         except RejectedError as error:
@@ -196,13 +198,13 @@ class Pipeline:
         try:
             return value_type.to_wire(value)
         except InvalidValueError as error:
-            raise InvalidParamsError(f"{self.definition.qualified} was given a value that cannot be sent: {error}") from error
+            raise unsendable(self.definition.qualified, error, method=self.definition.method) from error
 
     def _encode(self, connection: Connection, wire: Any) -> bytes:
         try:
             return connection.codec.encode(wire)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidParamsError(f"{self.definition.qualified} was given a value that cannot be sent: {error}") from error
+        except ENCODE_FAULTS as error:
+            raise unsendable(self.definition.qualified, error, method=self.definition.method) from error
 
     def _decode(self, member: HookMember, value_type: ValueType, response: Response) -> Any:
         try:
@@ -210,17 +212,7 @@ class Pipeline:
         except InvalidValueError as error:
             plugin, hook = member.provider.id, self.definition.qualified
             at = member.provider.where(hook)
-            where = f" (handler at {at})" if at else ""
-            raise InvalidResultError(
-                f"plugin {plugin!r} answered {hook} with a wrong result{where}: {error}",
-                plugin=plugin,
-                method=self.definition.method,
-                hook=hook,
-                path=error.path,
-                expected=error.expected,
-                actual=error.actual,
-                at=at,
-            ) from error
+            raise invalid_result(hook, error, plugin=plugin, method=self.definition.method, hook=hook, at=at) from error
 
     # What is noted.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from annexe.channel import RequestMeta
 from annexe.contract import InvalidValueError
 from annexe.contract.wire_check import check_plain
 from annexe.errors import InvalidResultError
@@ -37,6 +38,11 @@ class Request(msgspec.Struct, eq=False):
     traceparent: str
     record: Any = None
     _states: dict[str, dict[str, Any]] | None = None
+
+    def meta_for(self, plugin: str, stream: str | None = None) -> RequestMeta:
+        """Return what is said to a plugin beside the parameters of a call."""
+        state = self._states.get(plugin) if self._states is not None else None
+        return RequestMeta(request=self.id, traceparent=self.traceparent, key=self.key, state=state, stream=stream)
 
     def state_of(self, plugin: str) -> dict[str, Any] | None:
         """Return what a plugin put aside; not to be changed."""

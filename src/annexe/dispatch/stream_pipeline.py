@@ -19,12 +19,13 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import CodecName, Connection, RequestMeta, Stream
-from annexe.contract import InvalidValueError, ValueType
+from annexe.channel import CodecName, Connection, Stream
+from annexe.contract import InvalidValueError, ValueType, wire_params
+from annexe.dispatch.faults import invalid_result
 from annexe.dispatch.members import HookMember
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, HookError, InvalidParamsError, InvalidResultError, RejectedError
+from annexe.errors import CallError, HookError, InvalidParamsError, RejectedError
 from annexe.record import Outcome
 
 __all__ = ["filter_stream"]
@@ -43,8 +44,9 @@ async def filter_stream(pipeline: Pipeline, request: Request, values: tuple[Any,
     """
     source: AsyncIterable[Any] = values[0]
     members = list(pipeline.members)
+    others = wire_params(pipeline.definition.params, values, method=pipeline.definition.method)
     for index, member in enumerate(members):
-        source = _Stage(pipeline, member, request, source, values[1:], len(members) - index).run()
+        source = _Stage(pipeline, member, request, source, others, len(members) - index).run()
     if isinstance(source, AsyncGenerator):
         async with aclosing(source):
             async for item in source:
@@ -106,10 +108,8 @@ class _Stage:
                 await self._source.aclose()
 
     def _open(self, connection: Connection) -> Stream:
-        plugin, request = self._member.provider.id, self._request
-        meta = RequestMeta(
-            request=request.id, traceparent=request.traceparent, key=request.key, state=request.state_of(plugin), stream="both"
-        )
+        request = self._request
+        meta = request.meta_for(self._member.provider.id, "both")
         return connection.open_stream(
             self._definition.method,
             self._others,
@@ -127,10 +127,7 @@ class _Stage:
             return stream_out.decoders[codec](raw)
         except InvalidValueError as error:
             plugin, hook = self._member.provider.id, self._definition.qualified
-            text = f"plugin {plugin!r} sent a wrong item in {hook}: {error}"
-            raise InvalidResultError(
-                text, plugin=plugin, method=self._definition.method, path=error.path, expected=error.expected, actual=error.actual
-            ) from error
+            raise invalid_result(f"an item of {hook}", error, plugin=plugin, method=self._definition.method, hook=hook) from error
 
     async def _through(self, stream: Stream) -> AsyncGenerator[Any, None]:
         self._feeder = self._loop.create_task(self._feed(stream))

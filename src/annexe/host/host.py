@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeVar, final
 from annexe.capabilities.kv import KvService
 from annexe.capabilities.services import Capability
 from annexe.clock import Clock, SystemClock
-from annexe.contract import ExtensionPoint, HookSpec, capability_definition
+from annexe.contract import ExtensionPoint, HookSpec, capability_definition, check_distinct
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
@@ -220,6 +220,7 @@ class Host:
             kv=kv,
             logs=self.logs,
             events=self.events,
+            metrics=self.metrics,
             clock=clock,
         )
         stack.push_async_callback(self._registry.stop_all, "the host stopped")
@@ -401,6 +402,7 @@ def _read_policy(grants: Grants) -> Policy | None:
 
 def _capabilities(objects: Iterable[Any]) -> dict[str, Capability]:
     capabilities = [Capability(capability_definition(type(target)), target) for target in objects]
+    check_distinct(capability.definition for capability in capabilities)
     return {capability.definition.name: capability for capability in capabilities}
 
 

@@ -25,7 +25,7 @@ from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
 from annexe.manifest import Discovered, Discovery
-from annexe.record import EventKind, Events, LogStore
+from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.storage.grants import StoredGrant
 from annexe.storage.plugin_state import StoredPluginState
 from annexe.supervision.state import PluginState
@@ -50,6 +50,7 @@ class Registry:
         kv: KvService,
         logs: LogStore,
         events: Events,
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -61,6 +62,7 @@ class Registry:
         self._kv = kv
         self._logs = logs
         self._events = events
+        self._metrics = metrics
         self._clock = clock
         self._discovery = Discovery(settings.folders)
         self._memory = StoredFailures(thread, clock)
@@ -136,6 +138,8 @@ class Registry:
         self._kv.release(plugin)
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
+        self._events.forget(plugin)
+        self._metrics.forget(plugin)
 
     # Acting.
 
@@ -205,9 +209,8 @@ class Registry:
                 known.found = discovered
         if known.supervisor is not None:
             await known.supervisor.stop("restarted")
+            known.supervisor.forgive()
             known = await self.reconsider(plugin, "restarted")
-            if known.enabled and known.supervisor is not None and known.state is not PluginState.BLOCKED:
-                await known.supervisor.restart("restarted")
         return known
 
     async def grant(self, plugin: str, *, by: str, note: str, to_content: bool) -> KnownPlugin:

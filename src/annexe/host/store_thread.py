@@ -28,6 +28,7 @@ _LOG = logging.getLogger("annexe.host")
 _EVENTS_KEPT = 100_000
 _EVENTS_KEPT_S = 90 * 86400.0
 _EVENT_BATCH = 500
+_TRIM_EVERY = 5000
 
 
 @final
@@ -38,6 +39,7 @@ class StoreThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="annexe-store")
         self._store: Store | None = None
         self._events: list[StoredEvent] = []
+        self._added = 0  # events since the last trim
 
     @property
     def store(self) -> Store:
@@ -82,6 +84,10 @@ class StoreThread:
             batch = self._events[:_EVENT_BATCH]
             del self._events[: len(batch)]
             self.store.events.add(batch)
+            self._added += len(batch)
+            if self._added >= _TRIM_EVERY:
+                self._added = 0
+                self.store.events.trim(keep_count=_EVENTS_KEPT, oldest_s=batch[-1].time - _EVENTS_KEPT_S)
 
     async def close(self) -> None:
         """Finish what waits and close the store."""

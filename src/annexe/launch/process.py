@@ -28,6 +28,7 @@ from typing import Any, final
 import platformdirs
 
 from annexe.errors import AnnexeError, LaunchError, UnsupportedPlatformError
+from annexe.launch.become import as_user
 from annexe.launch.launched import LaunchedProcess, Spawned
 from annexe.launch.preparation import Preparation, Prepared
 from annexe.launch.processes import identity_of
@@ -125,6 +126,8 @@ class ProcessStrategy(LaunchStrategy):
             await asyncio.to_thread(self._warden.close)
             self._warden = None
         await asyncio.to_thread(self._spawner.close)
+        if self._uids is not None:
+            await asyncio.to_thread(self._uids.close)
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
         prepared = await asyncio.to_thread(self._preparation.prepare, request)
@@ -162,9 +165,9 @@ class ProcessStrategy(LaunchStrategy):
             tag = _new_tag() if self._platform == "linux" else None
             sock.sendall(_private_frame(prepared, tag=tag, runner=self._runner))
             sock.setblocking(False)
-            user: Any = {} if prepared.uid is None else {"user": prepared.uid, "group": prepared.uid, "extra_groups": []}
+            become, user = as_user(prepared.uid)
             child = subprocess.Popen(  # noqa: S603 - an interpreter that was probed, and our own stub
-                [str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)],
+                [*become, str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)],
                 stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=(theirs.fileno(),), cwd="/",
                 env={**prepared.request.environment, "TMPDIR": str(prepared.scratch), "ANNEXE_FD": str(theirs.fileno())},
                 start_new_session=True, **user,

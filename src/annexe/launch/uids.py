@@ -5,6 +5,7 @@ One table for the whole machine, under a file lock, so that two hosts never hand
 Invariants:
 
 * A uid is handed out only while nothing runs as it and no living host holds it.
+* Looking who runs as whom means reading about every process of the machine, so several uids are taken at a time, for later launches.
 * A uid whose host died is given a clean-up first: with no owner left, whatever still runs as it is a leftover, and is killed.
 * Uids with a name in the user database are never used.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +32,8 @@ __all__ = ["DEFAULT_UID_RANGE", "UidAllocator"]
 DEFAULT_UID_RANGE = range(64100, 65100)
 _FOLDER = Path("/run/annexe")
 _KILL_DEADLINE_S = 5.0
+_AHEAD = 8
+_SHARE = 64  # of a small range, one host takes no more than this part ahead
 
 
 @final
@@ -47,6 +51,8 @@ class UidAllocator:
         self.uids = uids
         self.folder = folder
         self._self = identity_of(os.getpid())
+        self._ahead: list[int] = []  # ours already, and nothing runs as them
+        self._lock = threading.Lock()
 
     def acquire(self) -> int:
         """Return a uid that is now ours.
@@ -54,6 +60,15 @@ class UidAllocator:
         Raises:
             LaunchError: All are taken, or the folder cannot be trusted.
         """
+        with self._lock:
+            is_forked = self._self is not None and self._self.pid != os.getpid()  # what was taken ahead is then the parent's
+            if not self._ahead or is_forked:
+                self._ahead = self._take(max(1, min(_AHEAD, len(self.uids) // _SHARE)))
+            return self._ahead.pop(0)
+
+    def _take(self, count: int) -> list[int]:
+        """Mark up to so many uids as ours, at least one."""
+        taken = []
         with self._table() as table:
             in_use = uids_in_use()
             for uid in self.uids:
@@ -61,7 +76,11 @@ class UidAllocator:
                 free = uid not in in_use if owner is None else not is_alive(owner) and self._clean(uid)
                 if free and not _has_name(uid):
                     table[str(uid)] = self._me()
-                    return uid
+                    taken.append(uid)
+                    if len(taken) == count:
+                        break
+        if taken:
+            return taken
         raise LaunchError(
             f"all {len(self.uids)} plugin users ({self.uids.start} to {self.uids.stop - 1}) are taken; "
             "stop some plugins or widen the range.",
@@ -69,11 +88,22 @@ class UidAllocator:
             last=self.uids.stop - 1,
         )
 
+    def close(self) -> None:
+        """Give back what was taken ahead."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, []
+            if ahead:
+                self._give_back(ahead)
+
     def release(self, uid: int) -> None:
         """Give a uid back. The caller has verified that nothing runs as it; if that failed, it keeps the uid instead."""
+        self._give_back([uid])
+
+    def _give_back(self, uids: list[int]) -> None:
         with self._table() as table:
-            if table.get(str(uid)) == self._self:
-                del table[str(uid)]
+            for uid in uids:
+                if table.get(str(uid)) == self._self:
+                    del table[str(uid)]
 
     def sweep(self) -> int:
         """Kill what dead hosts left behind on this machine, free their uids, and return how many uids that were."""

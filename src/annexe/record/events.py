@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _MAX_FACTS_BYTES = 4096
 _MAX_REASON_BYTES = 1024
 _BURST = 50
 _RATE_PER_S = 1.0
+
+_LOG = logging.getLogger("annexe.record")
 
 
 @final
@@ -142,7 +145,6 @@ class Events:
         self._sequence = itertools.count(1)
         self._limits: dict[tuple[str | None, EventKind], _Limit] = {}
         self._subscribers: list[Callable[[Event], None]] = []
-        self.subscriber_errors: deque[Exception] = deque(maxlen=16)
 
     def add(self, kind: EventKind, *, plugin: str | None = None, reason: str = "", **facts: object) -> Event | None:
         """Add an event and tell the subscribers.
@@ -176,8 +178,8 @@ class Events:
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(event)
-            except Exception as error:  # noqa: BLE001 - whoever adds an event is in the middle of something that must go on
-                self.subscriber_errors.append(error)
+            except Exception:  # noqa: BLE001 - whoever adds an event is in the middle of something that must go on
+                _LOG.exception("a subscriber to events failed")
         return event
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:

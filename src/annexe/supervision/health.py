@@ -8,7 +8,6 @@ Source: "Concurrency, slots, stuck" in docs/reference/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
@@ -69,13 +68,3 @@ class HealthPolicy:
             missed = health.missed + 1
             return Health(HealthStatus.UNHEALTHY if missed >= self.max_missed else HealthStatus.DEGRADED, missed)
         return Health(HealthStatus.DEGRADED if latency_s > self.slow_s else HealthStatus.HEALTHY)
-
-    def is_stuck(self, cancelled_for_s: Iterable[float | None], *, concurrency: int) -> bool:
-        """Return whether a plugin can take no call any more and must be restarted.
-
-        Args:
-            cancelled_for_s: For each call that holds a slot, how long ago it was cancelled; None when it was not.
-            concurrency: How many slots there are. While one is free the plugin is not stuck.
-        """
-        holders = list(cancelled_for_s)
-        return len(holders) >= concurrency and all(age is not None and age >= self.stuck_after_s for age in holders)

@@ -132,7 +132,7 @@ class Instance:
             plan.check(instance.provided)
         except BaseException as error:
             exit_text = await instance._why_it_ended() if isinstance(error, LaunchError) else ""
-            await instance.discard()
+            await instance.discard(kill_s=StopPolicy().kill_s)
             if exit_text and isinstance(error, HandshakeError):
                 raise HandshakeError(f"{error.message}; it {exit_text}", plugin=plan.launch.plugin) from error
             raise
@@ -224,7 +224,7 @@ class Instance:
         took_ms = round((monotonic() - started) * 1000)
         self._log.write("debug", f"stop: {name} {'worked' if worked else 'did not work'}", {"took_ms": took_ms}, source="host")
 
-    async def discard(self, *, kill_s: float = 5.0) -> TreeReport:
+    async def discard(self, *, kill_s: float) -> TreeReport:
         """Kill what is left and give everything back. Idempotent."""
         self.connection.close()
         self.launched.kill()

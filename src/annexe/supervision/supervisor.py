@@ -13,6 +13,7 @@ Source: features LC3 to LC11; ADR-0006.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,6 +42,7 @@ from annexe.supervision.state import Lifecycle, PluginState
 
 __all__ = ["FailureMemory", "Policies", "Supervisor"]
 
+_LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
 
 
@@ -184,11 +186,15 @@ class Supervisor:
     async def restart(self, reason: str = "asked to") -> None:
         """Start afresh, also out of quarantine; the failures before do not count any more."""
         await self.stop(reason)
-        self.failures = 0
-        self._memory.released(self.id)
+        self.forgive()
         self._armed = self._lazy
         if self.state is _S.STOPPED:
             self._begin(reason)
+
+    def forgive(self) -> None:
+        """Let the failures before not count any more."""
+        self.failures = 0
+        self._memory.released(self.id)
 
     async def wait_ready(self, deadline: float, *, method: str) -> Connection:
         """Return the connection as soon as there is one; starts a lazy plugin.
@@ -249,6 +255,7 @@ class Supervisor:
                 await self._back_off(delay_s)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it was, the plugin did not start and the host goes on
+                _LOG.exception("starting plugin %r failed inside the host", self.id)
                 self._log.write("error", f"starting failed inside the host: {error!r}", source="host")
                 delay_s = self._failed(f"the host failed to start it: {error!r}", ready_s=0.0)
                 if delay_s is None:
@@ -381,7 +388,7 @@ class Supervisor:
     async def _close(self, instance: Instance, *, by_ladder: bool = False) -> None:
         self.instance = None
         try:
-            report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard())
+            report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard(kill_s=self._policies.stop.kill_s))
         except LaunchError as error:
             self._log.write("error", f"could not be cleared away: {error.message}", source="host")
             return

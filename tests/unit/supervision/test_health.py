@@ -30,19 +30,3 @@ def _after(*latencies: float | None) -> Health:
 )
 def test_after_ping_judges_by_the_last_answers(latencies: list[float | None], expected: Health) -> None:
     assert _after(*latencies) == expected
-
-
-@pytest.mark.parametrize(
-    ("holders", "concurrency", "expected"),
-    [
-        pytest.param([], 1, False, id="idle"),
-        pytest.param([None], 1, False, id="working"),
-        pytest.param([4.9], 1, False, id="cancelled a moment ago"),
-        pytest.param([5.0], 1, True, id="cancelled long ago"),
-        pytest.param([9.0, None], 2, False, id="one still working"),
-        pytest.param([9.0], 2, False, id="one slot free"),
-        pytest.param([9.0, 5.0], 2, True, id="all cancelled long ago"),
-    ],
-)
-def test_is_stuck_needs_every_slot_cancelled_long_ago(holders: list[float | None], concurrency: int, expected: bool) -> None:
-    assert HealthPolicy().is_stuck(holders, concurrency=concurrency) is expected

@@ -52,7 +52,8 @@ class Life:
 
     def _hello(self, call: "Call") -> bytes:
         offered = call.params.get("protocols", [])
-        if not set(offered) & set(PROTOCOL_VERSIONS):
+        common = set(offered) & set(PROTOCOL_VERSIONS)
+        if not common:
             text = f"this SDK speaks protocol {list(PROTOCOL_VERSIONS)}, the host {offered}; upgrade whichever is older"
             return self._runner.session.error(call.id, "protocol-unsupported", text, {"protocols": list(PROTOCOL_VERSIONS)})
         limits = call.params.get("limits", {})
@@ -63,7 +64,9 @@ class Life:
         self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
         self._runner.session.expects_msgpack = self._use_msgpack
         sdk = {"name": "annexe-sdk", "language": "python", "version": _SDK_VERSION}
-        return self._runner.session.result(call.id, {"protocol": 1, "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk})
+        return self._runner.session.result(
+            call.id, {"protocol": max(common), "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk}
+        )
 
     def _activate(self, call: "Call") -> bytes:
         self._runner.config = call.params.get("config") or {}
