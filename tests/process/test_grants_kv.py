@@ -367,14 +367,14 @@ async def flood(doc, ctx):
     async def one(number):
         while not over:
             try:
-                await ctx.kv.set(f"k{number}", "x" * 32_000)
+                await ctx.kv.set(f"k{number % 50}", "x" * 32_000)
             except Exception as error:
                 code = getattr(error, "code", "")
                 if code == "cancelled":
                     return
                 refused[code] = refused.get(code, 0) + 1
                 await asyncio.sleep(0.001)
-    tasks = [asyncio.ensure_future(one(number)) for number in range(200)]
+    tasks = [asyncio.ensure_future(one(number)) for number in range(400)]
     await asyncio.sleep(float(doc["text"]))
     over = True
     await asyncio.gather(*tasks)
