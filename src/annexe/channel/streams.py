@@ -218,8 +218,13 @@ class Stream:
             self._clock_from = None
         elif moved or self._clock_from is None:
             self._clock_from = monotonic()
-        if self._clock_from is not None and self._budget_s is not None and self._timer is None:
-            self._timer = self._loop.call_at(self._clock_from + self._budget_s, self._on_timer)
+        if self._clock_from is not None and self._budget_s is not None:
+            due = self._clock_from + self._budget_s
+            if self._timer is not None and due < self._timer.when():  # the later items have less time than the first
+                self._timer.cancel()
+                self._timer = None
+            if self._timer is None:
+                self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
