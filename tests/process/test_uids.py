@@ -48,6 +48,16 @@ def test_released_uid_is_used_again(uids: UidAllocator) -> None:
     assert uids.acquire() == first
 
 
+def test_large_range_is_looked_through_once_for_several_launches(tmp_path: Path) -> None:
+    wide = UidAllocator(uids=range(61300, 61300 + 64 * 4), folder=tmp_path / "uids")
+    taken = [wide.acquire(), wide.acquire()]
+    assert list(table(tmp_path)) == ["61300", "61301", "61302", "61303"]
+    wide.close()
+    assert list(table(tmp_path)) == [str(uid) for uid in taken]
+    wide.release(taken[0])
+    assert wide.acquire() == taken[0]
+
+
 def test_uid_that_something_runs_as_is_not_handed_out(uids: UidAllocator, squatter: subprocess.Popen[bytes]) -> None:
     assert uids.acquire() == RANGE[1]
     assert squatter.poll() is None  # nobody's leftover: it is left alone
@@ -83,8 +93,9 @@ def plant(tmp_path: Path, **changes: int) -> None:
     (tmp_path / "uids" / "uids.json").write_text(json.dumps({str(RANGE[0]): asdict(owner) | changes}))
 
 
-def table(tmp_path: Path) -> object:
-    return json.loads((tmp_path / "uids" / "uids.json").read_text())
+def table(tmp_path: Path) -> dict[str, object]:
+    held: dict[str, object] = json.loads((tmp_path / "uids" / "uids.json").read_text())
+    return held
 
 
 def test_hosts_at_the_same_time_never_share_a_uid(tmp_path: Path) -> None:

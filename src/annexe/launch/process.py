@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import platformdirs
 
