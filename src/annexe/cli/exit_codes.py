@@ -42,6 +42,7 @@ EXIT_CODES: Mapping[type[errors.AnnexeError], int] = {
     errors.ActivationError: 14,
     errors.QuarantinedError: 15,
     errors.UnsupportedPlatformError: 16,
+    errors.PluginBlockedError: 18,
     errors.ProtocolError: 17,
     errors.LocalProtocolError: 17,
     errors.RemoteProtocolError: 17,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from annexe.errors import AnnexeError, LaunchError
+from annexe.errors import AnnexeError, LaunchError, PluginBlockedError, QuarantinedError
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
 
 __all__ = ["as_json", "check_runs", "connect", "operator", "plugin_argument", "state_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_NOT_RUNNING: Mapping[str, type[LaunchError]] = {"blocked": PluginBlockedError, "quarantined": QuarantinedError}
 
 
 def state_option(command: F) -> F:
@@ -65,12 +67,12 @@ def check_runs(told: dict[str, Any]) -> None:
     """Refuse the summary of a plugin that should run now and does not.
 
     Raises:
-        LaunchError: As said.
+        LaunchError: As said; PluginBlockedError or QuarantinedError where a person must act.
     """
     waits = told["state"] == "stopped" and told["start"] == "lazy"
     if told["state"] not in ("ready", "degraded") and not waits and told["enabled"]:
         text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: annexe logs {told['id']}"
-        raise LaunchError(text, plugin=told["id"], state=told["state"])
+        raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 
 
 def _plugin_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from annexe.cli import main
 from annexe.cli.app import cli
 from annexe.cli.options import check_runs
-from annexe.errors import LaunchError
+from annexe.errors import LaunchError, PluginBlockedError, QuarantinedError
 
 NEEDS_A_HOST = {"status", "list", "show", "events", "call", "explain", "grant", "revoke", "enable", "disable", "start", "stop", "restart"}
 NEEDS_A_HOST |= {"config", "scan", "metrics", "logs"}
@@ -94,23 +94,25 @@ def test_state_directory_comes_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("state", "start", "enabled", "runs"),
+    ("state", "start", "enabled", "error"),
     [
-        ("ready", "eager", True, True),
-        ("degraded", "eager", True, True),
-        ("stopped", "lazy", True, True),
-        ("stopped", "eager", True, False),
-        ("quarantined", "lazy", True, False),
-        ("blocked", "eager", False, True),
+        ("ready", "eager", True, None),
+        ("degraded", "eager", True, None),
+        ("stopped", "lazy", True, None),
+        ("stopped", "eager", True, LaunchError),
+        ("quarantined", "lazy", True, QuarantinedError),
+        ("blocked", "eager", True, PluginBlockedError),
+        ("blocked", "eager", False, None),
     ],
 )
-def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str, enabled: bool, runs: bool) -> None:
+def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str, enabled: bool, error: type[LaunchError] | None) -> None:
     told = {"id": "one", "state": state, "start": start, "enabled": enabled, "reason": "so"}
-    if runs:
+    if error is None:
         check_runs(told)
         return
     with pytest.raises(LaunchError) as caught:
         check_runs(told)
+    assert type(caught.value) is error
     assert (caught.value.plugin, caught.value.data) == ("one", {"state": state})
 
 
