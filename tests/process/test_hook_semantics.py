@@ -709,6 +709,42 @@ def test_observer_is_found_again_after_its_crash(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_what_waits_for_an_observer_outlives_its_crash(tmp_path: Path) -> None:
+    body = "if what == '0': os._exit(1)\n    ctx.log.info('saw', what=what)"
+    observer(tmp_path, "alpha", body)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            hooks = host.hooks(T)
+            for number in range(50):
+                await hooks.seen(str(number))
+
+            def seen() -> list[int]:
+                return [int(line["fields"]["what"]) for line in host.logs.tail("alpha", 200) if line["message"] == "saw"]
+
+            await until(lambda: len(seen()) == 49)
+            assert seen() == list(range(1, 50))
+            assert host._dispatcher._queues["alpha"].dropped_count == 0
+
+    run(scenario)
+
+
+def test_what_waits_for_an_observer_that_does_not_come_back_is_dropped_and_counted(tmp_path: Path) -> None:
+    observer(tmp_path, "alpha", "os._exit(1)")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, policies=policies(max_failures=1)) as host:
+            hooks = host.hooks(T)
+            for number in range(50):
+                await hooks.seen(str(number))
+            await wait_state(host.plugin("alpha"), "quarantined")
+            await until(lambda: host._dispatcher._queues["alpha"].dropped_count == 49)
+            (event,) = events(host, EventKind.OBSERVER_DROPPED, "alpha")
+            assert event.facts["dropped_count"] == 49
+
+    run(scenario)
+
+
 # State.
 
 

@@ -30,6 +30,8 @@ __all__ = ["MAX_WAITING", "ObserverQueue", "encoded_params"]
 
 MAX_WAITING = 1000
 _LOOK_AGAIN_S = 0.05
+_BACK_OFF_LOOK_S = 0.25
+_COMES_BACK = ("backing-off", "ready", "degraded")  # the last two: it has just ended
 _START_S = 30.0
 
 _Observation = tuple[Pipeline, HookMember, Request, bytes]
@@ -93,6 +95,9 @@ class ObserverQueue:
         if connection is None:
             self._start()
             return
+        if connection.closed:  # it ended just now; whether it comes back shows in a moment
+            self._look_again()
+            return
         while self._waiting and self._under_way < connection.limits.concurrency:
             if connection.waiting:
                 self._look_again()
@@ -140,20 +145,26 @@ class ObserverQueue:
         # An observer is always open: it cannot fail the request, which may be over.
         pipeline.failed(request, member, started, error)
 
-    def _look_again(self) -> None:
-        if self._retry is None or self._retry.when() <= monotonic():
-            self._retry = self._loop.call_later(_LOOK_AGAIN_S, self._send)
+    def _look_again(self, after_s: float = _LOOK_AGAIN_S) -> None:
+        if not self._is_to_look_again():
+            self._retry = self._loop.call_later(after_s, self._send)
+
+    def _is_to_look_again(self) -> bool:
+        return self._retry is not None and self._retry.when() > monotonic()
 
     def _start(self) -> None:
         """Wait for the plugin, once for all that waits."""
-        if self._starting is None or self._starting.done():
+        if (self._starting is None or self._starting.done()) and not self._is_to_look_again():
             self._starting = self._loop.create_task(self._wait_ready())
 
     async def _wait_ready(self) -> None:
         try:
             await self._provider.wait_ready(monotonic() + _START_S, method="observer")
         except PluginUnavailableError as error:
-            self._drop_all(error)
+            if error.data.get("state") in _COMES_BACK:
+                self._look_again(_BACK_OFF_LOOK_S)
+            else:
+                self._drop_all(error)
             return
         self._loop.call_soon(self._send)
 
