@@ -350,20 +350,39 @@ def _has_parent(proc: Path, parent: int) -> bool:
         return False
 
 
+def test_host_whose_output_nobody_reads_ends_in_order(shell: Shell) -> None:
+    shell.run("--contracts", "contracts:ALL", "--grants", "manifest")
+    pid = shell.json("show", "shout")["pid"]
+    assert shell.host is not None and shell.host.stdout is not None
+    shell.host.stdout.close()
+    assert shell.json("restart", "shout")["state"] == "ready"
+    shell.host.send_signal(signal.SIGTERM)
+    assert shell.host.wait(timeout=15) in (0, 1)
+    shell.host = None
+    assert not is_alive(pid)
+    assert not list((shell.state / "control").iterdir())
+
+
 def test_grant_asks_on_a_terminal_and_no_is_no(shell: Shell) -> None:
     shell.run("--contracts", "contracts:ALL")
 
     def answered(answer: str) -> tuple[int, str]:
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.chdir(shell.folder)
-            os.execve(ANNEXE, [ANNEXE, "grant", "shout"], {**shell.environment, "TERM": "xterm"})
+        terminal, inner = pty.openpty()
+        asking = subprocess.Popen(
+            [ANNEXE, "grant", "shout"],
+            cwd=shell.folder,
+            env={**shell.environment, "TERM": "xterm"},
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+        )
+        os.close(inner)
         seen = _seen_until(terminal, b"[y/N]")
         os.write(terminal, answer.encode())
         seen += _seen_until(terminal, None)
-        _, status = os.waitpid(pid, 0)
         os.close(terminal)
-        return os.waitstatus_to_exitcode(status), seen.decode()
+        return asking.wait(timeout=10), seen.decode()
 
     code, seen = answered("n\n")
     assert code == 130 and "given up" in seen

@@ -69,7 +69,7 @@ async def _serve(host: Host, state_dir: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows; there Ctrl-C is an exception
             loop.add_signal_handler(number, asked_to_stop.set)
-    print_text(f"annexe: starting the host, pid {os.getpid()}, state in {state_dir}")
+    _say(f"annexe: starting the host, pid {os.getpid()}, state in {state_dir}")
     opening = loop.create_task(host.open())
     stopping = loop.create_task(asked_to_stop.wait())
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -78,33 +78,37 @@ async def _serve(host: Host, state_dir: Path) -> None:
         await asyncio.wait([opening])
     if opening.cancelled():
         stopping.cancel()
-        print_text("annexe: called off while starting")
+        _say("annexe: called off while starting")
         return
     try:
         opening.result()
         _print_start(host)
         unsubscribe = host.events.subscribe(_print_event)
         await stopping
-        print_text("annexe: stopping")
+        _say("annexe: stopping")
         await host.close()
         unsubscribe()
     finally:
         stopping.cancel()
-    print_text("annexe: stopped")
+    _say("annexe: stopped")
 
 
 def _print_start(host: Host) -> None:
     for event in host.events.latest(1000):
         _print_event(event)
     ready = sum(plugin.state.takes_calls for plugin in host.plugins)
-    print_text(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: annexe list")
+    _say(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: annexe list")
 
 
 def _print_event(event: Event) -> None:
     told = event.as_dict()
-    # Whoever reads our output may be gone; the host goes on.
+    _say(event_line(told["time"], event.plugin, str(event.kind), event.reason.split("\n")[0], told["facts"]))
+
+
+def _say(text: str) -> None:
+    # Whoever reads our output may be gone; the host goes on, and ends in order all the same.
     with contextlib.suppress(BrokenPipeError):
-        print_text(event_line(told["time"], event.plugin, str(event.kind), event.reason.split("\n")[0], told["facts"]))
+        print_text(text)
 
 
 def _contracts(names: Sequence[str]) -> list[Any]:
