@@ -19,7 +19,6 @@ from annexe.errors import AnnexeError, ContractError
 from annexe.host.known import KnownPlugin
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
-from annexe.launch import is_grantable
 from annexe.manifest import LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
 from annexe.storage.grants import StoredGrant
 from annexe.trust.grants import Grant, GrantDecision, decide, grant_as_asked
@@ -73,9 +72,6 @@ class Judge:
             named = not isinstance(self._settings.strategy, str)
             if not named:
                 return "it would run inside the host's process; in production name it: strategy={\"" + known.id + '": "in-process"}'
-        bad = [name for name in manifest.permissions.env if not is_grantable(name)]
-        if bad:
-            return f"it asks for environment variables that no plugin can get: {', '.join(bad)}"
         known.decision = await self._decide(known.loaded)
         if known.decision.is_blocked:
             return known.decision.message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from annexe.launch.environment import is_grantable, plugin_environment
+from annexe.launch.environment import plugin_environment
 from annexe.launch.in_process import InProcessStrategy
 from annexe.launch.process import ProcessStrategy
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
@@ -19,6 +19,5 @@ __all__ = [
     "Swept",
     "TreeReport",
     "UidAllocator",
-    "is_grantable",
     "plugin_environment",
 ]

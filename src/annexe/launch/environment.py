@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["is_grantable", "plugin_environment"]
+from annexe.manifest.names import is_env_name
+
+__all__ = ["plugin_environment"]
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _PASSED = frozenset({"LANG", "TZ"})
 _PASSED_PREFIX = "LC_"
-# These steer the loader, the interpreter or the stub before any limit is on, or are set by the host itself.
-_RESERVED_PREFIXES = ("LD_", "DYLD_", "PYTHON", "ANNEXE_")
-_RESERVED = frozenset({"HOME", "PATH", "TMPDIR"})
-
-
-def is_grantable(name: str) -> bool:
-    """Return whether an environment variable of this name may be granted to a plugin at all."""
-    return bool(name) and "=" not in name and "\0" not in name and name not in _RESERVED and not name.startswith(_RESERVED_PREFIXES)
 
 
 def plugin_environment(host: Mapping[str, str], *, granted: Iterable[str] = ()) -> dict[str, str]:
@@ -32,14 +26,14 @@ def plugin_environment(host: Mapping[str, str], *, granted: Iterable[str] = ()) 
         granted: Names that the manifest asks for and an operator granted; those that the host lacks are left out.
 
     Raises:
-        ValueError: A granted name that ``is_grantable`` refuses; the caller checks first.
+        ValueError: A granted name that ``is_env_name`` refuses; the manifest was checked for that.
     """
     environment = {name: value for name, value in host.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)}
     environment.setdefault("LANG", "C.UTF-8")
     environment["PATH"] = _PATH
     environment["HOME"] = "/nonexistent"
     for name in granted:
-        if not is_grantable(name):
+        if not is_env_name(name):
             raise ValueError(f"expected a grantable environment variable, got {name!r}")
         if name in host:
             environment[name] = host[name]

@@ -19,6 +19,7 @@ __all__ = [
     "absolute_path",
     "dotted_name",
     "env_name",
+    "is_env_name",
     "library_name",
     "method_name",
     "module_name",
@@ -36,7 +37,9 @@ _TRIPLE = re.compile(r"[a-z0-9_]+(?:-[a-z0-9_.]+){1,3}")
 _ROUTE = re.compile(r"/(?:[A-Za-z0-9._~{}-]+/?)*")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_STEERING_PREFIXES = ("ANNEXE_", "LD_", "PYTHON")
+# These steer the loader, the interpreter or the stub before any limit is on, or are set by the host itself.
+_STEERING_PREFIXES = ("ANNEXE_", "DYLD_", "LD_", "PYTHON")
+_HOSTS_OWN = frozenset({"HOME", "PATH", "TMPDIR"})
 _KERNEL_FOLDERS = ("proc", "sys", "dev")
 _NETWORK_EXPECTED = "an address as host:port, such as 'api.example.org:443' or '[2001:db8::1]:443'"
 
@@ -53,8 +56,9 @@ def _is_identifier(value: str) -> bool:
     return len(value) <= _MAX_NAME_CHARS and _IDENTIFIER.fullmatch(value) is not None
 
 
-def _is_env_name(value: str) -> bool:
-    return _is_identifier(value) and not value.upper().startswith(_STEERING_PREFIXES)
+def is_env_name(value: str) -> bool:
+    """Say whether an environment variable of this name may be asked for and granted at all."""
+    return _is_identifier(value) and not value.upper().startswith(_STEERING_PREFIXES) and value.upper() not in _HOSTS_OWN
 
 
 def _is_file_name(value: str) -> bool:
@@ -72,7 +76,8 @@ module_name = matching(
     "a module inside the plugin's folder such as 'my_plugin.main'", accepts=lambda value: all(map(_is_identifier, value.split(".")))
 )
 env_name = matching(
-    "an environment variable's name such as 'HTTP_TIMEOUT', not beginning with ANNEXE_, LD_ or PYTHON", accepts=_is_env_name
+    "an environment variable's name such as 'HTTP_TIMEOUT', not HOME, PATH or TMPDIR and not beginning with ANNEXE_, DYLD_, LD_ or PYTHON",
+    accepts=is_env_name,
 )
 library_name = matching("a library's file name such as 'libgomp.so.1'", accepts=_is_file_name)
 target_triple = matching("a target triple such as 'x86_64-unknown-linux-gnu'", accepts=lambda value: _TRIPLE.fullmatch(value) is not None)

@@ -9,7 +9,6 @@ from annexe.storage.config import ConfigTable
 from annexe.storage.database import Database
 from annexe.storage.events import EventsTable
 from annexe.storage.grants import GrantsTable
-from annexe.storage.launched import LaunchedTable
 from annexe.storage.plugin_state import PluginStateTable
 from annexe.storage.tables import HOST_SCHEMA
 
@@ -28,7 +27,6 @@ class Store:
         grants: Which rights were granted.
         config: The plugins' configuration.
         events: What happened.
-        launched: What runs, or ran when the host died.
     """
 
     def __init__(self, database: Database) -> None:
@@ -37,7 +35,6 @@ class Store:
         self.grants = GrantsTable(database)
         self.config = ConfigTable(database)
         self.events = EventsTable(database)
-        self.launched = LaunchedTable(database)
         self._database = database
 
     @classmethod

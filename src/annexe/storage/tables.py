@@ -14,7 +14,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer,
 
 from annexe.storage.migrate import Schema
 
-__all__ = ["CONFIG", "EVENTS", "GRANTS", "HOST_SCHEMA", "KV", "KV_SCHEMA", "KV_USAGE", "LAUNCHED", "PLUGIN_STATE"]
+__all__ = ["CONFIG", "EVENTS", "GRANTS", "HOST_SCHEMA", "KV", "KV_SCHEMA", "KV_USAGE", "PLUGIN_STATE"]
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -73,17 +73,6 @@ EVENTS = Table(
     Index("ix_events_plugin_id", "plugin", "id"),
     # Ids of trimmed events are not used again: readers page by them.
     sqlite_autoincrement=True,
-)
-
-LAUNCHED = Table(
-    "launched",
-    _HOST,
-    Column("boot_id", String(64), primary_key=True),
-    Column("pid", Integer, primary_key=True, autoincrement=False),
-    Column("start_ticks", BigInteger, primary_key=True, autoincrement=False),
-    Column("uid", BigInteger, nullable=False),
-    Column("plugin", String(64), nullable=False),
-    Column("instance", Text, nullable=False),
 )
 
 HOST_SCHEMA = Schema(name="host", metadata=_HOST, revision="0001")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from annexe.launch.environment import is_grantable, plugin_environment
+from annexe.launch.environment import plugin_environment
+from annexe.manifest.names import is_env_name
 
 HOST = {
     "LANG": "de_DE.UTF-8",
@@ -42,10 +43,10 @@ def test_environment_passes_granted_names_that_the_host_has() -> None:
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0B", "HOME", "PATH", "TMPDIR", "LD_PRELOAD", "DYLD_X", "PYTHONPATH", "ANNEXE_FD"])
 def test_environment_refuses_names_that_steer_the_stub_or_are_the_hosts(name: str) -> None:
-    assert not is_grantable(name)
+    assert not is_env_name(name)
     with pytest.raises(ValueError, match="grantable"):
         plugin_environment(HOST, granted=[name])
 
 
-def test_is_grantable_accepts_an_ordinary_name() -> None:
-    assert is_grantable("HTTP_TIMEOUT")
+def test_is_env_name_accepts_an_ordinary_name() -> None:
+    assert is_env_name("HTTP_TIMEOUT")

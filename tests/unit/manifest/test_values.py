@@ -81,7 +81,10 @@ def test_value_that_fits_is_converted(convert: Convert, value: object, expected:
         *[(names.word, value, "lower-case") for value in ("", "A", "-a", "a--b", "a" * 129, "a.b", "a\n")],
         *[(names.dotted_name, value, "joined by dots") for value in ("chat", "chat.", ".x", "a..b", "Chat.x")],
         *[(names.module_name, value, "module inside") for value in ("", "a..b", ".a", "a/b", "../x", "/x", "1a", "a b", "ä")],
-        *[(names.env_name, value, "environment") for value in ("1A", "A-B", "LD_PRELOAD", "PYTHONPATH", "ANNEXE_FD", "ld_x", "")],
+        *[
+            (names.env_name, value, "environment")
+            for value in ("1A", "A-B", "LD_PRELOAD", "PYTHONPATH", "ANNEXE_FD", "DYLD_X", "HOME", "PATH", "TMPDIR", "ld_x", "")
+        ],
         *[(names.library_name, value, "library") for value in ("", ".", "..", "a/b", "a b", "\\x")],
         *[(names.target_triple, value, "triple") for value in ("linux", "X-y", "a/b-c")],
         *[(names.route_path, value, "path such as") for value in ("", "x", "//x", "/a//b", "/a b", "/%2e")],

@@ -10,7 +10,6 @@ from annexe.errors import ConflictError
 from annexe.storage.config import StoredConfig
 from annexe.storage.events import StoredEvent
 from annexe.storage.grants import StoredGrant
-from annexe.storage.launched import StoredLaunch
 from annexe.storage.plugin_state import StoredPluginState
 from annexe.storage.store import Store
 
@@ -176,28 +175,3 @@ def test_event_ids_are_never_used_again(store: Store) -> None:
     store.events.add([event(2)])
 
     assert store.events.newest(1)[0].id == last + 1
-
-
-def launch(pid: int, *, boot: str = "boot-2", ticks: int = 2**40, plugin: str = "a") -> StoredLaunch:
-    return StoredLaunch(boot_id=boot, pid=pid, start_ticks=ticks, uid=2**32 - 2, plugin=plugin, instance="1")
-
-
-def test_launched_is_found_until_removed(store: Store) -> None:
-    table = store.launched
-    table.add(launch(7))
-    table.add(launch(7, ticks=5))
-    table.add(launch(8))
-    # A second record of the same one replaces the first.
-    table.add(launch(8, plugin="b"))
-    table.remove(launch(7))
-    table.remove(launch(99))
-
-    assert table.all() == [launch(7, ticks=5), launch(8, plugin="b")]
-
-
-def test_launched_of_other_boots_is_forgotten(store: Store) -> None:
-    store.launched.add(launch(7, boot="boot-1"))
-    store.launched.add(launch(7))
-
-    assert store.launched.remove_other_boots("boot-2") == 1
-    assert store.launched.all() == [launch(7)]

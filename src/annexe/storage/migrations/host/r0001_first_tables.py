@@ -1,4 +1,4 @@
-"""The host's first tables: plugin state, grants, config, events, launched."""
+"""The host's first tables: plugin state, grants, config, events."""
 
 from __future__ import annotations
 
@@ -59,19 +59,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_events_time", "events", ["time"])
     op.create_index("ix_events_plugin_id", "events", ["plugin", "id"])
-    op.create_table(
-        "launched",
-        sa.Column("boot_id", sa.String(64), nullable=False),
-        sa.Column("pid", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("start_ticks", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("uid", sa.BigInteger(), nullable=False),
-        sa.Column("plugin", sa.String(64), nullable=False),
-        sa.Column("instance", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("boot_id", "pid", "start_ticks", name="pk_launched"),
-    )
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    for table in ("launched", "events", "config", "grants", "plugin_state"):
+    for table in ("events", "config", "grants", "plugin_state"):
         op.drop_table(table)
