@@ -59,6 +59,7 @@ class Ours:
         strategy: str = "process",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        self.folder.chmod(0o755)  # as a folder of installed plugins is; in a closed one each start would look for a readable copy
         self.plugin = plugin or self.plugin
         self.codec, self.strategy = codec, strategy
         plugins = installed(self.folder, plugin=self.plugin, copies=copies, concurrency=concurrency)
