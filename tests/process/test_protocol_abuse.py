@@ -301,7 +301,7 @@ def test_a_result_that_does_not_fit_fails_its_call_alone(scene: Scene, method: s
             await _call(scene, method, case)
         assert (caught.value.plugin, caught.value.method) == ("hostile", f"ext.lab.{method}")
         event = await scene.event(after, EventKind.INVALID_RESULT)
-        assert event.facts["method"] == f"ext.lab.{method}"
+        assert event.facts["hook"] == f"ext.lab.{method}"
         await scene.politeness()
         assert await _call(scene, "text", "ping") == "pong"
         assert scene.pid == pid

@@ -83,10 +83,17 @@ class Ends:
             limits=limits,
             serve=self._serve,
             on_refused=lambda call, error: self.refused.append((call.method, error)),
-            on_notification=lambda method, params, codec, request: self.notified.append((method, msgspec.json.decode(params), request)),
+            on_notification=self._note,
             on_closed=self.closed.set_result,
             on_stuck=self.stuck.set,
         )
+
+    def _note(self, method: str, params: msgspec.Raw, codec: str, request: str | None) -> None:
+        try:
+            value = (msgspec.json if codec == "json" else msgspec.msgpack).decode(params)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            value = None
+        self.notified.append((method, value, request))
 
     def _serve(self, call: PluginCall) -> Any:
         self.served.append(call)
