@@ -179,6 +179,7 @@ def test_fixtures_run_the_plugin_in_whose_folder_the_test_is(folder: Path, tmp_p
     (folder / "tests" / "test_loud.py").write_text(
         textwrap.dedent("""
         import os
+        import contracts
         import loud
 
         def test_in_memory(annexe_plugin):
@@ -187,7 +188,8 @@ def test_fixtures_run_the_plugin_in_whose_folder_the_test_is(folder: Path, tmp_p
             assert annexe_plugin.plugin is loud.plugin
 
         def test_in_a_process(annexe_host, annexe_contracts):
-            [Text] = annexe_contracts
+            from contracts import Text
+            assert annexe_contracts == [Text]
             assert annexe_host.hooks(Text).on_text("a") == "A"
             assert annexe_host.plugin("loud").pid != os.getpid()
         """)

@@ -19,6 +19,7 @@ from annexe.errors import ContractError
 __all__ = ["BESIDE", "contracts_beside", "contracts_named"]
 
 BESIDE = "contracts.py"
+_OURS = "annexe_contracts_"
 
 
 def contracts_named(name: str) -> list[type[Any]]:
@@ -77,15 +78,26 @@ def _module(where: str) -> ModuleType:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """Run the file afresh: ``annexe dev`` comes here again after each change, sooner than Python's bytecode cache tells two apart."""
+    """Return the module a test has imported from this file, or run the file.
+
+    Afresh each time: ``annexe dev`` comes here again after each change, sooner than Python's bytecode cache tells two apart.
+    """
+    known = _imported_already(str(path.resolve()))
+    if known is not None:
+        return known
     # A name of its own: contracts.py of two plugins are two modules.
-    module = ModuleType(f"annexe_contracts_{abs(hash(str(path.resolve())))}")
+    module = ModuleType(f"{_OURS}{abs(hash(str(path.resolve())))}")
     module.__file__ = str(path)
     code = compile(path.read_bytes(), str(path), "exec")
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     _see(Path.cwd())
     exec(code, vars(module))  # noqa: S102 - that is what importing does
     return module
+
+
+def _imported_already(path: str) -> ModuleType | None:
+    named = ((name, module) for name, module in list(sys.modules.items()) if not name.startswith(_OURS))
+    return next((module for _, module in named if getattr(module, "__file__", None) == path), None)
 
 
 def _of_name(name: str) -> ModuleType:
