@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from annexe.cli.new import new
-from annexe.cli.scaffold import sample_of
+from annexe.cli.samples import sample_of
 from annexe.cli.schema import schema
 from annexe.errors import ContractError
 from annexe.manifest import load_manifest

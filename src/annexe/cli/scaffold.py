@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from annexe.cli.samples import sample_of
 from annexe.contract import (
     ExtensionDefinition,
     HookDefinition,
@@ -302,26 +303,3 @@ def _readme(name: str, package: str, hooks: list[HookDefinition], points: list[E
             "",
         ]
     )
-
-
-def sample_of(schema: Mapping[str, Any]) -> Any:
-    """Return a value of a schema's shape, for tests to begin with; what patterns and bounds ask for is not looked at."""
-    return _sample(schema, schema.get("$defs", {}), 0)
-
-
-def _sample(schema: Mapping[str, Any], defs: Mapping[str, Any], depth: int) -> Any:
-    if "$ref" in schema:
-        return _sample(defs[schema["$ref"].rpartition("/")[2]], defs, depth + 1)
-    for choice in ("anyOf", "oneOf"):
-        if choice in schema:
-            return _sample(schema[choice][0], defs, depth + 1)
-    if "enum" in schema or "const" in schema:
-        return schema["enum"][0] if "enum" in schema else schema["const"]
-    match schema.get("type"):
-        case "object":
-            required = schema.get("required", ()) if depth < 16 else ()
-            return {name: _sample(schema["properties"][name], defs, depth + 1) for name in required}
-        case "array":
-            return [_sample(item, defs, depth + 1) for item in schema.get("prefixItems", ())]
-        case kind:
-            return {"integer": 1, "number": 1.5, "boolean": True, "null": None}.get(str(kind), "text")
