@@ -42,12 +42,13 @@ class SubjectError(Exception):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """One declared mark: what a ratio must be at most (or at least)."""
+    """One declared mark: what a ratio must be at most (or at least); ``held_back_by`` tells readers why it is missed, where it is."""
 
     key: str
     limit: float
     at_least: bool = False
     about: str
+    held_back_by: str = ""
 
 
 @final

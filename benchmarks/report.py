@@ -1,4 +1,7 @@
-"""``python -m benchmarks.report [FOLDER]``: the results files as Markdown, each with the command that made it."""
+"""``python -m benchmarks.report``: write the results into docs/explanation/performance.md, each with the command that made it.
+
+Only what lies between the page's two markers is replaced; the rest is written by people.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from typing import Any
 from benchmarks.__main__ import NAMES, figure
 from benchmarks.harness import RESULTS, Mark, verdict
 
-__all__ = ["render"]
+__all__ = ["render", "spliced"]
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "performance.md"
 
 
 def render(result: dict[str, Any], title: str, marks: tuple[Mark, ...]) -> str:
@@ -19,7 +25,7 @@ def render(result: dict[str, Any], title: str, marks: tuple[Mark, ...]) -> str:
     machine, ratios = result["machine"], result["ratios"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"## {title}",
+        f"### {title}",
         "",
         f"`make bench NAME={result['name']}`, {result['when'][:10]}: {machine['cores']} cores of {machine['cpu']}, {machine['system']}, "
         f"CPython {machine['python']}, load {machine['load_1min']} before the run. {versions}.",
@@ -31,19 +37,33 @@ def render(result: dict[str, Any], title: str, marks: tuple[Mark, ...]) -> str:
         "| mark | asked | measured | |",
         "|---|---:|---:|---|",
     ]
+    missed = []
     for mark in marks:
-        asked = f"{'≥' if mark.at_least else '≤'} {mark.limit:g}"
-        lines.append(f"| {mark.about} | {asked} | {figure(ratios.get(mark.key))} | {verdict(mark, ratios)} |")
-    return "\n".join([*lines, ""])
+        asked, judged = f"{'≥' if mark.at_least else '≤'} {mark.limit:g}", verdict(mark, ratios)
+        lines.append(f"| {mark.about} | {asked} | {figure(ratios.get(mark.key))} | {judged} |")
+        if judged != "met" and mark.held_back_by:
+            missed.append(f"* *{mark.about}*, {judged}: {mark.held_back_by}")
+    return "\n".join([*lines, "", *missed, *([""] if missed else [])])
+
+
+def spliced(page: str, sections: str) -> str:
+    """Return the page with these sections between its markers."""
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{_PAGE} lacks the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{sections}\n{END}{after}"
 
 
 def main(folder: Path) -> None:
-    """Print a section for every results file in the folder."""
+    """Write a section for every results file in the folder."""
+    sections = []
     for name in NAMES:
         path = folder / f"{name}.json"
         if path.exists():
             module = importlib.import_module(f"benchmarks.{name}")
-            print(render(json.loads(path.read_text(encoding="utf-8")), module.TITLE, module.MARKS))
+            sections.append(render(json.loads(path.read_text(encoding="utf-8")), module.TITLE, module.MARKS))
+    _PAGE.write_text(spliced(_PAGE.read_text(encoding="utf-8"), "\n".join(sections)), encoding="utf-8")
 
 
 if __name__ == "__main__":

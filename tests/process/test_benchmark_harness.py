@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, report
 from benchmarks.harness import Bench, Cell, Mark, Seat, Subject, SubjectError, reference, verdict
 from benchmarks.payload import check, requests
 
@@ -93,3 +93,28 @@ def test_check_of_a_reply_that_was_not_edited_raises() -> None:
     sent, got = requests(1)[0], requests(1)[0]
     with pytest.raises(RuntimeError, match="expected reader-0000 with 1 edits, got reader-0000 with 0"):
         check(sent, got, edits=1)
+
+
+def test_report_replaces_only_what_lies_between_the_markers() -> None:
+    page = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nAfter.\n"
+    assert report.spliced(page, "### New\n") == f"# Title\n\n{report.BEGIN}\n\n### New\n\n{report.END}\n\nAfter.\n"
+
+
+def test_report_of_a_page_without_markers_writes_nothing() -> None:
+    with pytest.raises(SystemExit, match="lacks the lines"):
+        report.spliced("# Title\n", "### New\n")
+
+
+def test_report_tells_a_miss_and_what_holds_it_back(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    bench.ratio("good", 1.0)
+    bench.ratio("bad", 3.0)
+    marks = (
+        Mark(key="good", limit=2, about="a", held_back_by="nothing"),
+        Mark(key="bad", limit=2, about="b", held_back_by="the reason."),
+    )
+    lines = report.render(json.loads(bench.save().read_text()), "Try", marks).splitlines()
+    assert lines[0] == "### Try"
+    assert "| a | ≤ 2 | 1 | met |" in lines
+    assert "| b | ≤ 2 | 3 | missed |" in lines
+    assert [line for line in lines if line.startswith("* ")] == ["* *b*, missed: the reason."]
