@@ -21,6 +21,8 @@ import pytest
 from annexe.launch.removal import remove_tree
 from tests.process.hosts import is_alive
 
+pytestmark = pytest.mark.timeout(90)  # some twenty commands each, every one a process
+
 ANNEXE = str(Path(sys.executable).parent / "annexe")
 NASTY = "\\x1b[2Jforged\\u202e"  # as Python source inside the plugin
 
@@ -110,7 +112,7 @@ class Shell:
 
     def annexe(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
         done = subprocess.run(
-            [ANNEXE, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, input=stdin, timeout=15
+            [ANNEXE, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, input=stdin, timeout=60
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
