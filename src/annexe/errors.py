@@ -176,7 +176,7 @@ class PermissionDeniedError(AnnexeError):
     command: str
 
     def __init__(self, *, plugin: str, permission: str, manifest_line: str, command: str) -> None:
-        missing = f"add to plugin.toml: {manifest_line}; then " if manifest_line else ""
+        missing = f"add to plugin.toml under [permissions]: {manifest_line}; then " if manifest_line else ""
         super().__init__(
             f"plugin {plugin!r} has no permission {permission!r}; {missing}grant it with: {command}",
             plugin=plugin,

@@ -27,7 +27,7 @@ def test_revision_mismatch_names_who_must_be_upgraded(actual: int, older: str) -
 
 def test_permission_denied_names_the_line_and_the_command_that_mend_it() -> None:
     error = errors.PermissionDeniedError(plugin="chaos", permission="kv", manifest_line="kv = {}", command="annexe grant chaos kv")
-    assert error.message.endswith("add to plugin.toml: kv = {}; then grant it with: annexe grant chaos kv")
+    assert error.message.endswith("add to plugin.toml under [permissions]: kv = {}; then grant it with: annexe grant chaos kv")
 
 
 def test_permission_denied_asks_for_no_line_that_is_there() -> None:
