@@ -34,7 +34,7 @@ _BUILD = """
 import compileall, py_compile, sys
 unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
 done = compileall.compile_dir(sys.argv[1], quiet=2, workers=1, invalidation_mode=unchecked)
-py_compile.compile(sys.argv[2] + ".py", cfile=sys.argv[2] + ".pyc", doraise=True, invalidation_mode=unchecked)
+py_compile.compile(sys.argv[2] + ".py", cfile=sys.argv[2] + ".pyc", dfile=sys.argv[3], doraise=True, invalidation_mode=unchecked)
 sys.exit(not done)
 """
 
@@ -88,21 +88,24 @@ class RuntimeFolders:
         for name, blob in blobs.items():
             digest.update(f"{name}\0{len(blob)}\0".encode() + blob)
 
+        home = owned_folder(self._parent) / f"{interpreter.cache_tag}-{digest.hexdigest()[:32]}"
+
         def build(draft: Path) -> None:
             for name, blob in blobs.items():
                 target = draft / name
                 target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 target.write_bytes(blob)
-            _compile(draft, interpreter)
+            _compile(draft, interpreter, home=home)
             for path in draft.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
 
-        folder = publish(owned_folder(self._parent) / f"{interpreter.cache_tag}-{digest.hexdigest()[:32]}", build)
+        folder = publish(home, build)
         return Runtime(folder=folder, stub=folder / f"{_STUB}.pyc", has_msgspec=len(packages) > 1)
 
 
-def _compile(draft: Path, interpreter: Interpreter) -> None:
-    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(draft / _STUB)]
+def _compile(draft: Path, interpreter: Interpreter, *, home: Path) -> None:
+    # The stub is run by path, so the name in tracebacks is the one given here: where it will lie.
+    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(draft / _STUB), str(home / f"{_STUB}.py")]
     try:
         subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, cwd="/", env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=True
