@@ -3,7 +3,7 @@
 * At most the credit granted is ever held for a stream, so a plugin cannot fill the host.
 * The plugin's clock runs only while it has credit and something to do: a slow upstream or a slow reader is never blamed on it.
 
-Source: docs/reference/protocol.md, "Streams"; docs/reference/hooks.md, "Time and failure".
+Source: docs/reference/protocol.md, "Streams"; docs/reference/hooks.md, "Time and failure"; ADR-0061.
 """
 
 from __future__ import annotations
