@@ -24,6 +24,6 @@ def schema(contracts: tuple[str, ...], stub: bool) -> None:
     definitions = [definition_of(contract) for name in contracts for contract in contracts_named(name)]
     check_distinct(definitions)
     if stub:
-        click.echo("\n\n".join(export_stub(definition) for definition in definitions), nl=False)
+        click.echo(export_stub(*definitions), nl=False)
     else:
         click.echo(json.dumps(export_schema(definitions), indent=2, ensure_ascii=False))

@@ -56,6 +56,15 @@ def test_stub_of_an_extension_point_is_the_class_to_implement() -> None:
     assert "def words(self, audio: Iterator[bytes | str], language: str, ctx: Context) -> Iterator[str]: ..." in stub
 
 
+def test_stub_of_several_contracts_is_one_module_that_has_each_type_once() -> None:
+    stub = export_stub(definition_of(Chat), definition_of(SpeechToText), capability_definition(Orders), definition_of(Chat))
+    module = loaded(stub)
+    assert module.SpeechToText
+    assert module.Orders
+    assert "Hooks of 'chat', revision 3; Extension point 'speech-to-text', revision" in str(module.__doc__)
+    assert stub.count("class Reply(TypedDict") == 1
+
+
 def test_stub_of_a_capability_has_defaults_and_no_context() -> None:
     stub = export_stub(capability_definition(Orders))
     assert loaded(stub).Orders
