@@ -427,7 +427,7 @@ class Connection:
             return
         if isinstance(message, Response):
             self._on_response(message)
-        elif not self._greeted:
+        elif not self._greeted and (self.open_calls or self.last_id < 1):  # what follows the answer may come with it in one read
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
         else:
             self._incoming.take(message)

@@ -546,3 +546,40 @@ def test_notifications_are_tied_to_the_request_they_name() -> None:
             assert both.notified == [("log", {"message": "a"}, "r-9"), ("log", {"message": "b"}, None)]
 
     asyncio.run(scenario())
+
+
+def test_two_chains_that_wait_for_each_others_slots_are_let_through() -> None:
+    async def scenario() -> None:
+        async with ends(concurrency=1) as left, ends(concurrency=1) as right:
+            entered = asyncio.Event()
+
+            async def ask_right(call: PluginCall) -> Any:
+                await entered.wait()
+                return await right.call(["from left"])
+
+            async def ask_left(call: PluginCall) -> Any:
+                await entered.wait()
+                return await left.call(["from right"])
+
+            left.serve, right.serve = ask_right, ask_left
+            outer = [left.begin(["left"]), right.begin(["right"])]
+            for both in (left, right):
+                await both.peer.called()
+                await both.peer.ask(2, "cap.a.b", parent=1)
+            await left.peer.reads_nothing(0.01)
+            entered.set()
+            seen = [await left.peer.called(), await right.peer.called()]
+            # At least the one that closes the ring is run on the thread of the holder that waits.
+            assert any(message[4].get("parent") == 1 for message in seen)
+            nested = next(both for both, message in zip((left, right), seen, strict=True) if message[4].get("parent") == 1)
+            other = right if nested is left else left
+            await nested.peer.answer(3, "in")
+            assert await other.peer.read() == [RESPONSE, 2, None, "in", {}]
+            await other.peer.answer(1, "out")
+            await other.peer.answer(3, "in")
+            assert await nested.peer.read() == [RESPONSE, 2, None, "in", {}]
+            await nested.peer.answer(1, "out")
+            for call in outer:
+                await outcome(call)
+
+    asyncio.run(scenario())
