@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from annexe.host.store_thread import StoredFailures, StoreThread
-from annexe.supervision.supervisor import FailureMemory
+from annexe.supervision.memory import FailureMemory
 from annexe.testing import FakeClock, FakeFailureMemory
 
 Read = Callable[[], Awaitable[tuple[int, str | None]]]

@@ -30,6 +30,8 @@ __all__ = [
     "Item",
     "Message",
     "Notification",
+    "NotificationMeta",
+    "PluginMeta",
     "PluginRequest",
     "Release",
     "RequestMeta",

@@ -10,7 +10,7 @@ import click
 
 from annexe.cli.options import as_json, connect, plugin_argument, state_option
 from annexe.cli.terminal import print_json, safe
-from annexe.errors import CallError
+from annexe.errors import CallError, RejectedError
 
 __all__ = ["call"]
 
@@ -45,7 +45,13 @@ def call(
     """
     params = {"method": method, "plugin": None if plugin == _EVERY else plugin, "args": _args(arguments)}
     with connect(state_dir) as client:
-        told = client.call("call", timeout_s=660.0, **params, deadline_s=deadline_s, key=key, request=request_id)
+        try:
+            told = client.call("call", timeout_s=660.0, **params, deadline_s=deadline_s, key=key, request=request_id)
+        except RejectedError as refusal:
+            if not as_json:
+                code, status = refusal.data.get("reject_code"), refusal.data.get("status")
+                click.echo(f"annexe: plugin {safe(str(refusal.plugin))} refused, code {safe(str(code))}, status {status}:", err=True)
+            raise
     if as_json:
         print_json(told)
     else:

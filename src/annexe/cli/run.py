@@ -7,9 +7,7 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,8 @@ import click
 from annexe.cli.events import event_line
 from annexe.cli.options import state_option
 from annexe.cli.terminal import print_text
+from annexe.errors import ContractError
+from annexe.testing.contracts import contracts_named
 
 if TYPE_CHECKING:
     from annexe.host.host import Host
@@ -32,8 +32,8 @@ __all__ = ["run"]
     type=click.Path(path_type=Path, file_okay=False, exists=True), help="Folder of plugins, or one plugin; may be given several times.",
 )  # fmt: skip
 @click.option(
-    "-c", "--contracts", "contracts", multiple=True, metavar="MODULE:NAME",
-    help="Hook spec or extension point to open, or a list of them; modules are looked for in the current folder too.",
+    "-c", "--contracts", "contracts", multiple=True, metavar="MODULE:SPEC",
+    help="What to open: a hook spec, an extension point, a list of them, or all of a module; looked for in the current folder too.",
 )  # fmt: skip
 @click.option(
     "-g", "--grants", default="stored", show_default=True, metavar="stored|manifest|FILE",
@@ -112,25 +112,7 @@ def _say(text: str) -> None:
 
 
 def _contracts(names: Sequence[str]) -> list[Any]:
-    if names and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    return [contract for name in names for contract in _contract(name)]
-
-
-def _contract(name: str) -> list[Any]:
-    from annexe.contract import ExtensionPoint, HookSpec
-
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise click.BadParameter(f"expected MODULE:NAME, for example myapp.contracts:Chat, got {name!r}", param_hint="--contracts")
     try:
-        found: Any = import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise click.BadParameter(f"{name}: {error}", param_hint="--contracts") from error
-    contracts = list(found) if isinstance(found, (list, tuple)) else [found]
-    for contract in contracts:
-        if not (isinstance(contract, type) and issubclass(contract, (HookSpec, ExtensionPoint))):
-            raise click.BadParameter(f"{name}: {contract!r} is neither a HookSpec nor an ExtensionPoint", param_hint="--contracts")
-    return contracts
+        return [contract for name in names for contract in contracts_named(name)]
+    except ContractError as error:
+        raise click.BadParameter(error.message, param_hint="--contracts") from error

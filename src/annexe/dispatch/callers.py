@@ -17,7 +17,7 @@ from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
 from annexe.dispatch.stream_pipeline import filter_stream
 
-__all__ = ["HookCaller", "make_caller_class"]
+__all__ = ["FilteredStream", "HookCaller", "make_caller_class"]
 
 
 class HookCaller:

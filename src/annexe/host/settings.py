@@ -1,6 +1,6 @@
 """What a host is made with: values, checked once.
 
-Pure.
+Values; nothing is opened or read here.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from annexe.clock import Clock
 from annexe.record import Event
 from annexe.storage.events import StoredEvent
 from annexe.storage.store import Store
-from annexe.supervision.supervisor import FailureMemory
+from annexe.supervision.memory import FailureMemory
 
 __all__ = ["StoreThread", "StoredFailures"]
 

@@ -27,7 +27,7 @@ from packaging.specifiers import SpecifierSet
 from annexe.errors import LaunchError
 from annexe.launch.folders import unreachable_at
 
-__all__ = ["Interpreter", "PythonChoice", "PythonFinder"]
+__all__ = ["SYSTEM_PYTHONS", "Interpreter", "PythonChoice", "PythonFinder"]
 
 SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(15, 10, -1)))
 _OLDEST = (3, 11)

@@ -27,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+__all__: "list[str]" = []
+
 _CHANNEL = 3
 _FAILED = 71
 _MAX_FRAME_BYTES = 65536

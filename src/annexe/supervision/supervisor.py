@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -37,33 +36,14 @@ from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.health import Health, HealthPolicy, HealthStatus
 from annexe.supervision.instance import Instance, InstancePlan, StopPolicy
+from annexe.supervision.memory import FailureMemory
 from annexe.supervision.restart import RestartPolicy
 from annexe.supervision.state import Lifecycle, PluginState
 
-__all__ = ["FailureMemory", "Policies", "Supervisor"]
+__all__ = ["Policies", "Supervisor"]
 
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
-
-
-class FailureMemory(ABC):
-    """Where failures are remembered beyond the host's own life."""
-
-    @abstractmethod
-    def failed(self, plugin: str, *, reason: str, count: int) -> None:
-        """Remember a failure, the ``count``-th in a row. Called by the supervisor; must not block."""
-
-    @abstractmethod
-    def recovered(self, plugin: str) -> None:
-        """Remember that the plugin is well again."""
-
-    @abstractmethod
-    def quarantined(self, plugin: str, *, reason: str) -> None:
-        """Remember a quarantine."""
-
-    @abstractmethod
-    def released(self, plugin: str) -> None:
-        """Remember that a person lifted the quarantine."""
 
 
 @final

@@ -32,11 +32,14 @@ def contracts_named(name: str) -> list[type[Any]]:
         ContractError: There is none; the text says what was found instead.
     """
     where, _, cls = name.partition(":")
-    found = _contracts_in(_module(where))
+    module = _module(where)
+    found = _contracts_in(module)
     if cls:
-        found = [contract for contract in found if contract.__name__ == cls]
+        named = getattr(module, cls, None)
+        listed = list(named) if isinstance(named, (list, tuple)) else [named]
+        found = listed if all(map(_is_contract, listed)) else []
     if not found:
-        what = f"class {cls!r} that is a HookSpec or an ExtensionPoint" if cls else "HookSpec and no ExtensionPoint"
+        what = f"{cls!r} that is a HookSpec, an ExtensionPoint or a list of them" if cls else "HookSpec and no ExtensionPoint"
         raise ContractError(f"{where!r} has no {what}", name=name)
     return found
 
@@ -58,11 +61,11 @@ def contracts_beside(folder: Path) -> list[type[Any]]:
 
 
 def _contracts_in(module: ModuleType) -> list[type[Any]]:
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, HookSpec | ExtensionPoint) and value not in (HookSpec, ExtensionPoint)
-    ]
+    return [value for value in vars(module).values() if _is_contract(value)]
+
+
+def _is_contract(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, HookSpec | ExtensionPoint) and value not in (HookSpec, ExtensionPoint)
 
 
 def _is_made_from(module: ModuleType, path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from annexe.supervision.supervisor import FailureMemory
+from annexe.supervision.memory import FailureMemory
 
 __all__ = ["FakeFailureMemory"]
 

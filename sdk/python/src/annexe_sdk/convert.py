@@ -13,7 +13,7 @@ from annexe_sdk.plugin import Handler
 
 __all__ = ["converter"]
 
-Convert = Callable[[Any], Any]
+_Convert = Callable[[Any], Any]
 
 
 def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
@@ -42,7 +42,7 @@ def _resolve(annotation: Any, function: Any) -> Any:
         return None
 
 
-def _convert_for(annotation: Any) -> Convert | None:
+def _convert_for(annotation: Any) -> _Convert | None:
     """Make the conversion to one type; None where the plain value will do."""
     if hasattr(annotation, "__dataclass_fields__") and isinstance(annotation, type):
         return _dataclass(annotation)
@@ -57,8 +57,8 @@ def _convert_for(annotation: Any) -> Convert | None:
     return None
 
 
-def _dataclass(cls: type) -> Convert:
-    hints: dict[str, Convert | None] | None = None
+def _dataclass(cls: type) -> _Convert:
+    hints: dict[str, _Convert | None] | None = None
 
     def convert(value: Any) -> Any:
         nonlocal hints
@@ -74,7 +74,7 @@ def _dataclass(cls: type) -> Convert:
     return convert
 
 
-def _union(members: list[Any]) -> Convert | None:
+def _union(members: list[Any]) -> _Convert | None:
     converts = [c for c in map(_convert_for, members) if c is not None]
     if not converts:
         return None
@@ -82,9 +82,9 @@ def _union(members: list[Any]) -> Convert | None:
     return lambda value: value if value is None else first(value)
 
 
-def _items(origin: Any, each: Convert | None) -> Convert | None:
+def _items(origin: Any, each: _Convert | None) -> _Convert | None:
     return (lambda value: origin(map(each, value)) if isinstance(value, list) else value) if each else None
 
 
-def _values(each: Convert | None) -> Convert | None:
+def _values(each: _Convert | None) -> _Convert | None:
     return (lambda value: {key: each(item) for key, item in value.items()} if isinstance(value, dict) else value) if each else None

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CallCancelled", "CallFailed", "DeadlineExceeded", "PermissionDenied", "Reject", "Respond"]
+__all__ = ["CallCancelled", "CallFailed", "DeadlineExceeded", "PermissionDenied", "Reject", "Respond", "call_failed"]
 
 
 class Reject(Exception):  # noqa: N818 - a refusal is an answer, not an error
