@@ -8,11 +8,26 @@ __all__ = ["MARKS", "NAME", "TITLE", "measure"]
 
 NAME = "throughput"
 TITLE = "Calls a second, many in flight: 1 KB in, really edited, 1 KB out"
+_HOST_BOUND = (
+    "the host is the limit, not the plugin: with 64 in flight a call takes about 16 µs of the host's processor and 8 µs of the plugin's. "
+    "Reads and writes are shared by some 30 calls and are not what costs."
+)
 MARKS = (
-    Mark(key="over_grpcio_aio_64", limit=20, at_least=True, about="64 in flight ÷ grpcio aio, as scheduled"),
-    Mark(key="over_grpcio_aio_64_pinned", limit=20, at_least=True, about="64 in flight ÷ grpcio aio, pinned"),
-    Mark(key="flat_plugins_16", limit=1.15, about="cost per call, 16 plugins with 64 in flight each ÷ 1 with 64, pinned"),
-    Mark(key="flat_inflight_512", limit=1.15, about="cost per call, 512 in flight ÷ 64, pinned"),
+    Mark(key="over_grpcio_aio_64", limit=20, at_least=True, about="64 in flight ÷ grpcio aio, as scheduled", held_back_by=_HOST_BOUND),
+    Mark(key="over_grpcio_aio_64_pinned", limit=20, at_least=True, about="64 in flight ÷ grpcio aio, pinned", held_back_by=_HOST_BOUND),
+    Mark(
+        key="flat_plugins_16",
+        limit=1.15,
+        about="cost per call, 16 plugins with 64 in flight each ÷ 1 with 64, pinned",
+        held_back_by="sixteen processes and a thousand open calls share the caches of one core.",
+    ),
+    Mark(
+        key="flat_inflight_512",
+        limit=1.15,
+        about="cost per call, 512 in flight ÷ 64, pinned",
+        held_back_by="calls beyond 65 wait in the host's queue and are sent one by one as answers come, and more open calls are more memory "
+        "to go through.",
+    ),
 )
 _OURS = tuple(
     Subject(f"{plugins} plugin{'s' if plugins > 1 else ''}", "benchmarks.subject:AsyncCall", {"copies": plugins}, ours=True)
