@@ -25,8 +25,8 @@ MARKS = (
         key="flat_inflight_512",
         limit=1.15,
         about="cost per call, 512 in flight ÷ 64, pinned",
-        held_back_by="calls beyond 65 wait in the host's queue and are sent one by one as answers come, and more open calls are more memory "
-        "to go through.",
+        held_back_by="calls beyond 65 wait in the host's queue and are sent one by one as answers come, and more open calls are more "
+        "memory to go through.",
     ),
 )
 _OURS = tuple(
