@@ -113,6 +113,10 @@ def test_contracts_are_found_by_module_file_and_class(folder: Path, tmp_path: Pa
     beside = contracts_beside(folder)
     assert [contract.__name__ for contract in beside] == ["Text", "More"]
     assert [contract.__name__ for contract in contracts_named(f"{folder}/contracts.py:More")] == ["More"]
+    (folder / "contracts.py").write_text(CONTRACTS + "ALL = [Text]\nWRONG = [Text, 1]\n")
+    assert [contract.__name__ for contract in contracts_named(f"{folder}/contracts.py:ALL")] == ["Text"]
+    with pytest.raises(ContractError, match="has no 'WRONG' that is a HookSpec, an ExtensionPoint or a list of them"):
+        contracts_named(f"{folder}/contracts.py:WRONG")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "annexe_test_contracts.py").write_text(CONTRACTS)
     assert [contract.__name__ for contract in contracts_named("annexe_test_contracts:Text")] == ["Text"]
@@ -151,7 +155,7 @@ def test_contracts_that_are_not_there_are_named(folder: Path) -> None:
     path = f"{folder}/contracts.py"
     for name, what in {
         path: "no HookSpec and no ExtensionPoint",
-        f"{path}:Text": "no class 'Text'",
+        f"{path}:Text": "has no 'Text'",
         "no_such_module_here:Text": "No module named",
         f"{folder}/nothing.py": "could not be imported",
     }.items():

@@ -1,4 +1,4 @@
-"""Contracts as their names say: ``module:Class``, ``module``, ``path/to/file.py:Class``, ``path/to/file.py``.
+"""Contracts as their names say: ``module:Class``, ``module:LIST``, ``module``, ``path/to/file.py:Class``, ``path/to/file.py``.
 
 Importing them runs the code of that module; that is the application's own, or its author's.
 
@@ -26,7 +26,8 @@ def contracts_named(name: str) -> list[type[Any]]:
     """Return the contract of this name, or all of a module.
 
     Args:
-        name: ``module:Class`` or ``module``; a module is a dotted name, found from the working directory too, or the path of a file.
+        name: ``module:Class``, ``module:LIST`` of classes, or ``module``; a module is a dotted name, found from the working directory
+            too, or the path of a file.
 
     Raises:
         ContractError: There is none; the text says what was found instead.
@@ -36,7 +37,7 @@ def contracts_named(name: str) -> list[type[Any]]:
     found = _contracts_in(module)
     if cls:
         named = getattr(module, cls, None)
-        listed = list(named) if isinstance(named, (list, tuple)) else [named]
+        listed: list[Any] = list(named) if isinstance(named, (list, tuple)) else [named]
         found = listed if all(map(_is_contract, listed)) else []
     if not found:
         what = f"{cls!r} that is a HookSpec, an ExtensionPoint or a list of them" if cls else "HookSpec and no ExtensionPoint"
