@@ -8,9 +8,12 @@ asserts. So does an error in the host's own logs.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
+import shutil
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -148,6 +151,22 @@ def policies(
     )
 
 
+_templates: dict[str, Path] = {}
+
+
+async def _state_template() -> Path:
+    """Return a state directory that a host has used once: making databases and runtime folder takes longer than most tests."""
+    if "state" not in _templates:
+        root = Path(tempfile.mkdtemp(prefix="annexe-template-"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
+        write_plugin(root / "plugins", "template", "")
+        async with Host(plugins=root / "plugins", state_dir=root / "state", contracts=[T], control=False):
+            pass
+        shutil.rmtree(root / "state" / "logs" / "template", ignore_errors=True)
+        _templates["state"] = root / "state"
+    return _templates["state"]
+
+
 @asynccontextmanager
 async def open_host(root: Path, **changes: Any) -> AsyncIterator[Host]:
     """Open a host over the plugins in ``root/plugins``, with its state in ``root/state``."""
@@ -159,6 +178,8 @@ async def open_host(root: Path, **changes: Any) -> AsyncIterator[Host]:
         "control": False,
         "policies": policies(),
     }
+    if not settings["state_dir"].exists():
+        shutil.copytree(await _state_template(), settings["state_dir"])
     async with Host(**settings | changes) as host:
         yield host
 

@@ -26,9 +26,10 @@ from annexe import HookSpec, Host, hook
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.errors import AnnexeError
 from annexe.host.plugin_handle import PluginHandle
+from annexe.launch.processes import ProcessIdentity, identity_of, is_alive
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
-from tests.process.hosts import is_alive, open_descriptors, open_host, policies, run, until, write_plugin
+from tests.process.hosts import open_descriptors, open_host, policies, run, until, write_plugin
 
 pytestmark = pytest.mark.any_user
 
@@ -255,7 +256,7 @@ class Tally:
     late: list[str] = field(default_factory=list)
     polite: int = 0
     streams: int = 0
-    pids: set[int] = field(default_factory=set)
+    processes: set[ProcessIdentity] = field(default_factory=set)
 
 
 def write_all(root: Path) -> None:
@@ -283,8 +284,8 @@ async def provoke(host: Host, name: str, kind: str, tally: Tally) -> None:
     plugin = host.plugin(f"imp-{name}")
     await until(lambda: takes_calls(plugin), within_s=30, what=f"{plugin!r} {plugin.reason}")
     pid = plugin.pid
-    if pid is not None:
-        tally.pids.add(pid)
+    if pid is not None and (identity := identity_of(pid)) is not None:
+        tally.processes.add(identity)  # numbers are given out again
     started = time.monotonic()
     try:
         async with asyncio.timeout(FAULT_DEADLINE_S + MARGIN_S), host.request(deadline_s=FAULT_DEADLINE_S) as request:
@@ -401,7 +402,7 @@ def chaos(root: Path, *, warm_up: int, times: int) -> None:
             before = await holdings()
             await storm(host, list(FAULTS) * times, chance, tally)
             after = await holdings()
-            running = [plugin.pid for plugin in host.plugins if plugin.pid is not None]
+            tally.processes |= {identity for plugin in host.plugins if (identity := identity_of(plugin.pid or 0)) is not None}
         print(f"polite calls {tally.polite}, streams {tally.streams}; RSS {before.rss_bytes >> 20} -> {after.rss_bytes >> 20} MiB")
         print("\n".join(f"  {kind:24} {dict(outcomes)}" for kind, outcomes in sorted(tally.outcomes.items())))
         assert not tally.late
@@ -412,7 +413,7 @@ def chaos(root: Path, *, warm_up: int, times: int) -> None:
         assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
         grown_bytes = after.rss_bytes - before.rss_bytes
         assert grown_bytes <= RSS_FREE_BYTES + RSS_PER_FAULT_BYTES * times * len(FAULTS)
-        await until(lambda: not any(is_alive(pid) for pid in tally.pids | set(running)), what="plugin processes to be gone")
+        await until(lambda: not any(map(is_alive, tally.processes)), what="plugin processes to be gone")
 
     run(scenario)
 

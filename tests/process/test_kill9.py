@@ -109,10 +109,11 @@ def write_all(root: Path, plugins: dict[str, str]) -> None:
 
 class LoadedHost:
     def __init__(self, root: Path, mark: str) -> None:
+        self.errors = (root / "errors").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, loaded_host.__file__, str(root)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "KILL9_MARK": mark},
         )
@@ -120,7 +121,7 @@ class LoadedHost:
     def wait_ready(self) -> list[int]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, "the host ended before it was ready"
+        assert line, f"the host ended before it was ready: {(Path(self.errors.name)).read_text()}"
         return list(json.loads(line))
 
     def kill(self) -> None:
@@ -128,6 +129,7 @@ class LoadedHost:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self.errors.close()
 
 
 @pytest.fixture
@@ -185,16 +187,18 @@ def test_daemon_of_a_killed_host_is_ended_by_the_warden(tmp_path: Path, mark: st
     write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
     host = LoadedHost(tmp_path, mark)
     host.wait_ready()
-    assert len(plugins_of(mark)) == 2
+    wait_for_count(mark, 2)
     host.kill()
     wait_gone(mark)
 
 
-def wait_until_only(mark: str, count: int) -> list[int]:
+def wait_for_count(mark: str, count: int) -> list[int]:
+    """Wait until so many plugin processes are there: what forks in the middle of a daemon's making has ended."""
     deadline = time.monotonic() + GONE_WITHIN_S
-    while len(left := plugins_of(mark)) > count and time.monotonic() < deadline:
+    while len(found := plugins_of(mark)) != count and time.monotonic() < deadline:
         time.sleep(0.01)
-    return left
+    assert len(found) == count
+    return found
 
 
 def test_without_its_warden_a_killed_host_leaves_children_and_the_next_host_sweeps_them(
@@ -205,10 +209,10 @@ def test_without_its_warden_a_killed_host_leaves_children_and_the_next_host_swee
     host.wait_ready()
     wardens = wardens_of(host.process.pid)
     assert len(wardens) == 1
+    wait_for_count(mark, 9)
     os.kill(wardens[0], 9)
     host.kill()
-    left = wait_until_only(mark, 7)
-    assert len(left) == 7, "the attack works when nobody watches: one daemon and six forks are left"
+    left = wait_for_count(mark, 7)  # the attack works when nobody watches: one daemon and six forks are left
 
     async def scenario() -> None:
         for name in ("daemon", "forks"):
