@@ -102,7 +102,8 @@ class Discovery:
         except ManifestError as error:
             return Discovered(folder, None, error)
         except OSError as error:
-            return Discovered(folder, None, ManifestError(source=str(folder), problems=[f"cannot be read: {error.strerror}"]))
+            problem = f"expected a plugin or a folder of plugins, which cannot be read: {error.strerror}"
+            return Discovered(folder, None, ManifestError(source=str(folder), problems=[problem]))
         return plugin
 
 

@@ -64,7 +64,7 @@ def test_discover_broken_plugin_is_listed_and_stops_no_other(tmp_path: Path) -> 
 def test_discover_missing_folder_is_listed_with_its_error(tmp_path: Path) -> None:
     make_plugin(tmp_path / "x" / "a", "good")
     missing, good = discover([tmp_path / "gone", tmp_path / "x"])
-    assert problems_of(missing) == ["cannot be read: No such file or directory"]
+    assert problems_of(missing) == ["expected a plugin or a folder of plugins, which cannot be read: No such file or directory"]
     assert good.id == "good"
 
 
