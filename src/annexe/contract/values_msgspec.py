@@ -32,8 +32,9 @@ def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType
     """
     check = compile_check(shape, floats=True, ints=False)
     as_json = msgspec.json.Decoder(annotation)
-    decode_json = _decoder(as_json.decode, name, compile_check(shape, floats=False, ints=True))
-    decode_msgpack = _decoder(msgspec.msgpack.Decoder(annotation).decode, name, check)
+    decode_json = _decoder(as_json.decode, name, compile_check(shape, floats=False, ints=True, decoded=True))
+    decode_msgpack = _decoder(msgspec.msgpack.Decoder(annotation).decode, name, compile_check(shape, floats=True, ints=False, decoded=True))
+    strict = compile_check(shape, floats=True, ints=True, decoded=True)
     as_text = shape.holds_instants()
     return ValueType(
         annotation=annotation,
@@ -41,7 +42,7 @@ def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType
         admits_none=_decodes(decode_json, b"null"),
         native=check is None and not as_text,
         to_wire=_to_wire(name, check, as_text=as_text),
-        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, compile_check(shape, floats=True, ints=True)),
+        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, strict),
         decoders={"msgpack": decode_msgpack, "json": decode_json},
         make_schema=lambda: msgspec.json.schema(annotation),
     )

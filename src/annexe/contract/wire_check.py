@@ -14,6 +14,7 @@ Source: docs/reference/protocol.md; ADR-0011.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING
 from math import isfinite
 from operator import attrgetter
 from typing import Any, final, get_origin
@@ -32,15 +33,17 @@ Check = Callable[[Any, int], None]  # value, levels of nesting left; raises Inva
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 
-def compile_check(shape: Shape, *, floats: bool, ints: bool) -> Check | None:
+def compile_check(shape: Shape, *, floats: bool, ints: bool, decoded: bool = False) -> Check | None:
     """Return the check for values of this type, or None when nothing can be wrong.
 
     Args:
         shape: The declared type.
         floats: Look at declared floats. Text that is JSON needs no look: it has no word for NaN.
         ints: Look at declared integers. MessagePack needs no look: it has no room for more than 64 bits.
+        decoded: The values come from msgspec, which leaves a dataclass's defaults out of the instance, and what is not in the instance it
+            does not encode: write them in, or the next plugin would not see them.
     """
-    compiler = _Compiler(shape, floats=floats, ints=ints)
+    compiler = _Compiler(shape, floats=floats, ints=ints, decoded=decoded)
     return compiler.check_of(shape.root) if compiler.needs(shape.root) else None
 
 
@@ -72,16 +75,25 @@ def check_plain(value: Any, room: int = MAX_NESTING) -> None:
 class _Compiler:
     """Makes the checks of one type; a node met twice (a recursive type) gets one check."""
 
-    def __init__(self, shape: Shape, *, floats: bool, ints: bool) -> None:
+    def __init__(self, shape: Shape, *, floats: bool, ints: bool, decoded: bool) -> None:
+        self._decoded = decoded
         suspects: tuple[type[shapes.Type], ...] = (shapes.AnyType,)
         suspects += (shapes.FloatType,) if floats else ()
         suspects += (shapes.IntType,) if ints else ()
-        wrong = {id(node) for node in shape.nodes if isinstance(node, suspects) or _is_recursive(node)}
+        wrong = {id(node) for node in shape.nodes if isinstance(node, suspects) or _is_recursive(node) or self._defaults_of(node)}
         self._needed = {id(node) for node in shape.nodes if any(id(below) in wrong for below in reachable(node))}
         self._made: dict[int, Check] = {}
 
     def needs(self, node: shapes.Type) -> bool:
         return id(unwrap(node)) in self._needed
+
+    def _defaults_of(self, node: shapes.Type) -> list[tuple[str, Any]]:
+        """Return what msgspec leaves to the class: plain defaults of a dataclass without slots."""
+        if not (self._decoded and isinstance(node, shapes.DataclassType)):
+            return []
+        cls: Any = get_origin(node.cls) or node.cls
+        fields = cls.__dataclass_fields__.values()
+        return [] if hasattr(cls, "__slots__") else [(field.name, field.default) for field in fields if field.default is not MISSING]
 
     def check_of(self, node: shapes.Type) -> Check:
         node = unwrap(node)
@@ -139,11 +151,14 @@ class _Compiler:
         numbers = [name for name, check in fields if check is _check_float]
         only_numbers = len(numbers) == len(fields) > 0 and read is getattr
         take = attrgetter(*numbers) if only_numbers else None
+        defaults = self._defaults_of(node)
         all_finite: Callable[[Any], bool] = isfinite if len(numbers) == 1 else _all_finite
 
         def check_object(value: Any, room: int) -> None:
             if room <= 0:  # not a call: this is where most of the time goes
                 raise nesting_error(MAX_NESTING)
+            for name, default in defaults:
+                value.__dict__.setdefault(name, default)
             if take is not None:
                 try:
                     if all_finite(take(value)):

@@ -5,6 +5,7 @@ import enum
 import json
 import math
 import uuid
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -434,3 +435,33 @@ def test_type_no_contract_can_use_is_refused_with_what_to_write(kind: Any, told:
 def test_name_is_the_annotation_without_its_modules() -> None:
     assert made(Annotated[list[Tree] | None, "note"]).name == "Annotated[list[Tree] | None, 'note']"
     assert models.__name__ not in made(dict[str, Account]).name
+
+
+@dataclass
+class _Inner:
+    word: str = "w"
+
+
+@dataclass
+class _Defaulted:
+    text: str
+    name: str = "world"
+    inner: list[_Inner] = field(default_factory=list)
+    maybe: _Inner | None = None
+
+
+@dataclass(frozen=True)
+class _FrozenDefaulted:
+    text: str
+    name: str = "world"
+
+
+@pytest.mark.parametrize("codec", ["msgpack", "json"])
+def test_defaults_of_a_partial_dataclass_travel_on(codec: Codec) -> None:
+    encode = msgspec.msgpack.encode if codec == "msgpack" else msgspec.json.encode
+    partial = {"text": "hi", "inner": [{}], "maybe": {}}
+    value = value_type(_Defaulted, Place("T"), role="result").decoder(codec)(encode(partial))
+    assert value == _Defaulted("hi", inner=[_Inner()], maybe=_Inner())
+    assert msgspec.to_builtins(value) == {"text": "hi", "name": "world", "inner": [{"word": "w"}], "maybe": {"word": "w"}}
+    frozen = value_type(_FrozenDefaulted, Place("T"), role="result").decoder(codec)(encode({"text": "hi"}))
+    assert msgspec.to_builtins(frozen) == {"text": "hi", "name": "world"}
