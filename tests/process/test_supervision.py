@@ -349,7 +349,7 @@ def test_call_that_does_not_end_while_draining_is_cancelled(tmp_path: Path) -> N
 
 
 def test_start_that_takes_too_long_fails_with_what_it_was(tmp_path: Path) -> None:
-    write_fine(tmp_path, code="time.sleep(1000)\n" + FINE, extra='[resources]\nstart-timeout = "300ms"')
+    write_fine(tmp_path, code="time.sleep(1000)\n" + FINE, extra='[resources]\nstart-timeout = "1500ms"')
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(first_delay_s=20.0)) as host:
