@@ -26,7 +26,7 @@ from annexe.contract import (
 )
 from annexe.dispatch.breaker import Breaker, BreakerPolicy
 from annexe.dispatch.callers import HookCaller, make_caller_class
-from annexe.dispatch.extensions import Extension, ExtensionCaller
+from annexe.dispatch.extensions import Extension, ExtensionCaller, make_extension_class
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
@@ -98,6 +98,7 @@ class Dispatcher:
         self._queues: dict[str, ObserverQueue] = {}
         self.pipelines: dict[str, Pipeline] = {}
         self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
+        self._extension_callers: dict[str, tuple[type[ExtensionCaller], ...]] = {}
         self.specs: dict[str, SpecDefinition] = {}
         self.points: dict[str, ExtensionDefinition] = {}
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
@@ -122,6 +123,7 @@ class Dispatcher:
             point = definition_of(contract)
             self.points[point.name] = point
             self.extensions_by_point[point.name] = ()
+            self._extension_callers[point.name] = ()
 
     # Who is there.
 
@@ -206,7 +208,8 @@ class Dispatcher:
             Ordered(plugin=plugin, priority=added.manifest.provides.extensions[point.name].priority) for plugin, added in here.items()
         ]
         names = order_implementations(ordered, self._policy.order.get(point.name, ()))
-        self.extensions_by_point[point.name] = tuple(self._extension(point, here[name]) for name in names)
+        extensions = self.extensions_by_point[point.name] = tuple(self._extension(point, here[name]) for name in names)
+        self._extension_callers[point.name] = tuple(make_extension_class(extension) for extension in extensions)
 
     def _extension(self, point: ExtensionDefinition, added: _Added) -> Extension:
         return Extension(
@@ -259,10 +262,7 @@ class Dispatcher:
 
     def extensions(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> list[ExtensionCaller]:
         """Return one caller for each plugin at an extension point, best first."""
-        definition = definition_of(point)
-        if definition.name not in self.extensions_by_point:
-            raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
-        return [ExtensionCaller(extension, new_request) for extension in self.extensions_by_point[definition.name]]
+        return [caller(new_request) for caller in self._callers_at(point)]
 
     def extension(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> ExtensionCaller:
         """Return the caller for the best plugin at an extension point.
@@ -270,12 +270,18 @@ class Dispatcher:
         Raises:
             PluginUnavailableError: None is installed.
         """
-        found = self.extensions(point, new_request)
-        if not found:
-            name = definition_of(point).name
+        callers = self._callers_at(point)
+        if not callers:
+            name = point.contract_name
             text = f'no plugin fills the extension point {name!r}; install one that has [provides.extensions] "{name}" in its plugin.toml'
             raise PluginUnavailableError(text, method=f"ext.{name}", point=name)
-        return found[0]
+        return callers[0](new_request)
+
+    def _callers_at(self, point: type[ExtensionPoint]) -> tuple[type[ExtensionCaller], ...]:
+        callers = self._extension_callers.get(point.contract_name)
+        if callers is None:
+            raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
+        return callers
 
 
 def _ordered(plugin: str, manifest: Manifest, hook: HookDefinition) -> Ordered:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import msgspec
 
@@ -25,7 +25,7 @@ from annexe.dispatch.request import Request
 from annexe.errors import CallError, InvalidResultError, RejectedError
 from annexe.record import EventKind, Events, Explain, MethodFigures, Outcome
 
-__all__ = ["Extension", "ExtensionCaller"]
+__all__ = ["Extension", "ExtensionCaller", "make_extension_class"]
 
 
 @final
@@ -51,28 +51,8 @@ class Extension:
     events: Events
     clock: Clock
 
-    def caller(self, method: MethodDefinition, new_request: Callable[[], Request]) -> Callable[..., Any]:
-        """Return the function that the application calls for one method."""
-        if method.stream_in is None and method.stream_out is None:
-
-            def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-                return self._call(method, new_request(), bind(method.params, args, kwargs, method=method.method))
-
-            return call
-
-        def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-            return self._stream(method, new_request(), bind(method.params, args, kwargs, method=method.method))
-
-        if method.stream_out is not None:
-            return stream
-
-        async def collect(*args: Any, **kwargs: Any) -> Any:
-            async with aclosing(stream(*args, **kwargs)) as items:
-                return [item async for item in items][-1]
-
-        return collect
-
-    async def _call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
+    async def call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
+        """Call a method without streams."""
         started = monotonic()
         try:
             connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
@@ -93,7 +73,8 @@ class Extension:
         self._note(request, method, started, Outcome.ANSWERED, None)
         return result
 
-    async def _stream(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+    async def stream(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+        """Call a method with a stream in or out; one without a stream out yields its result."""
         started = monotonic()
         try:
             connection = self.provider.connection or await self.provider.wait_ready(request.deadline, method=method.method)
@@ -184,18 +165,49 @@ async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
     stream.end()
 
 
-@final
 class ExtensionCaller:
-    """One plugin at an extension point, with the point's own methods.
+    """One plugin at an extension point; the classes that are made from it have the point's own methods.
+
+    Args:
+        new_request: Makes the request that a call belongs to.
 
     Attributes:
         plugin: Id of the plugin.
     """
 
-    def __init__(self, extension: Extension, new_request: Callable[[], Request]) -> None:
-        self.plugin = extension.provider.id
-        for method in extension.definition.methods.values():
-            setattr(self, method.name, extension.caller(method, new_request))
+    __slots__ = ("_new_request",)
+    plugin: ClassVar[str]
+
+    def __init__(self, new_request: Callable[[], Request]) -> None:
+        self._new_request = new_request
 
     def __repr__(self) -> str:
         return f"<extension of plugin {self.plugin!r}>"
+
+
+def make_extension_class(extension: Extension) -> type[ExtensionCaller]:
+    """Make the class whose instances call one plugin at an extension point: once per plugin, not per call."""
+    methods = {method.name: _method(extension, method) for method in extension.definition.methods.values()}
+    name = f"{extension.definition.name}-caller"
+    return type(name, (ExtensionCaller,), {"__slots__": (), "plugin": extension.provider.id, **methods})
+
+
+def _method(extension: Extension, method: MethodDefinition) -> Callable[..., Any]:
+    if method.stream_in is None and method.stream_out is None:
+
+        def call(self: ExtensionCaller, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return extension.call(method, self._new_request(), bind(method.params, args, kwargs, method=method.method))
+
+        return call
+
+    def stream(self: ExtensionCaller, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        return extension.stream(method, self._new_request(), bind(method.params, args, kwargs, method=method.method))
+
+    if method.stream_out is not None:
+        return stream
+
+    async def collect(self: ExtensionCaller, *args: Any, **kwargs: Any) -> Any:
+        async with aclosing(stream(self, *args, **kwargs)) as items:
+            return [item async for item in items][-1]
+
+    return collect

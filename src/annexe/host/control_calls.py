@@ -19,6 +19,7 @@ from typing import Any, final
 from annexe.clock import Clock
 from annexe.contract import ExtensionDefinition, HookKind, InvalidValueError, MethodDefinition, ParamDefinition, ValueType, bind
 from annexe.dispatch.dispatcher import Dispatcher
+from annexe.dispatch.extensions import make_extension_class
 from annexe.dispatch.outcomes import Responded
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
@@ -113,7 +114,7 @@ class NamedCalls:
         if extension is None:
             who = f"plugin {plugin!r} does not fill" if plugin is not None else "no plugin fills"
             raise PluginUnavailableError(f"{who} the extension point {point.name!r}", plugin=plugin, method=method.method)
-        called = extension.caller(method, lambda: request)(*_typed(method.params, args, kwargs, method.method))
+        called = getattr(make_extension_class(extension)(lambda: request), method.name)(*_typed(method.params, args, kwargs, method.method))
         if method.stream_out is not None:
             return await _collected(method.stream_out, called)
         return _plain(method.result, await called)
