@@ -18,12 +18,14 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from annexe import Policies, RestartPolicy, SyncHost
 from annexe.cli.new import new
 from annexe.cli.samples import sample_of
 from annexe.cli.schema import schema
 from annexe.errors import ContractError
 from annexe.manifest import load_manifest
 from annexe.testing import PluginRunner
+from annexe.testing.contracts import contracts_named
 from tests.process.test_testing import run_pytest
 
 CONTRACTS = """
@@ -336,6 +338,21 @@ def test_dev_shows_what_is_broken_with_file_and_line_and_goes_on_when_it_is_mend
         code.write_text(good_code)
         dev.until("is ready")
         assert dev.stop(signal.SIGTERM) == 0
+
+
+def test_dev_starts_a_plugin_that_failed_so_often_that_it_is_in_quarantine(here: Path) -> None:
+    invoke(new, "hello")
+    code = here / "hello" / "hello" / "plugin.py"
+    good = code.read_text()
+    code.write_text("raise RuntimeError('not yet')\n")
+    contracts = contracts_named(str(here / "hello" / "contracts.py"))
+    once = Policies(restart=RestartPolicy(max_failures=1))
+    with SyncHost(plugins=here / "hello", contracts=contracts, grants="manifest", state_dir=here / "kept", policies=once) as host:
+        assert host.plugin("hello").state == "quarantined"
+    code.write_text(good)
+    with running(here, "hello", "--state", "kept") as dev:
+        dev.until("is ready")
+        dev.stop()
 
 
 def test_dev_reads_the_contracts_again(here: Path) -> None:

@@ -98,7 +98,10 @@ class _Session:
         following = asyncio.create_task(_follow(host, manifest.id))
         try:
             async with host:
-                if _is_up(host.plugin(manifest.id)):
+                plugin = host.plugin(manifest.id)
+                if plugin.state is PluginState.QUARANTINED:
+                    await plugin.restart()  # who saved a file had a look at it
+                if _is_up(plugin):
                     await asyncio.Event().wait()
         except AnnexeError as error:
             _complain(error.message)
