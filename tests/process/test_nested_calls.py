@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from annexe import ExtensionPoint, Host
+from annexe import ExtensionPoint, HealthPolicy, Host, Policies
 from annexe.errors import CallError, PluginBusyError
 
 PLUGIN = """
@@ -39,6 +39,15 @@ concurrency = 1
 capabilities = ["relay"]
 [resources]
 call-timeout = "20s"
+"""
+
+
+# Ends the runner's own way of running what serves a waiting call.
+DEAF = """
+import gc
+from annexe_sdk.reader import Reader
+
+next(thing for thing in gc.get_objects() if isinstance(thing, Reader)).run = lambda call: None
 """
 
 
@@ -126,3 +135,43 @@ def test_two_chains_that_hold_each_others_last_slot_run_out_of_time_without_the_
     calls = {"left": "to_right", "right": "to_left"}
     answers = asyncio.run(_run(tmp_path, calls, 2, (Left, 1), (Right, 1), deadline_s=1.0))
     assert all(isinstance(answer, CallError) and not isinstance(answer, PluginBusyError) for answer in answers)
+
+
+def test_nested_calls_that_are_never_answered_are_bounded_and_end_in_a_restart(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins" / "left"
+    folder.mkdir(parents=True)
+    (folder / "plugin.toml").write_text(MANIFEST.format(point="left"))
+    (folder / "answers.py").write_text(PLUGIN.format(point="left", call="to_left") + DEAF)
+
+    class Flood(Relay):
+        async def to_left(self, depth: int) -> int:
+            assert self.host is not None
+            calls = [self.host.extension(Left).work(0) for _ in range(100)]
+            answers = await asyncio.gather(*(asyncio.wait_for(one, 0.3) for one in calls), return_exceptions=True)
+            refused.extend(answer for answer in answers if isinstance(answer, PluginBusyError))
+            return 0
+
+    refused: list[PluginBusyError] = []
+
+    async def scenario() -> None:
+        relay = Flood(0)
+        async with Host(
+            plugins=tmp_path / "plugins",
+            contracts=[Left],
+            capabilities=[relay],
+            grants="manifest",
+            state_dir=tmp_path / "state",
+            policies=Policies(health=HealthPolicy(stuck_after_s=0.5)),
+            control=False,
+        ) as host:
+            relay.host = host
+            asking = asyncio.create_task(host.extension(Left).work(1))
+            plugin = host.plugin("left")
+            async with asyncio.timeout(10):
+                while not any(change.state == "backing-off" for change in plugin.history):
+                    await asyncio.sleep(0.02)
+            await asyncio.gather(asking, return_exceptions=True)
+            assert len(refused) == 100 - 64
+            assert "stuck" in next(change.reason for change in plugin.history if change.state == "backing-off")
+
+    asyncio.run(scenario())

@@ -220,6 +220,9 @@ class Connection:
             raise self._busy(method, f"{self._transport.out_bytes} bytes wait to be written")
         slots = self._slots
         if call.nested:
+            if slots.nested >= self.limits.nested:
+                raise self._busy(method, f"{self.limits.nested} calls that serve its own are open")
+            slots.nested += 1
             self._send(call)
         elif meta.stream is not None:
             if slots.streams >= self.limits.streams:
@@ -303,11 +306,13 @@ class Connection:
         if innermost.inner_calls is None:
             innermost.inner_calls = []
         innermost.inner_calls.append(call)
+        if call.meta.stream is not None:
+            return  # streams have threads of their own
         for outer in reversed(chain):
             if outer.connection is self and outer.id in self.open_calls:
                 self._nest(call, outer)
                 return
-        if call.meta.stream is None and self._slots.taken >= self.limits.concurrency:
+        if self._slots.taken >= self.limits.concurrency:
             holder = find_waiting_holder(call)
             if holder is not None:
                 self._nest(call, holder)
@@ -335,6 +340,7 @@ class Connection:
             text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
             raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error
         self.last_id = call.id = ident
+        call.params = None  # a plugin that never answers shall not keep them
         self._write(body, not self.open_calls)
         self.open_calls[ident] = call
 
@@ -406,7 +412,7 @@ class Connection:
     def _is_stuck(self, now: float) -> bool:
         """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
         limit = now - self.limits.stuck_s
-        if self._slots.are_given_up(self.open_calls.values(), limit):
+        if self._slots.is_stuck(self.open_calls.values(), limit):
             return True
         if not self._transport.writing:
             self._full_since = None

@@ -31,17 +31,20 @@ class Slots:
         ahead: Calls that were sent and wait for a slot in the plugin, oldest first.
         given_up: Slot holders that were given up.
         streams: Streamed calls that are open.
+        nested: Calls that serve one of the plugin's own and are open.
     """
 
-    __slots__ = ("_concurrency", "ahead", "given_up", "most", "streams", "taken")
+    __slots__ = ("_concurrency", "_limits", "ahead", "given_up", "most", "nested", "streams", "taken")
 
     def __init__(self, limits: ChannelLimits) -> None:
+        self._limits = limits
         self._concurrency = limits.concurrency
         self.most = limits.concurrency + limits.sent_ahead
         self.taken = 0
         self.ahead: deque[HostCall] = deque()
         self.given_up = 0
         self.streams = 0
+        self.nested = 0
 
     def enter(self, call: HostCall, now: float) -> float:
         """Give a call that was counted its slot, or a place among those sent ahead; return how long it may take, in seconds."""
@@ -72,6 +75,7 @@ class Slots:
             self.streams -= 1
             return False
         if call.nested:
+            self.nested -= 1
             return False
         self.taken -= 1
         if not call.holds_slot:
@@ -85,3 +89,14 @@ class Slots:
         return self.given_up >= self._concurrency and self._concurrency <= sum(
             call.holds_slot and call.given_up_at is not None and call.given_up_at <= before for call in calls
         )
+
+    def is_stuck(self, calls: Iterable[HostCall], before: float) -> bool:
+        """Say whether the plugin has room for one kind of call no more: all that there may be were given up before that time."""
+        plain = streams = nested = 0
+        for call in calls:
+            if call.given_up_at is not None and call.given_up_at <= before:
+                plain += call.holds_slot
+                streams += call.meta.stream is not None
+                nested += call.nested
+        limits = self._limits
+        return plain >= limits.concurrency or streams >= limits.streams or nested >= limits.nested

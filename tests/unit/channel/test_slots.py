@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from annexe.channel import ChannelLimits, HostCall, RequestMeta
 from annexe.channel.slots import Slots
 
@@ -95,3 +97,16 @@ def test_a_call_given_up_while_it_waited_counts_from_its_slot() -> None:
 def test_records_of_calls_compare_by_identity() -> None:
     one: Any = call()
     assert one != call()
+
+
+@pytest.mark.parametrize("kind", [{}, {"stream": "out"}, {"nested": True}], ids=["plain", "stream", "nested"])
+def test_a_plugin_is_stuck_when_all_there_may_be_of_one_kind_were_given_up(kind: dict[str, Any]) -> None:
+    slots = Slots(ChannelLimits(concurrency=2, streams=2, nested=2))
+    calls = [call(**kind), call(**kind)]
+    for made in calls:
+        entered(slots, made)
+    slots.give_up(calls[0], 1.0)
+    assert not slots.is_stuck(calls, 5.0)
+    slots.give_up(calls[1], 4.0)
+    assert not slots.is_stuck(calls, 3.0)
+    assert slots.is_stuck(calls, 4.0)

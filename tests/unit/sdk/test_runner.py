@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from annexe_sdk import CallCancelled, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
-from annexe_sdk.wire import CREDIT, ITEM, REQUEST, RESPONSE
+from annexe_sdk.frames import pack_frame
+from annexe_sdk.wire import CANCEL, CREDIT, ITEM, REQUEST, RESPONSE
 from tests.unit.sdk.host_end import HostEnd, served
 
 HELLO = {"protocols": [1], "codecs": ["msgpack", "json"], "limits": {"max_frame_bytes": 100_000, "concurrency": 1, "streams": 8}}
@@ -636,3 +638,23 @@ def test_two_ends_are_apart() -> None:
     with served(shout()) as one, served(shout()) as other:
         assert isinstance(one, HostEnd)
         assert one.result("hook.chat.on_text", ["a"]) == other.result("hook.chat.on_text", ["a"]) == "A"
+
+
+def test_an_async_stream_cancelled_before_its_first_step_is_answered() -> None:
+    plugin = Plugin()
+
+    @plugin.stream_filter("chat.on_words")
+    async def on_words(words: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for word in words:
+            yield word
+
+    with served(plugin, codecs=("json",)) as host:
+        # The request and an item fill one read of the SDK's to the last byte, so that it reads on and finds the cancel before it goes back
+        # to the event loop.
+        ident = host._last_id = host._last_id + 2
+        request = pack_frame(json.dumps([REQUEST, ident, "hook.chat.on_words", [], {"stream": "both"}]).encode())
+        empty = pack_frame(json.dumps([ITEM, ident, "", {}]).encode())
+        item = pack_frame(json.dumps([ITEM, ident, "x" * (65536 - len(request) - len(empty)), {}]).encode())
+        assert len(request) + len(item) == 65536
+        host.sock.sendall(request + item + pack_frame(json.dumps([CANCEL, ident]).encode()))
+        assert host.answered(ident)[2]["code"] == "cancelled"

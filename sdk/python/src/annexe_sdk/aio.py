@@ -142,7 +142,7 @@ class EventLoop:
             return
         self._running += counted
         if handler.is_async:
-            self._spawn(call, self._answer(call, handler, counted=counted))
+            self._spawn(call, self._answer(call, handler, counted=counted), counted=counted)
         else:
             start_new_thread(self._run_on_thread, (call, counted))
 
@@ -150,11 +150,19 @@ class EventLoop:
         """Start a call that serves a waiting one: it takes no slot."""
         self._start(call, counted=False)
 
-    def _spawn(self, call: Call, work: Any) -> None:
+    def _spawn(self, call: Call, work: Any, *, counted: bool) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         call.on_cancel = partial(_cancel, task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, call, counted))
+
+    def _ended(self, call: Call, counted: bool, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if call.id in self._runner.session.calls:
+            # Cancelled before its first step: nothing of it ran, so nothing of it answered.
+            self._reply(call, self._runner.session.error(call.id, "cancelled", "cancelled before it was started"))
+            if counted:
+                self._finished()
 
     def _run_on_thread(self, call: Call, counted: bool) -> None:
         try:
@@ -230,7 +238,7 @@ class EventLoop:
             start_new_thread(self._runner.run_stream, (call,))
             return
         call.started = True
-        self._spawn(call, self._stream(call, handler))
+        self._spawn(call, self._stream(call, handler), counted=False)
 
     async def _stream(self, call: Call, handler: Handler) -> None:
         ctx = AsyncContext(self._runner, call, self)

@@ -234,9 +234,10 @@ class Session:
         call = Call(ident, method, params, meta, self._now)
         self.calls[ident] = call
         parent = self.calls.get(meta["parent"]) if "parent" in meta else None
-        if parent is not None and parent.wait is not None:
-            parent.wait.nested.append(call)
-            parent.wait.wake()
+        wait = parent.wait if parent is not None else None
+        if wait is not None and not wait.done:
+            wait.nested.append(call)
+            wait.wake()
         elif call.stream is not None:
             self.streams.append(call)
         else:
@@ -273,7 +274,9 @@ class Session:
     def _abandon(self, call: Call) -> None:
         call.cancelled = True
         if not call.started:
-            for queue in (self.ready, self.streams):
+            parent = self.calls.get(call.meta.get("parent", 0))
+            nested = (parent.wait.nested,) if parent is not None and parent.wait is not None else ()
+            for queue in (self.ready, self.streams, *nested):
                 try:
                     queue.remove(call)
                 except ValueError:
