@@ -3,9 +3,9 @@
 Layers, in this order; every one runs, whatever became of those before it, and any failure makes the exit code 1:
 
 1. the checks that run nothing of ours (``--lint-only`` ends here), two at a time;
-2. branch coverage, by the unit tests, of every module whose docstring says it is pure: all of it;
+2. the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it;
 3. the tests marked ``both_users``, as ``nobody``, when started as root;
-4. all tests, as whoever started this; with ``--slow`` also the long ones.
+4. all other tests, as whoever started this; with ``--slow`` also the long ones.
 
 The last lines name each layer with its outcome, and why a layer was left out. pytest itself says why single tests were.
 """
