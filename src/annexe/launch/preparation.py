@@ -75,7 +75,9 @@ class Preparation:
         self._runtimes = RuntimeFolders(cache / "runtime")
         self._copies = PluginCopies(cache / "plugins")
         self._bytecode = Bytecode(cache / "bytecode")
-        self._building = threading.Lock()  # ten plugins that start at once must not build the same runtime folder ten times
+        # Ten plugins that start at once must not build the same runtime folder ten times. Never held while files of a plugin are read.
+        self._building = threading.Lock()
+        self._compiling: dict[str, threading.Lock] = {}  # for each plugin: a slow one keeps no other waiting
 
     def prepare(self, request: LaunchRequest) -> Prepared:
         """Get everything ready.
@@ -93,10 +95,10 @@ class Preparation:
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             folder, notes = self._readable(request, uid, entry)
             is_python = request.kind == "python"
+            python = self._pythons.find(
+                plugin=request.plugin, folder=folder if is_python else None, requires_python=request.requires_python, uid=uid
+            )
             with self._building:
-                python = self._pythons.find(
-                    plugin=request.plugin, folder=folder if is_python else None, requires_python=request.requires_python, uid=uid
-                )
                 runtime = self._runtimes.for_interpreter(python.interpreter)
             if is_python:
                 folder, notes = self._compiled(request, folder, python, notes)
@@ -136,7 +138,7 @@ class Preparation:
 
     def _compiled(self, request: LaunchRequest, folder: Path, python: PythonChoice, notes: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
         """Return where the plugin's code is with byte code that the host answers for."""
-        with self._building:  # two instances of one plugin must not compile it at the same time
+        with self._compiling.setdefault(request.plugin, threading.Lock()):  # its instances must not compile it at the same time
             if self._bytecode.ensure(folder, python.interpreter, is_copy=folder != request.folder):
                 return folder, notes
             copy, note = self._copy(request, f"{folder} cannot be written to, so that byte code in it could be forged")

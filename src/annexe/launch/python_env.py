@@ -1,24 +1,31 @@
 """Which Python runs a Python plugin.
 
-In order: what the plugin's own ``.venv`` is based on; the host's interpreter; the system's. Always the real path, never a shim (a shell
-script costs ten times a bare start). Whether a candidate can be run by the plugin's user is found out by running it as that user: no
+In order: the host's interpreter; those the operator names; the system's. Always the real path, never a shim (a shell script costs ten
+times a bare start). Of a plugin's own ``.venv`` only the packages are used, and the minor version that they were installed for. Whether
+a candidate can be run by the plugin's user is found out by running it as that user: no
 reading of permission bits knows of access lists, ``noexec`` or a library that is out of reach. Blocking.
 
 Invariants:
 
 * A fallback is never silent: it is in ``PythonChoice.notes`` and so in the receipt.
+* No program that a plugin names is ever run: the interpreter starts with the host's rights, and without limits, before the stub drops them.
+* An interpreter of the system is used only if nobody but root, or the host's own user, could have put it there.
 * A ``.venv`` is used only with an interpreter of its own minor version.
+* Nothing in a ``.venv`` can make the host wait: only regular files are read, so much of them and no more.
 
 Source: the page on plugin.toml; docs/adr/0035-which-python.md.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import final
 
@@ -26,12 +33,16 @@ from packaging.specifiers import SpecifierSet
 
 from annexe.errors import LaunchError
 from annexe.launch.folders import unreachable_at
+from annexe.manifest.files import open_file
 
 __all__ = ["SYSTEM_PYTHONS", "Interpreter", "PythonChoice", "PythonFinder"]
 
 SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(15, 10, -1)))
 _OLDEST = (3, 11)
 _PROBE_TIMEOUT_S = 10.0
+_OTHERS_WRITE = 0o022
+_MAX_PTH_FILES = 256
+_MAX_PTH_BYTES = 64 * 1024
 _PROBE = (
     "import sys, _imp, posix, marshal, resource, _ctypes\n"
     "print(*sys.version_info[:3], sys.implementation.cache_tag, _imp.extension_suffixes()[0], sep='\\n')"
@@ -78,13 +89,15 @@ class PythonFinder:
 
     Args:
         host: The host's own interpreter.
-        system: Where to look when neither the plugin's nor the host's can be used.
+        given: Others that the operator answers for.
+        system: Where to look when none of these can be used; what somebody else could have put there is not run.
     """
 
-    def __init__(self, *, host: Path | None = None, system: Sequence[str] = SYSTEM_PYTHONS) -> None:
-        self._host = host or Path(sys.executable)
+    def __init__(self, *, host: Path | None = None, given: Sequence[Path] = (), system: Sequence[str] = SYSTEM_PYTHONS) -> None:
+        self._trusted = (host or Path(sys.executable), *given)
         self._system = tuple(Path(path) for path in system)
         self._known: dict[tuple[Path, bool], Interpreter | str] = {}
+        self._asking = threading.Lock()  # ten plugins that start at once ask each interpreter once
 
     def find(self, *, plugin: str, folder: Path | None, requires_python: str, uid: int | None) -> PythonChoice:
         """Return the Python for a plugin.
@@ -101,8 +114,8 @@ class PythonFinder:
         venv = folder / ".venv" if folder is not None and (folder / ".venv" / "pyvenv.cfg").is_file() else None
         packages, minor = _venv_packages(venv) if venv is not None else ((), None)
         tried: list[str] = []
-        for candidate in self._candidates(venv):
-            found = self._probe(candidate, uid)
+        for candidate, is_trusted in self._candidates():
+            found = self._probe(candidate, uid, is_trusted=is_trusted)
             reason = found if isinstance(found, str) else _misfit(found, requires_python, minor)
             if not isinstance(found, str) and reason is None:
                 notes = (f"{found.path} is used, since: {'; '.join(tried)}",) if tried else ()
@@ -113,28 +126,43 @@ class PythonFinder:
         wanted = requires_python or f">={_OLDEST[0]}.{_OLDEST[1]}"
         raise LaunchError(
             f"no Python {wanted} that plugin {plugin!r} could run with:\n  " + "\n  ".join(tried) + "\n"
-            "Install one for all users (`apt install python3`), or let others pass the folders on the way to one of these (chmod o+x).",
+            "Install one for all users (`apt install python3`), let others pass the folders on the way to one of these (chmod o+x), or "
+            "make the plugin's .venv anew with one of these; the interpreter that a .venv names is never run.",
             plugin=plugin,
             tried=tried,
         )
 
-    def _candidates(self, venv: Path | None) -> Iterator[Path]:
-        if venv is not None:
-            yield _venv_base(venv)
-        yield from dict.fromkeys(path.resolve() for path in (self._host, *self._system) if path.exists())
+    def _candidates(self) -> Iterator[tuple[Path, bool]]:
+        """Yield real paths, and whether the host or its operator answers for each."""
+        trusted = dict.fromkeys(path.resolve() for path in self._trusted if path.exists())
+        yield from ((path, True) for path in trusted)
+        system = dict.fromkeys(path.resolve() for path in self._system if path.exists())
+        yield from ((path, False) for path in system if path not in trusted)
 
-    def _probe(self, path: Path, uid: int | None) -> Interpreter | str:
+    def _probe(self, path: Path, uid: int | None, *, is_trusted: bool) -> Interpreter | str:
+        if not is_trusted and (at := _replaceable_at(path)) is not None:
+            return f"others than root could have put it there (see owner and mode of {at})"
         # Permissions are the same for all plugin users: none of them owns or belongs to anything.
         key = (path, uid is not None)
-        if key not in self._known:
-            self._known[key] = _ask(path, uid)
-        return self._known[key]
+        with self._asking:
+            if key not in self._known:
+                self._known[key] = _ask(path, uid)
+            return self._known[key]
+
+
+def _replaceable_at(path: Path) -> Path | None:
+    """Return what makes a real path one that somebody other than root and the host's own user can change; None if nothing does."""
+    for part in (path, *path.parents):
+        found = part.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & _OTHERS_WRITE:
+            return part
+    return None
 
 
 def _ask(path: Path, uid: int | None) -> Interpreter | str:
     """Return what an interpreter says of itself; a reason if it cannot be run."""
     try:
-        answer = subprocess.run(  # noqa: S603 - a candidate of the host, not the plugin's choice alone: it runs as the plugin's user
+        answer = subprocess.run(  # noqa: S603 - the host's, the operator's or the system's own, never one of a plugin's choice
             [str(path), "-I", "-S", "-c", _PROBE], user=uid, group=uid, extra_groups=None if uid is None else [], cwd="/", env={},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True,
         ).stdout.split("\n")  # fmt: skip
@@ -161,24 +189,26 @@ def _misfit(found: Interpreter, requires_python: str, minor: tuple[int, int] | N
     return None
 
 
-def _venv_base(venv: Path) -> Path:
-    """Return the interpreter a virtual environment was made from."""
-    real = (venv / "bin" / "python").resolve()
-    if not real.is_relative_to(venv.resolve()):
-        return real
-    # Made with copies: only its settings say where the original is.
-    found = re.search(r"^home\s*=\s*(.+)$", (venv / "pyvenv.cfg").read_text(), re.MULTILINE)
-    return (Path(found.group(1).strip()) / "python3").resolve() if found else real
-
-
 def _venv_packages(venv: Path) -> tuple[tuple[Path, ...], tuple[int, int] | None]:
-    """Return the folders of packages of a virtual environment, and its minor version.
+    """Return the folders of packages of a virtual environment, and the minor version they were installed for.
 
     Plain lines of ``.pth`` files count, so that packages under development are found; lines with code in them are never run.
     """
     for packages in sorted(venv.glob("lib/python3.*/site-packages")):
-        minor = int(packages.parent.name.removeprefix("python3.").removesuffix("t"))  # "t": free-threaded
-        lines = [line.strip() for path in sorted(packages.glob("*.pth")) for line in path.read_text().splitlines()]
-        extra = [packages / line for line in lines if line and not line.startswith(("#", "import ", "import\t"))]
-        return (packages, *(path for path in extra if path.is_dir())), (3, minor)
+        minor = re.fullmatch(r"python3\.([0-9]{1,3})t?", packages.parent.name)  # "t": free-threaded
+        if minor is not None:
+            found = islice(packages.glob("*.pth"), _MAX_PTH_FILES)
+            extra = (packages / line for path in sorted(found) for line in _pth_lines(path))
+            return (packages, *(path for path in extra if os.path.isdir(path))), (3, int(minor[1]))  # noqa: PTH112 - unlike Path's, never raises
     return (), None
+
+
+def _pth_lines(path: Path) -> list[str]:
+    """Return the plain lines of a ``.pth`` file; none if it is anything but a small text file."""
+    try:
+        with open_file(path) as file:
+            text = file.read(_MAX_PTH_BYTES).decode()
+    except (OSError, ValueError):
+        return []
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "import ", "import\t"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -39,22 +40,60 @@ def test_plugin_without_environment_gets_the_hosts_real_interpreter(folder: Path
     assert (choice.packages, choice.notes) == ((), ())
 
 
-def test_plugin_with_environment_gets_what_that_was_made_from_and_its_packages(folder: Path) -> None:
+def test_plugin_with_environment_gets_its_packages_and_an_interpreter_of_the_hosts(folder: Path) -> None:
     packages = make_venv(folder)
-    finder = PythonFinder(host=Path("/nonexistent/python"), system=[])
-    choice = finder.find(plugin="p", folder=folder, requires_python=">=3.11", uid=None)
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python=">=3.11", uid=None)
     assert choice.interpreter.path == HERE
     assert choice.packages == (packages,)
     assert choice.notes == ()
 
 
-def test_environment_made_with_copies_is_traced_to_its_original(folder: Path) -> None:
-    make_venv(folder)
-    (folder / ".venv" / "bin" / "python").unlink()
-    (folder / ".venv" / "bin" / "python").touch()
-    (folder / ".venv" / "pyvenv.cfg").write_text(f"include = x\nhome = {HERE.parent}\n")
-    finder = PythonFinder(host=Path("/nonexistent/python"), system=[])
-    assert finder.find(plugin="p", folder=folder, requires_python="", uid=None).interpreter.path == HERE
+def spy(folder: Path) -> tuple[Path, Path]:
+    """Return a program that works as a Python and leaves a mark when it is run, and the mark."""
+    program, mark = folder / "spy", folder / "spied"
+    program.write_text(f'#!/bin/sh\n: > {mark}\nexec {HERE} "$@"\n')
+    program.chmod(0o755)
+    return program, mark
+
+
+def test_interpreter_that_an_environment_names_is_never_run(folder: Path) -> None:
+    program, mark = spy(folder)
+    make_venv(folder, python=program)
+    (folder / "python3").symlink_to(program)  # in the folder that pyvenv.cfg names as home
+    assert PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None).interpreter.path == HERE
+    with pytest.raises(LaunchError):
+        PythonFinder(host=Path("/nonexistent/python"), system=[]).find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("of_others", ["file", "folder"])
+def test_interpreter_of_the_system_that_others_could_replace_is_never_run(folder: Path, of_others: str) -> None:
+    program, mark = spy(folder)
+    at = program if of_others == "file" else folder
+    at.chmod(0o777)
+    finder = PythonFinder(host=Path("/nonexistent/python"), system=[str(program)])
+    with pytest.raises(LaunchError) as caught:
+        finder.find(plugin="p", folder=None, requires_python="", uid=None)
+    assert caught.value.data["tried"] == [f"{program}: others than root could have put it there (see owner and mode of {at})"]
+    assert not mark.exists()
+
+
+def test_interpreter_that_the_operator_names_is_used(folder: Path) -> None:
+    program, mark = spy(folder)
+    finder = PythonFinder(host=Path("/nonexistent/python"), given=[program], system=[])
+    assert finder.find(plugin="p", folder=None, requires_python="", uid=None).interpreter.path == program
+    assert mark.exists()
+
+
+def test_what_is_no_small_text_file_among_pth_files_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    packages = make_venv(folder)
+    os.mkfifo(packages / "a.pth")
+    (packages / "b.pth").write_bytes(b"\xff\n")
+    (packages / "c.pth").mkdir()
+    (packages / "d.pth").write_text(f"{'x' * 5000}\n{tmp_path}\n")
+    (packages.parent.parent / "python3.1x" / "site-packages").mkdir(parents=True)
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.packages == (packages, tmp_path)
 
 
 def test_packages_under_development_are_found_and_no_code_of_a_pth_file_runs(folder: Path, tmp_path: Path) -> None:
@@ -83,7 +122,7 @@ def test_fallback_is_noted_with_the_reason(folder: Path, tmp_path: Path) -> None
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
     broken.chmod(0o755)
-    choice = PythonFinder(host=broken, system=[str(HERE)]).find(plugin="p", folder=folder, requires_python="", uid=None)
+    choice = PythonFinder(host=broken, given=[HERE], system=[]).find(plugin="p", folder=folder, requires_python="", uid=None)
     assert choice.interpreter.path == HERE
     assert choice.notes == (f"{HERE} is used, since: {broken}: it does not start (broken)",)
 
