@@ -8,7 +8,9 @@ Invariants:
 
 * After ``ensure`` has returned True, ``__pycache__`` holds only what was compiled from the sources beside it. A stamp in the host's own
   cache remembers inodes and change times, which cannot be set back, of all of them.
-* Nothing of the plugin is executed; its sources are only compiled, by the plugin's own interpreter, in a process of its own.
+* Nothing of the plugin is executed; its sources are only compiled, in a process of its own by the interpreter that will run them.
+* That process has limits of memory, processor time and file size: a source that goes beyond them, or that does not compile, is left as it
+  is, and costs the plugin's own start, not the host.
 * A root host never writes into a folder of another user with root's rights: that folder may be full of symbolic links.
 
 Source: docs/adr/0036-runtime-folder-and-copies.md; ADR-0016.
@@ -28,11 +30,30 @@ from annexe.launch.python_env import Interpreter
 
 __all__ = ["Bytecode"]
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 30.0
+_CPU_S = 20
+_MEMORY_BYTES = 512 * 1024 * 1024
+_SOURCE_BYTES = 2 * 1024 * 1024
+_WRITTEN_BYTES = 64 * 1024 * 1024
+_CLEAN = b"clean\n"
 _ENVIRONMENT = ".venv"  # left to its installer, and to its own account
+# All caches are removed before anything is compiled, and that is told: what ends the compiler later leaves no forged byte code behind.
 _COMPILE = """
-import os, py_compile, shutil, sys
-top, skipped = sys.argv[1:]
+import errno, os, py_compile, resource, shutil, stat, sys
+top, skipped = sys.argv[1:3]
+cpu, memory, source, written = map(int, sys.argv[3:])
+for name, limit in (
+    ("CPU", cpu), ("AS", memory), ("DATA", memory), ("FSIZE", written), ("CORE", 0), ("NPROC", 0)
+):
+    kind = getattr(resource, "RLIMIT_" + name)
+    hard = resource.getrlimit(kind)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(hard, limit)
+    try:
+        resource.setrlimit(kind, (limit, limit))
+    except (OSError, ValueError):
+        if sys.platform == "linux":  # macOS takes no limit of memory
+            raise
+paths = []
 for parent, folders, files in os.walk(top):
     cache = os.path.join(parent, "__pycache__")
     if os.path.islink(cache):
@@ -40,12 +61,18 @@ for parent, folders, files in os.walk(top):
     elif os.path.isdir(cache):
         shutil.rmtree(cache)
     folders[:] = [name for name in folders if name not in ("__pycache__", skipped)]
-    for name in files:
-        if name.endswith(".py"):
-            try:
-                py_compile.compile(os.path.join(parent, name), doraise=True)
-            except (py_compile.PyCompileError, ValueError):
-                pass  # shows itself when it is imported
+    paths += [os.path.join(parent, name) for name in files if name.endswith(".py")]
+os.write(1, b"clean\\n")
+for path in paths:
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= source:
+            py_compile.compile(path, doraise=True)
+    except (py_compile.PyCompileError, ValueError, MemoryError, RecursionError, FileNotFoundError):
+        pass  # shows itself when it is imported
+    except OSError as error:
+        if error.errno not in (errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG):
+            raise
 """
 
 
@@ -88,15 +115,19 @@ class Bytecode:
 def _compile(folder: Path, interpreter: Interpreter, *, skipped: str) -> bool:
     found = folder.stat()
     as_owner = found.st_uid if os.geteuid() == 0 and found.st_uid != 0 else None
-    command = [str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped]
+    limits = map(str, (_CPU_S, _MEMORY_BYTES, _SOURCE_BYTES, _WRITTEN_BYTES))
+    command = [str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped, *limits]
     try:
-        subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
+        done = subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, user=as_owner, group=found.st_gid if as_owner else None, extra_groups=[] if as_owner else None, umask=0o022, cwd="/",
-            env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=True,
+            env={}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False,
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+    except subprocess.TimeoutExpired as error:
+        return error.stdout == _CLEAN
+    except OSError:
         return False
-    return True
+    # Ended by a signal: at a limit, or by a fault of the compiler.
+    return done.returncode == 0 or (done.returncode < 0 and done.stdout == _CLEAN)
 
 
 def _signature(folder: Path) -> str:

@@ -126,6 +126,40 @@ def test_ensure_runs_nothing_of_the_plugin(bytecode: Bytecode, folder: Path) -> 
     assert not (folder / "ran").exists()
 
 
+BOMBS = {
+    "memory": f"x = [{'[],' * 600_000}]\n",
+    "too big": "#" * (2 * 1024 * 1024 + 1),
+    "nested": "(" * 5000 + ")" * 5000,
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+def test_source_beyond_the_limits_is_left_uncompiled_and_spoils_no_other(bytecode: Bytecode, folder: Path, text: str) -> None:
+    (folder / "bomb.py").write_text(text)
+    assert bytecode.ensure(folder, HERE)
+    assert compiled(folder) == {f"pkg/__pycache__/{name}.{TAG}.pyc" for name in ("__init__", "mod")}
+
+
+def test_pipe_among_the_sources_makes_nobody_wait(bytecode: Bytecode, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.py")
+    (folder / "loop.py").symlink_to("loop.py")
+    assert bytecode.ensure(folder, HERE)
+    assert compiled(folder) == {f"pkg/__pycache__/{name}.{TAG}.pyc" for name in ("__init__", "mod")}
+
+
+@pytest.mark.parametrize("limit", ["_CPU_S", "_TIMEOUT_S"])
+def test_compiler_that_takes_too_long_is_ended_and_no_forged_bytecode_is_left(
+    bytecode: Bytecode, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(f"annexe.launch.bytecode.{limit}", 1)
+    forge(folder, "x = 'forged'")
+    for number in range(40):
+        (folder / f"slow{number}.py").write_text("x = 1 + 1\n" * 60_000)
+    assert bytecode.ensure(folder, HERE)
+    assert sum(path.name.startswith("slow") for path in folder.rglob("*.pyc")) < 40
+    assert value_of_x(folder) == "1\n"
+
+
 def test_environment_is_compiled_in_copies_only(bytecode: Bytecode, folder: Path) -> None:
     package = folder / ".venv" / "lib"
     package.mkdir(parents=True)
