@@ -19,6 +19,8 @@ __all__ = ["KvCache"]
 _ENTRY_OVERHEAD_BYTES = 256
 # One entry may have this part of the cache at most, so that one large value does not push out all the small ones.
 _LARGEST_PART = 8
+# What is read from here is decoded on the event loop; a larger value is read by the thread.
+_LARGEST_VALUE_BYTES = 16 * 1024
 
 _MISS = (False, None)
 _ABSENT = (True, None)
@@ -41,6 +43,11 @@ class KvCache:
 
     def get(self, key: str, *, now_s: float) -> tuple[bool, Any]:
         """Return (True, the value) if it is known, where ``None`` is for "not there"; (False, None) if it is not known."""
+        known, kept = self.find(key, now_s=now_s)
+        return known, None if kept is None else decode_value(kept)
+
+    def find(self, key: str, *, now_s: float) -> tuple[bool, bytes | None]:
+        """Return what ``get`` does, with the value as it is kept."""
         entry = self._entries.get(key)
         if entry is None:
             return _MISS
@@ -48,11 +55,13 @@ class KvCache:
         value, expires_at, _ = entry
         if value is None or (expires_at is not None and expires_at <= now_s):
             return _ABSENT
-        return True, decode_value(value)
+        return True, value
 
     def put(self, key: str, value: bytes | None, expires_at: float | None) -> None:
         """Remember what is committed under a key; ``None``: that nothing is."""
         self.drop(key)
+        if value is not None and len(value) > _LARGEST_VALUE_BYTES:
+            return
         cost = len(key) * 4 + (0 if value is None else len(value)) + _ENTRY_OVERHEAD_BYTES
         if cost * _LARGEST_PART <= self._limit_bytes:
             self._entries[key] = (value, expires_at, cost)

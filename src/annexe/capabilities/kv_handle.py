@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, final
 
 from annexe.capabilities import kv_params
 from annexe.capabilities.kv_cache import KvCache
-from annexe.capabilities.kv_limits import KvLimits, weight_of
+from annexe.capabilities.kv_limits import KvLimits, read_weight_of, weight_of
 from annexe.capabilities.kv_params import read_params
 from annexe.capabilities.kv_worker import KvWork
 from annexe.capabilities.token_bucket import TokenBucket
@@ -115,9 +115,13 @@ class KvHandle:
     def _get(self, params: Any) -> Any:
         # A key that the cache knows was checked when it came there.
         if type(params) is dict and len(params) == 1 and type(key := params.get("key")) is str:
-            known, value = self.cache.get(key, now_s=self._clock.now())
+            known, kept = self.cache.find(key, now_s=self._clock.now())
             if known:
-                return value
+                if kept is None:
+                    return None
+                if (weight := read_weight_of(len(kept))) > 0:
+                    self._take(weight)
+                return decode_value(kept)
         key = read_params(params, kv_params.OneKey, method="kv.get").key
 
         def work(transaction: KvTransaction) -> tuple[Any, KvEntry | None]:
@@ -126,6 +130,8 @@ class KvHandle:
 
         def settle(result: tuple[Any, KvEntry | None]) -> Any:
             value, entry = result
+            if entry is not None:
+                self._bucket.charge(read_weight_of(len(entry.value)))
             self.cache.put(key, *(entry or (None, None)))
             return value
 
@@ -197,6 +203,10 @@ class KvHandle:
         return transaction.space(self.plugin, quota_bytes=self.quota_bytes)
 
     def _submit(self, work: KvWork, *, settle: Settle, weight: int = 1) -> Future[Any]:
+        self._take(weight)
+        return self._submit_work(self.plugin, work, settle=settle, cache=self.cache, weight=weight)
+
+    def _take(self, weight: int) -> None:
         wait_s = self._bucket.take(weight, now_s=self._clock.monotonic())
         if wait_s > 0.0:
             raise RateLimitedError(
@@ -204,4 +214,3 @@ class KvHandle:
                 plugin=self.plugin,
                 retry_after_s=wait_s,
             )
-        return self._submit_work(self.plugin, work, settle=settle, cache=self.cache, weight=weight)

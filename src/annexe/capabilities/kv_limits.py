@@ -1,7 +1,8 @@
 """Bounds on what plugins can make the key-value service do.
 
 Pure. The unit of work is the *weight* of a request: 1, and 1 more for every 16 KiB it carries and every 50 keys it asks for, so that
-one large value or long list takes the place of many small requests in every bound.
+one large value or long list takes the place of many small requests in every bound. To read a value costs its size in the rate besides,
+even out of the cache, for it is decoded and encoded again.
 
 Source: ADR-0022.
 """
@@ -11,15 +12,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["KvLimits", "weight_of"]
+__all__ = ["KvLimits", "read_weight_of", "weight_of"]
 
 _BYTES_OF_WEIGHT = 16 * 1024
 _KEYS_OF_WEIGHT = 50
+_FREE_BYTES = 4 * 1024
+_READ_BYTES_OF_WEIGHT = 1024
 
 
 def weight_of(*, size_bytes: int = 0, keys: int = 0) -> int:
     """Return the weight of a request that carries so many bytes, or asks for so many keys."""
     return 1 + size_bytes // _BYTES_OF_WEIGHT + keys // _KEYS_OF_WEIGHT
+
+
+def read_weight_of(size_bytes: int) -> int:
+    """Return what it costs of the rate to turn so many bytes of a plugin's own choice into values: nothing up to 4 KiB, then 1 per KiB."""
+    return 0 if size_bytes <= _FREE_BYTES else size_bytes // _READ_BYTES_OF_WEIGHT
 
 
 @final
@@ -28,7 +36,7 @@ class KvLimits:
     """The bounds; the defaults are for a host on a small machine.
 
     Attributes:
-        rate_per_s: Weight of requests one plugin may make each second, cached reads apart.
+        rate_per_s: Weight of requests one plugin may make each second, cached reads of up to 4 KiB apart.
         burst: Weight it may make at once after a pause.
         lane_weight: Weight that may wait for the thread, for each plugin.
         batch_weight: Weight of one transaction.

@@ -40,3 +40,7 @@ class TokenBucket:
             self._tokens -= tokens
             return 0.0
         return (tokens - self._tokens) / self._rate_per_s
+
+    def charge(self, tokens: float) -> None:
+        """Take tokens, whether they are there or not: for a cost that is known only once the thing is done."""
+        self._tokens -= tokens

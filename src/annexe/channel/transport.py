@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import final
 
 from annexe.errors import RemoteProtocolError
@@ -22,6 +23,9 @@ __all__ = ["Transport"]
 
 _READ_BYTES = 64 * 1024
 _FRAMES_PER_TURN = 256
+# Some frames cost much more than others, so a turn is over after a time as well; the clock is read once in so many frames.
+_TURN_S = 0.003
+_FRAMES_PER_LOOK = 16
 _MAX_WRITE_BYTES = 1024 * 1024
 
 
@@ -45,6 +49,7 @@ class Transport:
         "_on_frame",
         "_on_lost",
         "_out",
+        "_paused",
         "_recv",
         "_send",
         "_sock",
@@ -70,6 +75,7 @@ class Transport:
         self._on_lost = on_lost
         self._buffer = FrameBuffer(limit_bytes)
         self._frames: deque[bytes] = deque()
+        self._paused = False  # nothing is read until what was read is worked off
         self._out: deque[bytes | memoryview] = deque()
         self.out_bytes = 0
         self.writing = False  # the socket is full; the loop tells when it is not
@@ -131,7 +137,7 @@ class Transport:
             return
         try:
             frames = self._buffer.feed(chunk)
-            if len(frames) <= _FRAMES_PER_TURN:
+            if len(frames) <= _FRAMES_PER_LOOK and not self._frames:
                 for frame in frames:
                     self._on_frame(frame)
                 return
@@ -142,25 +148,31 @@ class Transport:
             self._lose(error)
             return
         self._frames.extend(frames)
-        self._loop.remove_reader(self._sock.fileno())
         self._work_off()
 
     def _work_off(self) -> None:
         """Handle a quota of what was read, and come back in the next turn for the rest."""
         frames = self._frames
+        ends_at = monotonic() + _TURN_S
         try:
-            for _ in range(min(_FRAMES_PER_TURN, len(frames))):
+            for count in range(1, min(_FRAMES_PER_TURN, len(frames)) + 1):
                 if self._closed:
                     return
                 self._on_frame(frames.popleft())
+                if count % _FRAMES_PER_LOOK == 0 and monotonic() >= ends_at:
+                    break
         except RemoteProtocolError as error:
             self._lose(error)
             return
         if self._closed:
             return
         if frames:
+            if not self._paused:
+                self._paused = True
+                self._loop.remove_reader(self._sock.fileno())
             self._loop.call_soon(self._work_off)
-        else:
+        elif self._paused:
+            self._paused = False
             self._loop.add_reader(self._sock.fileno(), self._on_readable)
 
     def _lose(self, error: RemoteProtocolError | None) -> None:

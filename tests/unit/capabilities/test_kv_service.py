@@ -293,6 +293,33 @@ def test_plugin_asking_too_often_is_told_when_to_try_again(path: Path) -> None:
     run(path, scenario, limits=KvLimits(rate_per_s=4, burst=3))
 
 
+def test_get_of_a_hot_key_with_a_large_value_costs_its_size(path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.call("set", key="x", value="v" * 10_000)
+        go_on = await bench.stop_thread()
+        for _ in range(4):
+            assert bench.a.call("kv.get", {"key": "x"}) == "v" * 10_000
+        with pytest.raises(RateLimitedError) as caught:
+            bench.a.call("kv.get", {"key": "x"})
+        assert caught.value.data == {"retry_after_s": 6.0}
+        go_on.set()
+
+    run(path, scenario, limits=KvLimits(rate_per_s=1, burst=40))
+
+
+def test_value_too_large_for_the_cache_is_read_by_the_thread_and_costs_its_size(path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.call("set", key="x", value="v" * 20_000)
+        assert bench.a.try_get_nowait("x") == (False, None)
+        assert await bench.call("get", key="x") == "v" * 20_000
+        assert bench.a.try_get_nowait("x") == (False, None)
+        with pytest.raises(RateLimitedError) as caught:
+            await bench.call("get", key="x")
+        assert caught.value.plugin == "a"
+
+    run(path, scenario, limits=KvLimits(rate_per_s=1, burst=10))
+
+
 def test_large_values_and_long_lists_cost_more_of_the_rate(path: Path) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.call("set", key="x", value="v" * 100_000)

@@ -149,6 +149,35 @@ def test_a_frame_that_breaks_the_protocol_ends_the_connection_and_the_rest_is_dr
         assert len(taken) == 1
 
 
+def test_dear_frames_leave_the_loop_to_others_after_a_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    taken: list[bytes] = []
+
+    def take(frame: bytes) -> None:
+        nonlocal now_s
+        now_s += 0.001
+        taken.append(frame)
+
+    async def scenario() -> None:
+        monkeypatch.setattr("annexe.channel.transport.monotonic", lambda: now_s)
+        async with wire(take) as both:
+            sent = [b"%d" % number for number in range(200)]
+            await both.loop.sock_sendall(both.theirs, b"".join(map(pack_frame, sent)))
+            turns = []
+            async with asyncio.timeout(5):
+                while len(taken) < 200:
+                    before = len(taken)
+                    await asyncio.sleep(0)
+                    turns.append(len(taken) - before)
+                assert max(turns) <= 32
+                assert taken == sent
+                await both.loop.sock_sendall(both.theirs, pack_frame(b"later"))  # it reads again
+                while taken[-1] != b"later":
+                    await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
 def test_a_flood_leaves_the_loop_to_others() -> None:
     async def scenario() -> None:
         async with wire() as both:
