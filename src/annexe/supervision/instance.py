@@ -124,7 +124,17 @@ class Instance:
             LaunchError: One of its family; nothing is left behind.
         """
         deadline = monotonic() + plan.start_timeout_s
-        instance = cls(plan, await strategy.launch(plan.launch), log)
+        try:
+            async with asyncio.timeout(plan.start_timeout_s):
+                launched = await strategy.launch(plan.launch)
+        except TimeoutError as error:
+            raise LaunchError(
+                f"plugin {plan.launch.plugin!r} had no process within its start timeout of {plan.start_timeout_s:g} s; its folder may be "
+                "very large or the machine busy: remove what it does not need, or raise [resources] start-timeout in its plugin.toml.",
+                plugin=plan.launch.plugin,
+                timeout_s=plan.start_timeout_s,
+            ) from error
+        instance = cls(plan, launched, log)
         try:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
             instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
