@@ -7,7 +7,7 @@ it holds). Names of owners, times and empty folders do not count.
 * ``__pycache__`` and ``.venv`` are left out, at any depth. Whoever runs the plugin must not take bytecode from that ``__pycache__``,
   and must hold the environment to account in another way.
 * A link that leads out of the folder, nowhere, or into what is left out is refused; so is everything that is neither file nor folder.
-* Files are read in pieces; the number of entries is bounded.
+* Files are read in pieces; the number of entries and their size in all are bounded, and nothing is read of a folder that is too large.
 
 Source: feature TR1; ADR-0016.
 """
@@ -29,6 +29,7 @@ LEFT_OUT = frozenset({"__pycache__", ".venv"})
 
 _DOMAIN = b"annexe folder digest 1\n"
 _MAX_ENTRIES = 100_000
+_MAX_BYTES = 512 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 
 
@@ -40,9 +41,11 @@ def folder_digest(folder: Path) -> str:
     """
     root = folder.resolve()
     total = hashlib.sha3_512(_DOMAIN)
+    left_bytes = _MAX_BYTES
     try:
         for name, path in sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in _entries(root)):
-            kind, content = _entry(path, root)
+            kind, content, size_bytes = _entry(path, root, left_bytes=left_bytes)
+            left_bytes -= size_bytes
             total.update(kind + len(name).to_bytes(4, "big") + name + content)
     except OSError as error:
         raise _refusal(root, f"cannot be read: {error.strerror}", error.filename or root) from error
@@ -51,7 +54,8 @@ def folder_digest(folder: Path) -> str:
 
 def _entries(root: Path) -> Iterator[Path]:
     """Yield everything in the folder but folders, what is left out apart."""
-    count = 0
+    count = size_bytes = 0
+    largest = (0, "")
     waiting = [root]
     while waiting:
         with os.scandir(waiting.pop()) as found:
@@ -64,22 +68,38 @@ def _entries(root: Path) -> Iterator[Path]:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
                 else:
+                    found_bytes = entry.stat(follow_symlinks=False).st_size
+                    size_bytes += found_bytes
+                    largest = max(largest, (found_bytes, entry.path))
+                    if size_bytes > _MAX_BYTES:
+                        raise _too_large(root, largest[1])
                     yield Path(entry.path)
 
 
-def _entry(path: Path, root: Path) -> tuple[bytes, bytes]:
-    """Return an entry's letter and the digest of its content."""
+def _entry(path: Path, root: Path, *, left_bytes: int) -> tuple[bytes, bytes, int]:
+    """Return an entry's letter, the digest of its content, and how much was read."""
     if path.is_symlink():
         target = resolve_inside(path, root)
         if target is None or LEFT_OUT & set(target.relative_to(root).parts):
             raise _refusal(root, "expected a link to something of the plugin's own, got one that leads elsewhere", path)
-        return b"l", hashlib.sha3_512(os.fsencode(path.readlink())).digest()
+        return b"l", hashlib.sha3_512(os.fsencode(path.readlink())).digest(), 0
+    size_bytes = 0
     content = hashlib.sha3_512()
     with open_file(path) as file:
         mode = os.fstat(file.fileno()).st_mode
         while piece := file.read(_PIECE_BYTES):
+            size_bytes += len(piece)
+            if size_bytes > left_bytes:  # it has grown since the folder was looked through
+                raise _too_large(root, path)
             content.update(piece)
-    return (b"x" if mode & stat.S_IXUSR else b"f"), content.digest()
+    return (b"x" if mode & stat.S_IXUSR else b"f"), content.digest(), size_bytes
+
+
+def _too_large(root: Path, path: Path | str) -> ManifestError:
+    limit = f"{_MAX_BYTES // 1024**2} MiB"
+    return _refusal(
+        root, f"expected at most {limit} in the plugin's folder, got more; this file is large and could be kept elsewhere", path
+    )
 
 
 def _refusal(root: Path, problem: str, path: Path | str | bytes) -> ManifestError:

@@ -7,12 +7,14 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from annexe.errors import ManifestError
 from annexe.manifest import folder_digest, load_manifest, read_manifest
 from annexe.manifest.digest import LEFT_OUT
+from annexe.manifest.files import open_file
 
 MINIMAL = """manifest-version = 1
 [plugin]
@@ -230,6 +232,30 @@ def test_digest_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pyte
     assert folder_digest(folder)
     (folder / "one more").touch()
     assert problems_of(folder) == [f"'{folder}': expected at most 3 entries, got more"]
+
+
+def test_digest_of_a_file_that_is_too_large_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_plugin(tmp_path)
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr("annexe.manifest.digest._entry", None)
+    expected = "expected at most 512 MiB in the plugin's folder, got more; this file is large and could be kept elsewhere"
+    assert problems_of(folder) == [f"'{folder}/sparse': {expected}"]
+
+
+def test_digest_of_a_file_that_grows_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_plugin(tmp_path)
+    real = open_file
+
+    def growing(path: Path) -> BinaryIO:
+        with path.open("ab") as file:
+            file.truncate(2 << 20)
+        return real(path)
+
+    monkeypatch.setattr("annexe.manifest.digest._MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("annexe.manifest.digest.open_file", growing)
+    [problem] = problems_of(folder)
+    assert "expected at most 1 MiB" in problem
 
 
 def test_digest_of_no_folder_is_refused(tmp_path: Path) -> None:
