@@ -41,11 +41,26 @@ def test_uids_are_different_until_the_range_is_used_up(uids: UidAllocator) -> No
     assert caught.value.data == {"first": 61300, "last": 61303}
 
 
-def test_released_uid_is_used_again(uids: UidAllocator) -> None:
-    first = uids.acquire()
-    uids.acquire()
-    uids.release(first)
-    assert uids.acquire() == first
+def test_released_uid_rests_until_all_others_have_had_their_turn(uids: UidAllocator, tmp_path: Path) -> None:
+    taken = []
+    for _ in range(6):
+        taken.append(uids.acquire())
+        uids.release(taken[-1])
+    assert taken == [*RANGE, RANGE[0], RANGE[1]]
+    assert UidAllocator(uids=RANGE, folder=tmp_path / "uids").acquire() == RANGE[2]  # the next host goes on where this one was
+
+
+def test_released_uid_is_used_again_when_it_is_the_last(uids: UidAllocator) -> None:
+    taken = [uids.acquire() for _ in RANGE]
+    uids.release(taken[1])
+    assert uids.acquire() == taken[1]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "99999999"])
+def test_damaged_turn_begins_anew(uids: UidAllocator, tmp_path: Path, text: str) -> None:
+    uids.release(uids.acquire())
+    (tmp_path / "uids" / "uids.next").write_text(text)
+    assert uids.acquire() == RANGE[0]
 
 
 def test_large_range_is_looked_through_once_for_several_launches(tmp_path: Path) -> None:
@@ -55,7 +70,7 @@ def test_large_range_is_looked_through_once_for_several_launches(tmp_path: Path)
     wide.close()
     assert list(table(tmp_path)) == [str(uid) for uid in taken]
     wide.release(taken[0])
-    assert wide.acquire() == taken[0]
+    assert wide.acquire() == 61304
 
 
 def test_uid_that_something_runs_as_is_not_handed_out(uids: UidAllocator, squatter: subprocess.Popen[bytes]) -> None:

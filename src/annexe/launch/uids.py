@@ -5,6 +5,8 @@ One table for the whole machine, under a file lock, so that two hosts never hand
 Invariants:
 
 * A uid is handed out only while nothing runs as it and no living host holds it.
+* Uids go round: one that was given back rests until the rest of the range has had its turn, since the next plugin would own what the last
+  one left on disk. Where the turn is outlives the host, as far as ``/run`` does.
 * Looking who runs as whom means reading about every process of the machine, so several uids are taken at a time, for later launches.
 * A uid whose host died is given a clean-up first: with no owner left, whatever still runs as it is a leftover, and is killed.
 * Uids with a name in the user database are never used.
@@ -71,7 +73,7 @@ class UidAllocator:
         taken = []
         with self._table() as table:
             in_use = uids_in_use()
-            for uid in self.uids:
+            for uid in self._in_turn():
                 owner = table.get(str(uid))
                 free = uid not in in_use if owner is None else not is_alive(owner) and self._clean(uid)
                 if free and not _has_name(uid):
@@ -79,6 +81,8 @@ class UidAllocator:
                     taken.append(uid)
                     if len(taken) == count:
                         break
+            if taken:
+                self._turn_file().write_text(str(taken[-1] + 1))
         if taken:
             return taken
         raise LaunchError(
@@ -87,6 +91,18 @@ class UidAllocator:
             first=self.uids.start,
             last=self.uids.stop - 1,
         )
+
+    def _turn_file(self) -> Path:
+        return self.folder / "uids.next"
+
+    def _in_turn(self) -> Iterator[int]:
+        """Yield all uids, beginning after those that were taken last. Under the table's lock."""
+        try:
+            first = self.uids.index(int(self._turn_file().read_text()))
+        except (FileNotFoundError, ValueError):  # none taken yet, or the range came to its end: any start is a right one
+            first = 0
+        yield from self.uids[first:]
+        yield from self.uids[:first]
 
     def close(self) -> None:
         """Give back what was taken ahead."""
