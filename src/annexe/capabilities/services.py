@@ -12,21 +12,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, final
 
 import msgspec
 
 from annexe.capabilities.kv_handle import KvHandle
+from annexe.capabilities.token_bucket import TokenBucket
 from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
-from annexe.errors import AnnexeError, InvalidResultError, MethodNotFoundError, PluginBusyError
+from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PluginBusyError
 from annexe.manifest import Manifest
 from annexe.record import EventKind, Events, PluginLog, PluginMetrics
+from annexe.storage.kv_values import MAX_VALUE_BYTES
 from annexe.trust.grants import denial
 
 __all__ = ["Capability", "PluginServices"]
 
 _MAX_CAPABILITY_CALLS = 64
+_MAX_NOTIFICATION_BYTES = 64 * 1024
+# What is read costs 1, and 1 more for each KiB.
+_METRICS_PER_S, _METRICS_AT_ONCE = 1_000.0, 2_000.0
+_BYTES_OF_COST = 1024
+_MAX_KV_PARAMS_BYTES = 64 * 1024
+_KV_VALUES = {"kv.set": 1, "kv.compare_and_set": 2}
 _EVENTS = {
     "permission-denied": EventKind.PERMISSION_DENIED,
     "rate-limited": EventKind.RATE_LIMITED,
@@ -75,6 +84,7 @@ class PluginServices:
         self._metrics = metrics
         self._events = events
         self._capability_calls = 0
+        self._metric_bucket = TokenBucket(rate_per_s=_METRICS_PER_S, burst=_METRICS_AT_ONCE, now_s=monotonic())
         self._methods: dict[str, Callable[[PluginCall], Any]] = {}
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")
@@ -141,7 +151,11 @@ class PluginServices:
 
     def notify(self, method: str, params: msgspec.Raw, codec: CodecName, request_id: str | None) -> None:
         """Take a notification: a log line, a metric, or how far activation is. What is malformed is logged as far as it goes."""
-        if method != "metric" and not self._log.is_open():
+        size = len(memoryview(params))
+        if method == "metric":
+            self._take_metric(params, size, codec)
+            return
+        if size > _MAX_NOTIFICATION_BYTES or not self._log.is_open():
             self._log.drop(1)
             return
         given = _decoded(params, codec)
@@ -150,13 +164,27 @@ class PluginServices:
             self._log.write(given.get("level"), given.get("message"), given.get("fields"), request=request_id)
         elif method == "progress":
             self._log.write("info", "starting", {"fraction": given.get("fraction"), "message": given.get("message")})
-        elif method == "metric":
+
+    def _take_metric(self, params: msgspec.Raw, size: int, codec: CodecName) -> None:
+        why: str | None
+        if size > _MAX_NOTIFICATION_BYTES:
+            why = self._metrics.drop("too-large")
+        elif self._metric_bucket.take(1 + size // _BYTES_OF_COST, now_s=monotonic()) > 0.0:
+            why = self._metrics.drop("too-often")
+        else:
+            given = _decoded(params, codec)
+            given = given if isinstance(given, dict) else {}
             why = self._metrics.record(given.get("name"), given.get("kind"), given.get("value"), given.get("labels"))
-            if why is not None:
-                self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)
+        if why is not None:
+            self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)
 
 
 def _call_kv(call_kv: Callable[[str, Any], Any], name: str, call: PluginCall) -> Any:
+    # Beside its values, a request is a key or two.
+    limit_bytes = _KV_VALUES.get(name, 0) * MAX_VALUE_BYTES + _MAX_KV_PARAMS_BYTES
+    size = len(memoryview(call.params))
+    if size > limit_bytes:
+        raise InvalidParamsError(f"{name}: expected parameters of at most {limit_bytes} bytes, got {size}.", method=name)
     return call_kv(name, _decoded(call.params, call.codec))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from annexe.channel.messages import WireError
+from annexe.channel.messages import WireError, read_map
 from annexe.errors import (
     AnnexeError,
     CallCancelledError,
@@ -41,6 +41,7 @@ _BY_CODE: dict[str, type[CallError]] = {
         PluginUnavailableError,
     )
 }
+_MAX_FACTS_BYTES = 64 * 1024
 _MAX_STATUS, _MIN_STATUS = 599, 400
 _MAX_MESSAGE_CHARS = 4096
 _MAX_REJECT_CODE_CHARS = 64
@@ -52,13 +53,20 @@ def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeErro
 
     A code we do not know becomes a ``PluginRaisedError``: a plugin cannot make the host raise anything else.
     """
-    facts = error.data if isinstance(error.data, dict) else {}
+    facts = _facts(error)
     error.message = _cut(error.message, _MAX_MESSAGE_CHARS)
     # The host's own calls cannot be rejected: there is no request to refuse.
     if error.code == RejectedError.code and not method.startswith("annexe."):
         return _rejected(error, facts, plugin=plugin, method=method)
     cls = _BY_CODE.get(error.code, PluginRaisedError)
     return cls(f"plugin {plugin!r}, {method}: {error.message}", plugin=plugin, method=method, reported=facts)
+
+
+def _facts(error: WireError) -> dict[str, Any]:
+    try:
+        return read_map(error.data, limit_bytes=_MAX_FACTS_BYTES) or {}
+    except ValueError:
+        return {}  # code and message still say what happened
 
 
 def _rejected(error: WireError, facts: dict[str, Any], *, plugin: str, method: str) -> RejectedError:
@@ -68,11 +76,12 @@ def _rejected(error: WireError, facts: dict[str, Any], *, plugin: str, method: s
     retry_after_s = facts.get("retry_after_s")
     if not isinstance(retry_after_s, (int, float)) or not 0 <= retry_after_s <= _MAX_RETRY_AFTER_S:
         retry_after_s = None
+    code = facts.get("code")
     return RejectedError(
         error.message,
         plugin=plugin,
         hook=method.removeprefix("hook."),
-        reject_code=_cut(str(facts.get("code", "rejected")), _MAX_REJECT_CODE_CHARS),
+        reject_code=_cut(code, _MAX_REJECT_CODE_CHARS) if isinstance(code, str) else "rejected",
         status=status,
         retry_after_s=retry_after_s,
     )

@@ -40,6 +40,7 @@ __all__ = [
     "WireError",
     "decode_json",
     "decode_msgpack",
+    "read_map",
 ]
 
 CodecName = Literal["msgpack", "json"]
@@ -65,7 +66,7 @@ class ResponseMeta(msgspec.Struct, gc=False):
     """What the plugin says beside a result."""
 
     outcome: Literal["unchanged", "respond"] | None = None
-    state: dict[str, Any] | None = None
+    state: msgspec.Raw = msgspec.Raw()
 
 
 class PluginMeta(msgspec.Struct, gc=False):
@@ -87,7 +88,7 @@ class WireError(msgspec.Struct, gc=False):
 
     code: str
     message: str = ""
-    data: Any = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -186,6 +187,30 @@ class Codec:
     name: CodecName
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes | msgspec.Raw], Any]
+
+
+_MAP_IN_JSON = 0x7B
+_NULLS = (b"", b"null", b"\xc0")
+_json_map = msgspec.json.Decoder(dict[str, Any]).decode
+_msgpack_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+def read_map(raw: msgspec.Raw, *, limit_bytes: int) -> dict[str, Any] | None:
+    """Return a map that was left raw; None for null and for what is absent. What is too large is not decoded at all.
+
+    Raises:
+        ValueError: It is no map, cannot be decoded, or is larger.
+    """
+    view = memoryview(raw)
+    if len(view) > limit_bytes:
+        raise ValueError(f"{len(view)} bytes; expected at most {limit_bytes}")
+    if len(view) <= 4 and bytes(view) in _NULLS:
+        return None
+    try:
+        # No map in MessagePack begins as one in JSON does.
+        return _json_map(raw) if view[0] == _MAP_IN_JSON else _msgpack_map(raw)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)

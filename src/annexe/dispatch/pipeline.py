@@ -187,7 +187,7 @@ class Pipeline:
         except RejectedError as error:
             self.answered(request, member, started, Outcome.REJECTED, reason=error.reject_code)
             raise
-        if response.meta.state is not None:
+        if response.meta.state:
             request.change_state(plugin, response.meta.state, method=self.definition.method)
         return response
 

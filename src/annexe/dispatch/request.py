@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from annexe.channel import RequestMeta
+from annexe.channel.messages import read_map
 from annexe.contract import InvalidValueError
 from annexe.contract.wire_check import check_plain
 from annexe.errors import InvalidResultError
@@ -48,12 +49,19 @@ class Request(msgspec.Struct, eq=False):
         """Return what a plugin put aside; not to be changed."""
         return self._states.get(plugin) if self._states is not None else None
 
-    def change_state(self, plugin: str, changes: dict[str, Any], *, method: str) -> None:
+    def change_state(self, plugin: str, raw: msgspec.Raw, *, method: str) -> None:
         """Take over what a plugin changed: a key with None is removed.
 
         Raises:
             InvalidResultError: It would hold more than 64 KiB, or what cannot be sent back; nothing is changed.
         """
+        try:
+            changes = read_map(raw, limit_bytes=MAX_STATE_BYTES)
+        except ValueError as error:
+            text = f"plugin {plugin!r} keeps state in {method} that cannot be taken over: {error}"
+            raise InvalidResultError(text, plugin=plugin, method=method, limit_bytes=MAX_STATE_BYTES) from error
+        if changes is None:
+            return
         try:
             check_plain(changes)
         except InvalidValueError as error:

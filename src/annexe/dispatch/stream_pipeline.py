@@ -136,7 +136,7 @@ class _Stage:
                 self._fed = None  # the first output: nothing will be replayed
                 yield item
             response = stream.call.future.result()
-            if response.meta.state is not None:
+            if response.meta.state:
                 self._request.change_state(self._member.provider.id, response.meta.state, method=self._definition.method)
         finally:
             if not stream.call.future.done():

@@ -103,7 +103,7 @@ class PluginMetrics:
     """What one plugin counts itself, within limits. Made by ``Metrics.plugin``.
 
     Attributes:
-        dropped: Notifications that were refused, by reason: ``invalid``, ``names``, ``label-sets``.
+        dropped: Notifications that were refused, by reason: ``invalid``, ``names``, ``label-sets``, ``too-large``, ``too-often``.
     """
 
     __slots__ = ("_kinds", "_series", "dropped")
@@ -111,7 +111,7 @@ class PluginMetrics:
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
         self._series: dict[tuple[str, _Labels], float | Histogram] = {}
-        self.dropped = {"invalid": 0, "names": 0, "label-sets": 0}
+        self.dropped = {"invalid": 0, "names": 0, "label-sets": 0, "too-large": 0, "too-often": 0}
 
     def record(self, name: object, kind: object, value: object, labels: object = None) -> str | None:
         """Take one notification, whatever it holds.
@@ -128,8 +128,13 @@ class PluginMetrics:
         """
         refusal = self._record(name, kind, value, labels)
         if refusal is not None:
-            self.dropped[refusal] += 1
+            self.drop(refusal)
         return refusal
+
+    def drop(self, reason: str) -> str:
+        """Count a notification that was thrown away unread, and return the reason: a key of ``dropped``."""
+        self.dropped[reason] += 1
+        return reason
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return every series: name, kind, labels, and value or histogram."""

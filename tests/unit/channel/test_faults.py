@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from annexe.channel.faults import _BY_CODE, error_from_wire, error_to_wire
-from annexe.channel.messages import WireError
+from annexe.channel.messages import Response, WireError, decode_json
 from annexe.errors import CallError, PluginRaisedError, QuotaExceededError, RejectedError
 
 
 def received(code: str, facts: Any = None, *, message: str = "oh", method: str = "hook.a.b") -> Any:
-    return error_from_wire(WireError(code=code, message=message, data=facts), plugin="sample", method=method)
+    raw = msgspec.Raw(msgspec.msgpack.encode(facts))
+    return error_from_wire(WireError(code=code, message=message, data=raw), plugin="sample", method=method)
 
 
 @pytest.mark.parametrize("code", sorted(_BY_CODE))
@@ -37,7 +39,7 @@ def test_any_other_code_is_a_plugin_that_raised(code: str) -> None:
         ({"code": "full", "status": 600}, "full", 403, None),
         ({"code": "full", "status": "429", "retry_after_s": "1"}, "full", 403, None),
         ({"status": True, "retry_after_s": -1}, "rejected", 403, None),
-        ({"code": ["odd"], "retry_after_s": float("nan")}, "['odd']", 403, None),
+        ({"code": ["odd"], "retry_after_s": float("nan")}, "rejected", 403, None),
         ({"code": "x" * 1000, "retry_after_s": 1e300}, "x" * 63 + "…", 403, None),
         (None, "rejected", 403, None),
     ],
@@ -52,6 +54,26 @@ def test_a_rejection_is_taken_as_far_as_it_makes_sense(facts: Any, code: str, st
         status,
         retry_after_s,
     )
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize("facts", [{"code": "x", "status": 429, "why": "v" * 70_000}, {"code": "x", "deep": None}])
+def test_facts_too_large_or_not_to_be_decoded_are_dropped_and_the_rest_is_kept(codec: str, facts: dict[str, Any]) -> None:
+    raw = msgspec.json.encode(facts) if codec == "json" else msgspec.msgpack.encode(facts)
+    if facts.get("deep", 0) is None:
+        raw = b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}" if codec == "json" else b"\x81\xa1a" + b"\x91" * 20_000 + b"\xc0"
+    error = error_from_wire(WireError(code="rejected", message="oh", data=msgspec.Raw(raw)), plugin="sample", method="hook.a.b")
+    assert isinstance(error, RejectedError)
+    assert (error.message, error.reject_code, error.status) == ("oh", "rejected", 403)
+
+
+def test_facts_of_a_json_frame_are_read() -> None:
+    answer = decode_json(b'[1,1,{"code":"rejected","message":"oh","data":{"code":"full","status":429}},null,{}]')
+    assert isinstance(answer, Response)
+    assert answer.error is not None
+    error = error_from_wire(answer.error, plugin="sample", method="hook.a.b")
+    assert isinstance(error, RejectedError)
+    assert (error.reject_code, error.status) == ("full", 429)
 
 
 def test_the_hosts_own_calls_cannot_be_rejected() -> None:

@@ -1,0 +1,117 @@
+"""What plugins send that would cost the event loop much is refused before it is decoded."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from annexe.capabilities.services import PluginServices
+from annexe.channel import PluginCall
+from annexe.errors import InvalidParamsError
+from annexe.manifest import Manifest, parse_manifest
+from annexe.record import EventKind, Events, PluginLog, PluginMetrics
+from tests.unit.record.clocks import StillClock
+
+_MANIFEST = b"""
+manifest-version = 1
+
+[plugin]
+id = "sample"
+version = "1.0.0"
+name = "Sample"
+description = "d"
+
+[runtime]
+kind = "python"
+entry = "sample.plugin"
+"""
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.lines: list[object] = []
+        self.dropped = 0
+
+    def is_open(self) -> bool:
+        return True
+
+    def drop(self, count: int) -> None:
+        self.dropped += count
+
+    def write(self, level: object, message: object, *_: object, **__: object) -> None:
+        self.lines.append(message)
+
+
+class _Kv:
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def call(self, name: str, params: Any) -> None:
+        self.called.append(name)
+
+
+class _Call:
+    codec = "msgpack"
+
+    def __init__(self, method: str, params: bytes) -> None:
+        self.method, self.params = method, msgspec.Raw(params)
+
+
+class _Desk:
+    def __init__(self) -> None:
+        self.log, self.kv, self.metrics, self.events = _Log(), _Kv(), PluginMetrics(), Events(StillClock())
+        manifest: Manifest = parse_manifest(_MANIFEST, source="test")
+        self.services = PluginServices(
+            manifest,
+            frozenset({"kv"}),
+            kv=cast(Any, self.kv),
+            capabilities={},
+            log=cast(PluginLog, self.log),
+            metrics=self.metrics,
+            events=self.events,
+        )
+
+    def notify(self, method: str, params: Any) -> None:
+        self.services.notify(method, msgspec.Raw(msgspec.msgpack.encode(params)), "msgpack", None)
+
+    def ask(self, method: str, params: bytes) -> None:
+        self.services.serve(cast(PluginCall, _Call(method, params)))
+
+
+def test_large_log_line_is_dropped_and_counted() -> None:
+    desk = _Desk()
+    desk.notify("log", {"level": "info", "message": "v" * 65_536})
+    desk.notify("log", {"level": "info", "message": "small"})
+    assert (desk.log.lines, desk.log.dropped) == (["small"], 1)
+
+
+def test_large_metric_is_dropped_and_counted() -> None:
+    desk = _Desk()
+    desk.notify("metric", {"name": "seen", "kind": "counter", "value": 1, "more": "v" * 65_536})
+    assert desk.metrics.dropped["too-large"] == 1
+    assert desk.metrics.snapshot() == []
+    assert [(event.kind, event.reason) for event in desk.events.latest()] == [(EventKind.METRIC_DROPPED, "too-large")]
+
+
+def test_metrics_sent_too_often_are_dropped_and_counted() -> None:
+    desk = _Desk()
+    for _ in range(50):
+        desk.notify("metric", {"name": "seen", "kind": "counter", "value": 1, "more": "v" * 60_000})
+    counted = desk.metrics.snapshot()[0]["value"]
+    assert 2000 // 59 <= counted < 50
+    assert desk.metrics.dropped["too-often"] == 50 - counted
+
+
+@pytest.mark.parametrize(
+    ("method", "limit_bytes"),
+    [("kv.get", 65_536), ("kv.set", 1_048_576 + 65_536), ("kv.compare_and_set", 2 * 1_048_576 + 65_536)],
+)
+def test_kv_parameters_that_no_value_can_need_are_refused_undecoded(method: str, limit_bytes: int) -> None:
+    desk = _Desk()
+    desk.ask(method, b"\xc0" * limit_bytes)
+    with pytest.raises(InvalidParamsError) as caught:
+        desk.ask(method, b"\xc0" * (limit_bytes + 1))
+    assert caught.value.data == {"method": method}
+    assert desk.kv.called == [method]
