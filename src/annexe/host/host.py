@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -47,6 +47,7 @@ __all__ = ["Host"]
 S = TypeVar("S", bound=HookSpec)
 E = TypeVar("E", bound=ExtensionPoint)
 
+_MAX_OPENING_S = 60.0
 _LOGGED_EVENTS = frozenset(
     {
         EventKind.CALL_FAILED,
@@ -87,7 +88,8 @@ class Host:
         control: Listen on the control socket, for the ``annexe`` command.
         clock: For tests.
 
-    Use it as ``async with Host(…) as host``: entering waits until every eager plugin is ready or has failed.
+    Use it as ``async with Host(…) as host``: entering waits until every eager plugin is ready or has failed, for 60 seconds at
+    most: one that is not done by then stays ``starting``, and its start timeout decides.
 
     Raises:
         ContractError: On entering: a contract or capability is defined wrongly.
@@ -154,7 +156,7 @@ class Host:
         await self.close()
 
     async def open(self) -> None:
-        """Take the state directory, find the plugins and start them; wait until every eager one is ready or has failed."""
+        """Take the state directory, find the plugins and start them; wait until every eager one is ready or failed, a minute at most."""
         self._check_process()
         if self._stack is not None:
             raise WrongContextError("this host is open already")
@@ -163,8 +165,7 @@ class Host:
             self._stack = stack.pop_all()
         self._new_request = self._make_request
         try:
-            self._registry.start_enabled()
-            await self._registry.wait_settled()
+            await self._start_enabled()
         except BaseException:  # called off while plugins start: nobody will close what was not opened
             await self.close()
             raise
@@ -379,8 +380,14 @@ class Host:
     async def scan(self) -> None:
         """Look into the plugin folders again: take up what is new, let go of what is gone."""
         await self._registry.scan()
+        await self._start_enabled()
+
+    async def _start_enabled(self) -> None:
+        """Start what may start and wait for it, but not for ever: no plugin decides how long the application waits."""
         self._registry.start_enabled()
-        await self._registry.wait_settled()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_OPENING_S):
+                await self._registry.wait_settled()
 
 
 def _grants(grants: str | Path) -> Grants:

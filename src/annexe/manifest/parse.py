@@ -241,6 +241,6 @@ def _resources(root: Section) -> model.Resources:
             processes=resources.take("processes", values.integer(1, 65_536), default.processes),
             open_files=resources.take("open-files", values.integer(16, 1_048_576), default.open_files),
             disk_bytes=resources.take("disk", values.size_bytes, default.disk_bytes),
-            start_timeout_s=resources.take("start-timeout", values.duration_s, default.start_timeout_s),
+            start_timeout_s=resources.take("start-timeout", values.start_timeout_s, default.start_timeout_s),
             call_timeout_s=resources.take("call-timeout", values.duration_s, default.call_timeout_s),
         )

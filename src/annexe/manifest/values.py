@@ -38,6 +38,7 @@ __all__ = [
 
 _MAX_TEXT_CHARS = 1024
 _MAX_DURATION_S = 7 * 24 * 3600.0
+_MAX_START_TIMEOUT_S = 600.0
 _SIZE = re.compile(r"([1-9][0-9]{0,8})(B|KiB|MiB|GiB|TiB)")
 _SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)")
@@ -129,6 +130,17 @@ def duration_s(value: object) -> float:
     seconds = float(found[1]) * _DURATION_UNITS[found[2]] if found else 0.0
     if not 0 < seconds <= _MAX_DURATION_S:
         raise MisfitError("a duration such as '500ms', '10s', '10m' or '1h', at most seven days")
+    return seconds
+
+
+def start_timeout_s(value: object) -> float:
+    """Accept a duration of at most ten minutes: for so long a plugin can keep its host waiting; return seconds."""
+    try:
+        seconds = duration_s(value)
+    except MisfitError:
+        seconds = _MAX_DURATION_S
+    if seconds > _MAX_START_TIMEOUT_S:
+        raise MisfitError("a duration such as '500ms', '10s' or '2m', at most ten minutes")
     return seconds
 
 

@@ -35,6 +35,7 @@ MAX_STEPS = 256
 MAX_VALUE_BYTES = 64 * 1024
 _OBJECT_BYTES = 1024
 _MAX_SHOWN_BYTES = 2048
+_MAX_REASON_CHARS = 2048
 
 
 @final
@@ -94,7 +95,7 @@ class RequestRecord(msgspec.Struct, eq=False):
             started_s: Monotonic seconds.
             ended_s: Monotonic seconds.
             outcome: One of ``Outcome``.
-            reason: Why it was skipped, failed or rejected.
+            reason: Why it was skipped, failed or rejected; cut to 2,048 characters.
             before: The value the plugin got; None if there is nothing to compare.
             after: The value it gave; None if it changed nothing.
             codec: What ``before`` and ``after`` are encoded in, if they are; None if they are objects.
@@ -117,6 +118,10 @@ class RequestRecord(msgspec.Struct, eq=False):
                 if after.__class__ is not bytes or len(after) > MAX_VALUE_BYTES:
                     after = _small(after)
                 held_bytes += len(after)
+        if reason is not None:
+            # A text of the plugin's may be in it.
+            reason = reason[:_MAX_REASON_CHARS]
+            held_bytes += len(reason)
         self._steps.append((plugin, hook, started_s, ended_s, outcome, reason, before, after, codec))
         if held_bytes:
             self.held_bytes += held_bytes

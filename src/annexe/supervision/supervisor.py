@@ -44,6 +44,7 @@ __all__ = ["Policies", "Supervisor"]
 
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
+_MAX_PLACE_CHARS = 256
 
 
 @final
@@ -284,7 +285,9 @@ class Supervisor:
         """Let it take calls until it ends or is not wanted; return why it ended, None when it is not wanted."""
         self.instance = instance
         self.connection = instance.connection
-        self._handlers = {name: str(facts.get("at", "")) for name, facts in instance.provided.hooks.items()}
+        self._handlers = {
+            name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if isinstance(at := facts.get("at"), str)
+        }
         self._ready_at = self.last_used = monotonic()
         self._health = Health()
         self._move(_S.READY, "activated")

@@ -31,6 +31,7 @@ Convert = Callable[[object], object]
         (values.duration_s, "1.5s", 1.5),
         (values.duration_s, "10m", 600.0),
         (values.duration_s, "2h", 7200.0),
+        (values.start_timeout_s, "10m", 600.0),
         (values.homepage, "https://example.org/x", "https://example.org/x"),
         (values.choice("a", "b"), "b", "b"),
         (names.word, "api-key", "api-key"),
@@ -71,6 +72,7 @@ def test_value_that_fits_is_converted(convert: Convert, value: object, expected:
         *[(values.integer(1, 3), value, "from 1 to 3") for value in (0, 4, True, 1.0, "1", 2**100)],
         *[(values.number(0, 2), value, "greater than 0, up to 2") for value in (0, 2.1, math.nan, math.inf, True, "1")],
         *[(values.size_bytes, value, "128MiB") for value in ("0B", "1", "1MB", "1.5MiB", "-1B", "1MiB\n", "\uff11B", 5)],
+        *[(values.start_timeout_s, value, "at most ten minutes") for value in ("601s", "23h", "0s", 5)],
         *[(values.duration_s, value, "10m") for value in ("0s", "1", "1d", "-1s", "8000h", "1e3s", "1s\n", 5, "nan")],
         *[
             (values.homepage, value, "web address")

@@ -20,6 +20,15 @@ def step_of(explain: Explain, request_id: str, position: int = 0) -> dict[str, A
     return step
 
 
+def test_reason_is_cut_when_it_is_kept_and_charged() -> None:
+    explain = Explain(max_bytes=5000)
+    for name in ("r-1", "r-2", "r-3"):
+        explain.start(name, START_AT).add_step("one", "a.b", 0.0, 0.0, Outcome.FAILED, "x" * 1_000_000)
+        assert explain.held_bytes <= 5000
+    assert explain.latest() == ["r-3", "r-2"]
+    assert explain.held_bytes == 2 * 2048
+
+
 def test_explain_renders_order_time_outcome_reason_and_changes() -> None:
     explain = Explain()
     record = explain.start("r-1", START_AT)
