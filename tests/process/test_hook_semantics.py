@@ -99,6 +99,31 @@ def test_plugin_whose_place_makes_a_cycle_is_refused_and_the_others_keep_theirs(
     run(scenario)
 
 
+def test_plugin_whose_place_makes_a_cycle_stays_blocked_whatever_is_asked_until_there_is_room(tmp_path: Path) -> None:
+    marker(tmp_path, "alpha", 'before = ["beta"]')
+    marker(tmp_path, "beta", 'before = ["alpha"]')
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            alpha, beta = host.plugin("alpha"), host.plugin("beta")
+            assert (alpha.state, beta.state) == ("ready", "blocked")
+            for ask in (beta.restart, beta.enable, beta.start, beta.disable, beta.enable):
+                await ask()
+                assert beta.state in ("blocked", "stopped")
+                assert beta.pid is None
+            assert beta.state == "blocked"
+            assert isinstance(beta._known.error, ContractError)
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["alpha"]
+            await alpha.disable()
+            await beta.restart()
+            assert beta.state == "ready"
+            await alpha.enable()
+            assert alpha.state == "blocked"
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["beta"]
+
+    run(scenario)
+
+
 def test_changed_priority_and_policy_take_effect_at_restart(tmp_path: Path) -> None:
     marker(tmp_path, "alpha", "priority = 1")
     marker(tmp_path, "beta", "priority = 2")

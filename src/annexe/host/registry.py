@@ -118,13 +118,13 @@ class Registry:
             policies=self._settings.policies,
         )
         verdict = await self._judge.judge(known)
-        if verdict is not None:
-            supervisor.block(verdict)
+        contradiction = self._place(known)
+        if verdict is not None or contradiction is not None:
+            supervisor.block(verdict or contradiction or "")
         elif stored.quarantined_at is not None:
             supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
         else:
             supervisor.allow("accepted")
-        self._place(known)
 
     def _note_refusal(self, refused: Discovered) -> None:
         reason = refused.error.message if refused.error is not None else "no manifest"
@@ -143,18 +143,22 @@ class Registry:
 
     # Acting.
 
-    def _place(self, known: KnownPlugin) -> None:
-        """Let an enabled plugin take part in what it provides; its failures there follow the policies, blocked or not."""
+    def _place(self, known: KnownPlugin) -> str | None:
+        """Let an enabled plugin take part in what it provides; its failures there follow the policies, blocked or not.
+
+        Before it is started: one whose place contradicts another's must not be. Returns why there is no place for it, None when there is.
+        """
         if known.supervisor is None or known.manifest is None or known.manifest.id not in self.plugins:
-            return
+            return None
         if not known.enabled or self._dispatcher.problems(known.manifest):
             self._dispatcher.remove(known.id)
-            return
+            return None
         try:
             self._dispatcher.add(known.manifest, known.supervisor)
         except ContractError as error:
             known.error = error
-            known.supervisor.block(error.message)
+            return error.message
+        return None
 
     def start_enabled(self) -> None:
         """Start what is enabled and may start."""
@@ -175,6 +179,8 @@ class Registry:
         if supervisor is None:
             return known
         verdict = await self._judge.judge(known)
+        contradiction = self._place(known)
+        verdict = verdict or contradiction
         if verdict is not None:
             await supervisor.stop(reason)
             if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
@@ -184,7 +190,6 @@ class Registry:
             supervisor.allow(reason)
             if known.enabled:
                 supervisor.start(reason)
-        self._place(known)
         return known
 
     async def set_enabled(self, plugin: str, enabled: bool) -> KnownPlugin:
