@@ -28,6 +28,7 @@ _LOG = logging.getLogger("annexe.host")
 _EVENTS_KEPT = 100_000
 _EVENTS_KEPT_S = 90 * 86400.0
 _EVENT_BATCH = 500
+_MAX_WAITING_EVENTS = 20_000  # what comes while the store is stuck, and more than that, is dropped
 _TRIM_EVERY = 5000
 
 
@@ -39,6 +40,9 @@ class StoreThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="annexe-store")
         self._store: Store | None = None
         self._events: list[StoredEvent] = []
+        self._is_writing_soon = False  # a write that has not looked at the waiting events yet
+        self._dropped = 0  # events, ever; counted up by who adds alone
+        self._dropped_told = 0  # of these; by the thread alone
         self._added = 0  # events since the last trim
 
     @property
@@ -72,22 +76,40 @@ class StoreThread:
             return  # closed already
 
     def add_event(self, event: Event) -> None:
-        """Store an event, behind, together with those that come with it."""
-        self._events.append(
-            StoredEvent(time=event.at, kind=str(event.kind), plugin=event.plugin, reason=event.reason, facts=dict(event.facts))
-        )
-        if len(self._events) == 1:
+        """Store an event, behind, together with those that come with it; dropped, and said so, when too many wait."""
+        if len(self._events) >= _MAX_WAITING_EVENTS:
+            self._dropped += 1
+        else:
+            self._events.append(
+                StoredEvent(time=event.at, kind=str(event.kind), plugin=event.plugin, reason=event.reason, facts=dict(event.facts))
+            )
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        if not self._is_writing_soon:
+            self._is_writing_soon = True
             self.run_behind(self._write_events)
 
     def _write_events(self) -> None:
-        while self._events:
-            batch = self._events[:_EVENT_BATCH]
-            del self._events[: len(batch)]
-            self.store.events.add(batch)
-            self._added += len(batch)
-            if self._added >= _TRIM_EVERY:
-                self._added = 0
-                self.store.events.trim(keep_count=_EVENTS_KEPT, oldest_s=batch[-1].time - _EVENTS_KEPT_S)
+        self._is_writing_soon = False  # before looking: an event that comes meanwhile asks for another write
+        if self._dropped > self._dropped_told:
+            _LOG.error("%d events were not stored: too many waited", self._dropped - self._dropped_told)
+            self._dropped_told = self._dropped
+        try:
+            while self._events:
+                self._write_batch()
+        finally:
+            if self._events:  # one batch failed and is lost; the others are not
+                self._write_soon()
+
+    def _write_batch(self) -> None:
+        batch = self._events[:_EVENT_BATCH]
+        del self._events[: len(batch)]
+        self.store.events.add(batch)
+        self._added += len(batch)
+        if self._added >= _TRIM_EVERY:
+            self._added = 0
+            self.store.events.trim(keep_count=_EVENTS_KEPT, oldest_s=batch[-1].time - _EVENTS_KEPT_S)
 
     async def close(self) -> None:
         """Finish what waits and close the store."""
