@@ -47,7 +47,8 @@ class Discovered:
         """The plugin's id, or the folder's name when there is no telling."""
         if self.manifest is not None:
             return self.manifest.id
-        return (self.error.plugin if self.error else None) or self.folder.name
+        name = self.folder.name.encode("utf-8", "backslashreplace").decode()  # not UTF-8: no store and no socket would take it
+        return (self.error.plugin if self.error else None) or name
 
 
 @final
@@ -100,7 +101,8 @@ class Discovery:
                 plugin = Discovered(folder, read_manifest(folder), None)
             read[key] = plugin
         except ManifestError as error:
-            return Discovered(folder, None, error)
+            source = str(error.data["source"]).encode("utf-8", "backslashreplace").decode()
+            return Discovered(folder, None, ManifestError(source=source, problems=error.problems, plugin=error.plugin))
         except OSError as error:
             problem = f"expected a plugin or a folder of plugins, which cannot be read: {error.strerror}"
             return Discovered(folder, None, ManifestError(source=str(folder), problems=[problem]))

@@ -162,3 +162,13 @@ def test_discovery_lists_1000_plugins_from_memory_far_faster_than_from_disk(tmp_
     again_s = time.process_time() - started_s
     assert timed_s(times=20) < cold_s / 50
     assert again_s < cold_s / 2
+
+
+def test_discover_folder_whose_name_is_not_utf8_is_listed_by_an_escaped_one(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    (Path(os.fsdecode(folder)) / "plugin.toml").write_text("x")
+    (found,) = discover([tmp_path])
+    assert found.id == "\\udcff"
+    assert isinstance(found.error, ManifestError)
+    assert found.error.message.encode() and problems_of(found)
