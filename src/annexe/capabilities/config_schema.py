@@ -9,6 +9,9 @@ A schema is refused, with :class:`ConfigInvalidError` listing every problem, unl
    which each ``$ref`` is used twice would otherwise take longer to check than the universe lasts.
 4. It is a valid JSON Schema whose patterns need only linear time: no look-around, no back-reference.
 
+Checking takes time with the parts of the schema times the size of the value, and nothing else in the host runs meanwhile. So that product
+is bounded, and a plugin's own defaults are 16 KiB at most.
+
 Source: feature HS4; ADR-0023.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
 
@@ -31,10 +35,16 @@ MAX_VALUE_BYTES = 256 * 1024
 _MAX_DEPTH = 64
 _MAX_PARTS = 5_000
 _MAX_PROBLEMS = 50
+_MAX_DEFAULTS_BYTES = 16 * 1024
+# Parts of the schema times bytes of the value: about as many steps as the check may take.
+_MAX_WORK = 8 * 1024 * 1024
+_MAX_WORK_FOR_ALL = 128 * 1024
 # The library's texts hold the value they are about, of any length.
 _MESSAGE_CHARS = 500
 # A pattern is a program of its own to build and keep: 100 of them at most.
 _PARTS_OF_A_PATTERN = 50
+# Compares each item with others.
+_PARTS_OF_UNIQUE_ITEMS = 50
 _PATTERN_BYTES = 1024 * 1024
 _DIALECTS = (
     "https://json-schema.org/draft/2020-12/schema",
@@ -69,6 +79,8 @@ class ConfigSchema:
         parts = self._parts(document, pointer="", depth=0)
         if parts > _MAX_PARTS:
             raise self._refused("", f"expected at most {_MAX_PARTS} parts with every $ref written out, got {parts}")
+        self._count = parts
+        self._max_value_bytes = min(MAX_VALUE_BYTES, _MAX_WORK // parts)
         try:
             self._validator = jsonschema_rs.validator_for(
                 document,
@@ -111,15 +123,33 @@ class ConfigSchema:
             ConfigInvalidError: It does not fit; ``problems`` lists each with ``path`` (a JSON pointer) and ``message``.
         """
         completed = self._copied(value)
-        self._fill(completed, self._document, room_bytes=MAX_VALUE_BYTES)
+        self._check_work(completed)
+        self._fill(completed, self._document, room_bytes=_MAX_DEFAULTS_BYTES)
+        self._check_work(completed)
+        if self._validator.is_valid(completed):
+            return completed
         problems = []
-        for found in self._validator.iter_errors(completed):
+        for found in self._errors(completed):
             problems.append({"path": _pointer(found.instance_path), "message": found.message[:_MESSAGE_CHARS]})
             if len(problems) == _MAX_PROBLEMS:
                 break
-        if problems:
-            raise self._unfit(problems)
-        return completed
+        raise self._unfit(problems)
+
+    def _errors(self, value: Any) -> Iterable[jsonschema_rs.ValidationError]:
+        """Return every fault where that is cheap, else the first: the library makes all of them before it gives one."""
+        if len(msgspec.json.encode(value)) * self._count <= _MAX_WORK_FOR_ALL:
+            return self._validator.iter_errors(value)
+        try:
+            self._validator.validate(value)
+        except jsonschema_rs.ValidationError as error:
+            return [error]
+        return []
+
+    def _check_work(self, value: Any) -> None:
+        size = len(msgspec.json.encode(value))
+        if size > self._max_value_bytes:
+            text = f"expected at most {self._max_value_bytes} bytes, defaults included, with a schema of so many parts; got {size}"
+            raise self._unfit([{"path": "", "message": text}])
 
     def _copied(self, value: Any) -> dict[str, Any]:
         """Return the same in JSON's own types, which nobody else holds."""
@@ -145,7 +175,7 @@ class ConfigSchema:
             return 1 + sum(self._parts(child, pointer=f"{pointer}/{index}", depth=depth + 1) for index, child in enumerate(node))
         if not isinstance(node, dict):
             return 0
-        parts = 1 + _PARTS_OF_A_PATTERN * _patterns(node)
+        parts = 1 + _PARTS_OF_A_PATTERN * _patterns(node) + _PARTS_OF_UNIQUE_ITEMS * (node.get("uniqueItems") is True)
         for name, child in node.items():
             self._check_name(name, child, pointer=pointer)
             parts += self._parts(child, pointer=f"{pointer}/{name}", depth=depth + 1)
@@ -202,7 +232,7 @@ class ConfigSchema:
                     room_bytes -= len(default)
                     # A large default, put into each item of a long array, must not fill the memory.
                     if room_bytes < 0:
-                        raise self._unfit([{"path": "", "message": f"expected at most {MAX_VALUE_BYTES} bytes of defaults, got more"}])
+                        raise self._unfit([{"path": "", "message": f"expected at most {_MAX_DEFAULTS_BYTES} bytes of defaults, got more"}])
                     value[name] = msgspec.json.decode(default)
         return room_bytes
 

@@ -102,7 +102,7 @@ def test_problems_are_bounded_in_number_and_length() -> None:
     fitting = schema({"additionalProperties": {"type": "null"}})
 
     with pytest.raises(ConfigInvalidError) as caught:
-        fitting.complete({f"k{number}": "x" * 1000 for number in range(200)})
+        fitting.complete({f"k{number}": "x" * 600 for number in range(60)})
 
     assert len(caught.value.data["problems"]) == 50
     assert max(len(problem["message"]) for problem in caught.value.data["problems"]) == 500
@@ -117,8 +117,8 @@ def test_value_that_is_no_json_object_or_too_large_is_refused(value: Any) -> Non
 
 
 def test_defaults_that_would_fill_the_memory_are_refused() -> None:
-    fitting = schema({"properties": {"list": {"items": {"properties": {"large": {"default": "x" * 100_000}}}}}})
-    assert len(fitting.complete({"list": [{}, {}]})["list"][1]["large"]) == 100_000
+    fitting = schema({"properties": {"list": {"items": {"properties": {"large": {"default": "x" * 8_000}}}}}})
+    assert len(fitting.complete({"list": [{}, {}]})["list"][1]["large"]) == 8_000
 
     with pytest.raises(ConfigInvalidError, match="of defaults"):
         fitting.complete({"list": [{}] * 1000})
@@ -240,6 +240,38 @@ def test_schema_too_deep_is_refused() -> None:
 
 def test_schema_too_large_is_refused() -> None:
     assert "at most 5000 parts" in refusal({"allOf": [{}] * 5000})[0]["message"]
+
+
+def test_value_is_bounded_by_the_parts_of_its_schema() -> None:
+    small = {"type": "object", "properties": {"a": {"allOf": [{"not": {"const": "z"}} for _ in range(2000)]}}}
+    fitting = schema(small)
+    fitting.complete({"a": "v" * 1500})
+    with pytest.raises(ConfigInvalidError) as caught:
+        fitting.complete({"a": "v" * 3000})
+    assert caught.value.plugin == "a"
+    (problem,) = caught.value.data["problems"]
+    assert problem["path"] == ""
+    assert "defaults included, with a schema of so many parts" in problem["message"]
+
+
+def test_of_a_great_many_faults_the_first_is_told_without_making_the_rest() -> None:
+    fitting = schema({"properties": {"a": {"items": {"allOf": [{"type": "integer"}] * 4000}}}})
+    began = time.monotonic()
+    with pytest.raises(ConfigInvalidError) as caught:
+        fitting.complete({"a": ["x"] * 480})
+    assert [problem["path"] for problem in caught.value.data["problems"]] == ["/a/0"]
+    assert time.monotonic() - began < 5.0
+
+
+def test_schema_with_too_many_unique_items_is_refused() -> None:
+    assert "at most 5000 parts" in refusal({"allOf": [{"uniqueItems": True}] * 100})[0]["message"]
+
+
+def test_a_default_too_large_for_a_plugin_to_give_is_refused() -> None:
+    fitting = schema({"properties": {"a": {"default": "v" * 20_000}}})
+    with pytest.raises(ConfigInvalidError, match="at most 16384 bytes of defaults"):
+        fitting.complete({})
+    assert fitting.complete({"a": "w" * 20_000}) == {"a": "w" * 20_000}
 
 
 def test_schema_with_too_many_patterns_is_refused() -> None:
