@@ -70,9 +70,6 @@ def _decoder(raw_decode: Callable[[Any], Any], name: str, check: Check | None) -
 
 
 def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any], Any]:
-    if check is not None and not as_text:
-        return _checked(name, check)
-
     def to_wire(value: Any) -> Any:
         try:
             if check is not None:
@@ -83,19 +80,6 @@ def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any]
             raise
         except Exception as error:  # the value is not of the declared type
             raise InvalidValueError(path="$", expected=name, actual=bounded(f"{type(value).__name__} ({error})")) from error
-
-    return to_wire
-
-
-def _checked(name: str, check: Check) -> Callable[[Any], Any]:
-    def to_wire(value: Any) -> Any:
-        try:
-            check(value, MAX_NESTING)
-        except InvalidValueError:
-            raise
-        except Exception as error:  # the value is not of the declared type
-            raise InvalidValueError(path="$", expected=name, actual=bounded(f"{type(value).__name__} ({error})")) from error
-        return value
 
     return to_wire
 

@@ -465,3 +465,27 @@ def test_defaults_of_a_partial_dataclass_travel_on(codec: Codec) -> None:
     assert msgspec.to_builtins(value) == {"text": "hi", "name": "world", "inner": [{"word": "w"}], "maybe": {"word": "w"}}
     frozen = value_type(_FrozenDefaulted, Place("T"), role="result").decoder(codec)(encode({"text": "hi"}))
     assert msgspec.to_builtins(frozen) == {"text": "hi", "name": "world"}
+
+
+def test_numbers_that_are_no_numbers_are_named_where_they_are_sent() -> None:
+    numbers = value_type(list[float], Place("T"), role="result")
+    with pytest.raises(InvalidValueError) as infinite:
+        numbers.to_wire([1.0, math.inf])
+    assert (infinite.value.path, infinite.value.expected) == ("$[1]", "a finite number")
+    with pytest.raises(InvalidValueError) as text:
+        numbers.to_wire([1.0, "two"])
+    assert (text.value.path, text.value.expected) == ("$", "list[float]")
+
+
+@dataclass
+class _Two:
+    left: float
+    right: float
+
+
+def test_two_numbers_of_an_object_are_looked_at_together() -> None:
+    two = value_type(_Two, Place("T"), role="result")
+    assert two.to_wire(_Two(1.0, 2.0)) == _Two(1.0, 2.0)
+    with pytest.raises(InvalidValueError) as error:
+        two.to_wire(_Two(1.0, math.nan))
+    assert error.value.path == "$.right"
