@@ -32,4 +32,4 @@ def events(plugin: str | None, kind: str | None, follow: bool, count: int, state
 def event_line(time: str, plugin: str | None, kind: str, reason: str, facts: dict[str, object]) -> str:
     """Return one event in one line."""
     what = f"{facts.get('before')} → {facts.get('after')}" if kind == "state-changed" else kind
-    return f"{time} {safe(plugin or 'host')}: {safe(what)}: {safe(reason)}"
+    return f"{time} {safe(plugin or '[host]')}: {safe(what)}: {safe(reason)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ def _records(state_dir: Path, plugin: str, count: int, *, follow: bool) -> Itera
         yield from client.stream("logs", timeout_s=None, plugin=plugin, count=count, follow=follow)
 
 
-def _line(record: dict[str, Any]) -> str:
-    source = "" if record["source"] == "log" else f" [{record['source']}]"
-    request = f" request={record['request']}" if record.get("request") else ""
+def _line(record: Mapping[str, Any]) -> str:
+    """Return one record in one line: what the host knows first, so that nothing a plugin says can be taken for it."""
+    request = f" ({record['request']})" if record.get("request") else ""
     fields = "".join(f" {name}={json_text(value)}" for name, value in record.get("fields", {}).items())
-    return f"{record['time']} {record['level']}{source} {record['message']}{fields}{request}".replace("\n", "\\n")
+    return f"{record['time']} {record['level']} [{record['source']}]{request} {record['message']}{fields}".replace("\n", "\\n")

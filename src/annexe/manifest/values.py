@@ -34,6 +34,7 @@ __all__ = [
     "text",
     "version",
     "version_range",
+    "start_timeout_s",
 ]
 
 _MAX_TEXT_CHARS = 1024
