@@ -10,6 +10,8 @@ from benchmarks import harness, report
 from benchmarks.harness import Bench, Cell, Mark, Seat, Subject, SubjectError, reference, verdict
 from benchmarks.payload import check, requests
 
+pytestmark = pytest.mark.any_user
+
 
 @pytest.fixture
 def bench() -> Bench:

@@ -11,6 +11,8 @@ import pytest
 from benchmarks import call, start
 from benchmarks.harness import Bench
 
+pytestmark = pytest.mark.any_user
+
 _CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pydantic", "sync"}
 
 

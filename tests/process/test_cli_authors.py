@@ -28,6 +28,8 @@ from annexe.testing import PluginRunner
 from annexe.testing.contracts import contracts_named
 from tests.process.test_testing import run_pytest
 
+pytestmark = pytest.mark.any_user
+
 CONTRACTS = """
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

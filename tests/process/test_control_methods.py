@@ -34,6 +34,8 @@ from annexe.errors import (
 from annexe.host.control_client import ControlClient
 from tests.process.hosts import Doc, T, open_host, run, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 V = TypeVar("V")
 
 

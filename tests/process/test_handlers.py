@@ -20,6 +20,8 @@ from annexe.supervision.health import HealthPolicy
 from annexe.supervision.supervisor import Policies
 from tests.process.hosts import until, wait_state
 
+pytestmark = pytest.mark.any_user
+
 STRATEGIES = ("process", "in-process")
 HEADS = ("", "from __future__ import annotations\n")
 _number = itertools.count(1)

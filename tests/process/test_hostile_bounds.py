@@ -13,6 +13,8 @@ from annexe.errors import HookError
 from tests.process.hosts import Doc, T, open_host, run
 from tests.support.hostile import write_plugin
 
+pytestmark = pytest.mark.any_user
+
 _HOOKS = '[provides.hooks]\n"t.strict" = { revision = 1 }\n'
 _HEAD = "import time\nfrom kit import *\nwire = Wire()\n"
 

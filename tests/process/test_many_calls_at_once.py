@@ -13,6 +13,8 @@ import pytest
 
 from annexe import ExtensionPoint, Host
 
+pytestmark = pytest.mark.any_user
+
 MANIFEST = """
 manifest-version = 1
 [plugin]

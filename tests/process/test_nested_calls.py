@@ -11,6 +11,8 @@ import pytest
 from annexe import ExtensionPoint, HealthPolicy, Host, Policies
 from annexe.errors import CallError, PluginBusyError
 
+pytestmark = pytest.mark.any_user
+
 PLUGIN = """
 from annexe_sdk import Plugin
 

@@ -31,6 +31,8 @@ from annexe.supervision.restart import RestartPolicy
 from annexe.supervision.supervisor import Policies
 from tests.support.hostile import write_plugin
 
+pytestmark = pytest.mark.any_user
+
 T = TypeVar("T")
 
 _LAB = Path(__file__).parents[1] / "support" / "hostile" / "lab.py"

@@ -22,6 +22,8 @@ from annexe.supervision.restart import RestartPolicy
 from annexe.supervision.supervisor import Policies
 from tests.support.hostile import write_plugin
 
+pytestmark = pytest.mark.any_user
+
 _RESOURCES = '[resources]\nstart-timeout = "2s"\ncall-timeout = "1s"\n'
 _POINT = '[provides.extensions]\n"lab" = { revision = 1 }\n'
 _HEAD = "import os, time\nfrom kit import *\nwire = Wire()\n"

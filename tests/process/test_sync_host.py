@@ -37,6 +37,8 @@ from annexe.errors import (
 from annexe.host.loop_thread import LoopThread
 from annexe.host.sync import SyncPluginHandle, SyncRequestScope
 
+pytestmark = pytest.mark.any_user
+
 
 @dataclass
 class Note:

@@ -20,6 +20,8 @@ from annexe.errors import ActivationError, ContractError
 from annexe.testing import async_host_for, host_for
 from annexe.testing.contracts import contracts_beside, contracts_named
 
+pytestmark = pytest.mark.any_user
+
 ROOT = Path(__file__).parents[2]
 
 
