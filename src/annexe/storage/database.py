@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, cast, final
 
 import msgspec
@@ -31,6 +32,7 @@ from annexe.storage.migrate import Schema, bring_up_to_date
 __all__ = ["Database"]
 
 _BUSY_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 0.01
 _PAGE_BYTES = 4096
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
 
@@ -110,6 +112,23 @@ def _make_private_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def _write_ahead(driver: sqlite3.Connection) -> str:
+    """Switch to a write-ahead log and return the mode the file is in.
+
+    SQLite does not always wait for others that switch at the same moment, whatever the timeout says: so that is done here.
+    """
+    deadline_s = monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            mode: str = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError:
+            if monotonic() > deadline_s:
+                raise
+            sleep(_LOOK_AGAIN_S)
+        else:
+            return mode
+
+
 def _engine_for(path: Path, *, max_bytes: int | None) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
@@ -121,7 +140,7 @@ def _engine_for(path: Path, *, max_bytes: int | None) -> Engine:
     )
 
     def prepare(driver: Any, _record: object) -> None:
-        mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        mode = _write_ahead(driver)
         if mode != "wal":
             # A network file system: the promises above would not hold there.
             raise StorageError(f"{path} cannot have a write-ahead log; put it on a local disk.", file=str(path), reason=FAILED)
