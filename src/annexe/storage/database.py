@@ -31,7 +31,7 @@ from annexe.storage.migrate import Schema, bring_up_to_date
 
 __all__ = ["Database"]
 
-_BUSY_TIMEOUT_S = 5.0
+_BUSY_TIMEOUT_S = 10.0
 _LOOK_AGAIN_S = 0.01
 _PAGE_BYTES = 4096
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
