@@ -80,7 +80,7 @@ def test_database_open_keeps_its_promises_in_pragmas(tmp_path: Path, schema: Sch
     found = {name: pragma(database, name) for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")}
     database.close()
 
-    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
+    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 10000}
 
 
 def test_database_transaction_holds_the_write_lock_from_its_start(tmp_path: Path) -> None:
