@@ -1,7 +1,7 @@
 """The gateway: OpenAI's chat completions over HTTP, with plugins between the client and the model.
 
 * Plugins see a hash of the client's API key, never the key; the model's service gets it as it came.
-* Every response carries ``x-request-id``, the client's own where it sent one. ``annexe explain`` tells what plugins did under that name.
+* Every chat response carries ``x-request-id``, the client's own if it sent one. ``annexe explain`` tells what plugins did under that name.
 * A client that goes away cancels its request everywhere.
 """
 

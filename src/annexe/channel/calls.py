@@ -37,7 +37,7 @@ class HostCall(msgspec.Struct, eq=False):
         given_up_at: Monotonic time when the host stopped wanting the answer; the call keeps its slot until the plugin answers.
         nested: It serves a call of the plugin's own that waits, so it takes no slot.
         requests: What the plugin asked on its behalf and is not answered yet.
-        inner_calls: Calls made on its behalf.
+        inner_calls: Calls made on its behalf that are not over yet.
     """
 
     connection: Any
@@ -54,7 +54,15 @@ class HostCall(msgspec.Struct, eq=False):
     nested: bool = False
     requests: set[Any] | None = None
     stream: Any = None
-    inner_calls: list[Any] | None = None
+    inner_calls: set[Any] | None = None
+
+    def add_inner(self, call: HostCall) -> None:
+        """Remember a call made on this one's behalf until it is over: a long call shall not keep the answers of all it led to."""
+        inner = self.inner_calls
+        if inner is None:
+            inner = self.inner_calls = set()
+        inner.add(call)
+        call.future.add_done_callback(lambda _: inner.discard(call))
 
 
 @final

@@ -240,6 +240,8 @@ class Connection:
             raise self._busy(method, f"{self.limits.queued} calls wait")
         if call.deadline < self._alarm.at:
             self._alarm.wake_at(call.deadline)
+        if chain:
+            chain[-1].add_inner(call)
         return call
 
     def give_up(self, call: HostCall) -> None:
@@ -302,10 +304,6 @@ class Connection:
         if len(chain) >= self.limits.depth:
             text = f"calls within calls are {len(chain)} deep; expected at most {self.limits.depth}"
             raise PluginBusyError(text, plugin=self.plugin, method=call.method)
-        innermost = chain[-1]
-        if innermost.inner_calls is None:
-            innermost.inner_calls = []
-        innermost.inner_calls.append(call)
         if call.meta.stream is not None:
             return  # streams have threads of their own
         for outer in reversed(chain):

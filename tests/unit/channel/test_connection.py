@@ -583,3 +583,25 @@ def test_two_chains_that_wait_for_each_others_slots_are_let_through() -> None:
                 await outcome(call)
 
     asyncio.run(scenario())
+
+
+def test_a_long_call_keeps_nothing_of_the_calls_made_on_its_behalf() -> None:
+    async def scenario() -> None:
+        async with ends() as left, ends() as right:
+
+            async def ask_right(call: PluginCall) -> Any:
+                return await right.call(["from left"])
+
+            left.serve = ask_right
+            outer = left.begin(["left"])
+            await left.peer.called()
+            for number in range(3):
+                await left.peer.ask(2 + 2 * number, "cap.a.b", parent=1)
+                await right.peer.called()
+                await right.peer.answer(1 + 2 * number, "in")
+                await left.peer.read()
+            assert not left.connection.open_calls[1].inner_calls
+            await left.peer.answer(1)
+            await outcome(outer)
+
+    asyncio.run(scenario())
