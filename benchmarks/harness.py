@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ __all__ = ["RESULTS", "Bench", "Cell", "Mark", "Row", "Seat", "Subject", "Subjec
 RESULTS = Path(__file__).parent / "results"
 _WORKER = Path(__file__).parent / "worker.py"
 _PEERS = ("annexe", "grpcio", "msgspec", "pluggy", "pydantic", "pyisolate", "Pyro5", "rpyc", "uvloop")
+_ANSWER_TIMEOUT_S = 300.0  # far beyond any visit
 _PIN_TO = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
@@ -112,10 +114,11 @@ def _environment() -> dict[str, str]:
 class Seat:
     """A running subject."""
 
-    def __init__(self, subject: Subject, *, pinned: bool) -> None:
+    def __init__(self, subject: Subject, *, pinned: bool, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
         flags = ["-I", "-S"] if subject.bare else []
         command = [sys.executable, *flags, str(_WORKER), subject.factory, json.dumps(dict(subject.options)), str(_PIN_TO) if pinned else ""]
         self.subject = subject
+        self._answer_timeout_s = answer_timeout_s
         self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the seat; read only when the subject ends unasked
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, text=True, env=_environment()
@@ -130,13 +133,16 @@ class Seat:
         """Call one of the subject's methods and return what it returned.
 
         Raises:
-            SubjectError: It raised, or its process ended.
+            SubjectError: It raised, its process ended, or it did not answer in time and was killed.
         """
         assert self._process.stdin
         assert self._process.stdout
         try:
             self._process.stdin.write(json.dumps({"do": do, "args": args}) + "\n")
             self._process.stdin.flush()
+            if not select.select([self._process.stdout], [], [], self._answer_timeout_s)[0]:
+                self._process.kill()
+                raise SubjectError(f"it did not answer within {self._answer_timeout_s:g} s")
             answer = json.loads(self._process.stdout.readline() or "{}")
         except (BrokenPipeError, json.JSONDecodeError) as error:
             answer = {"error": str(error)}

@@ -77,7 +77,7 @@ class Pluggy:
     def start(self) -> None:
         import msgspec
 
-        from benchmarks.payload import ChatRequest, edit, requests
+        from benchmarks.payload import ChatRequest, check, edit, requests
 
         pluggy = peer("pluggy")
         spec, impl = pluggy.HookspecMarker("bench"), pluggy.HookimplMarker("bench")
@@ -100,6 +100,7 @@ class Pluggy:
         self.plain = msgspec.to_builtins(self.request)
         self.encode, self.decode_plain = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
         self.decode = msgspec.msgpack.Decoder(ChatRequest).decode
+        check(self.request, self._edited(), edits=self.implementations)
 
     def block(self, count: int) -> list[float]:
         """Return the microseconds of the hook alone; implementations edit one plain value in place."""
@@ -108,7 +109,10 @@ class Pluggy:
 
     def block_with_codec(self, count: int) -> list[float]:
         """Return them with the encodes and decodes that keep a plugin from sharing the application's own value."""
-        hook, encode, decode, decode_plain, request = self.hook, self.encode, self.decode, self.decode_plain, self.request
-        return timed(lambda: decode(encode(hook(request=decode_plain(encode(request)))[-1])), count)
+        return timed(self._edited, count)
+
+    def _edited(self) -> Any:
+        value = self.decode_plain(self.encode(self.request))
+        return self.decode(self.encode(self.hook(request=value)[-1]))
 
     def close(self) -> None: ...

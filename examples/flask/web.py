@@ -13,6 +13,8 @@ from examples.flask.notes import Notebook
 
 __all__ = ["make_app", "plain_app"]
 
+_MAX_FORM_BYTES = 64 * 1024
+
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -26,11 +28,11 @@ def flask_app(notebook: Notebook) -> Wsgi:
     flask: Any = import_module("flask")
     app = flask.Flask(__name__)
 
-    @app.get("/")  # type: ignore[untyped-decorator,unused-ignore]
+    @app.get("/")  # type: ignore[untyped-decorator]
     def show() -> Any:
         return flask.Response(notebook.lines(), mimetype="text/plain")
 
-    @app.post("/")  # type: ignore[untyped-decorator,unused-ignore]
+    @app.post("/")  # type: ignore[untyped-decorator]
     def add() -> Any:
         status, text = notebook.add(flask.request.form.get("author", "somebody"), flask.request.form.get("text", ""))
         return text, status
@@ -44,8 +46,7 @@ def plain_app(notebook: Notebook) -> Wsgi:
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "POST":
-            form = parse_qs(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode())
-            status, text = notebook.add(form.get("author", ["somebody"])[0], form.get("text", [""])[0])
+            status, text = _add(notebook, environ)
             body: Iterable[bytes] = [text.encode()]
         else:
             status, body = 200, (line.encode() for line in notebook.lines())
@@ -53,3 +54,14 @@ def plain_app(notebook: Notebook) -> Wsgi:
         return body
 
     return app
+
+
+def _add(notebook: Notebook, environ: dict[str, Any]) -> tuple[int, str]:
+    try:
+        size_bytes = int(environ.get("CONTENT_LENGTH") or 0)
+        if not 0 <= size_bytes <= _MAX_FORM_BYTES:
+            return 413, f"A note has at most {_MAX_FORM_BYTES} bytes.\n"
+        form = parse_qs(environ["wsgi.input"].read(size_bytes).decode())
+    except ValueError:
+        return 400, "The request is no form in UTF-8.\n"
+    return notebook.add(form.get("author", ["somebody"])[0], form.get("text", [""])[0])

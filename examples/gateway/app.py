@@ -77,16 +77,16 @@ class _Gateway:
         try:
             return _json(await self._upstream.models(http.headers.get("authorization")))
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the client gets an answer
-            return _refused(error)
+            return _refusal(_failure(error, "list of models"))
 
     async def usage(self, http: Request) -> Response:
         """Say what the asking key used so far."""
         try:
             totals = await self._host.extension(UsageReport).totals(_key_of(http))
         except PluginUnavailableError as error:
-            return _json(Failure(status=503, code=error.code, message=error.message).body(), status=503)
-        except Exception as error:  # noqa: BLE001
-            return _refused(error)
+            return _refusal(Failure(status=503, code=error.code, message=error.message))
+        except Exception as error:  # noqa: BLE001 - the edge, as above
+            return _refusal(_failure(error, "usage"))
         return _json({"object": "list", "data": totals})
 
     async def chat(self, http: Request, body: bytes | None, send: Send) -> None:
@@ -106,10 +106,8 @@ class _Gateway:
             hooks = request.hooks(Chat)
             try:
                 await self._answer(hooks, chat, http.headers.get("authorization"), responder)
-            except Exception as error:  # noqa: BLE001
-                failure = failure_of(error)
-                if failure.status == 500:
-                    _log.error("request %s failed", request_id, exc_info=error)
+            except Exception as error:  # noqa: BLE001 - the edge, as above
+                failure = _failure(error, f"request {request_id}")
                 await hooks.on_error(failure.observed())
                 await responder.fail(failure)
 
@@ -191,10 +189,15 @@ def _request_id_of(http: Request) -> str:
     return wanted if is_request_id(wanted) else new_request_id()
 
 
-def _refused(error: Exception) -> Response:
+def _failure(error: Exception, what: str) -> Failure:
+    """Return what the client is told of an error; what nobody expected is logged, for it says nothing of itself."""
     failure = failure_of(error)
     if failure.status == 500:
-        _log.error("request failed", exc_info=error)
+        _log.error("%s failed", what, exc_info=error)
+    return failure
+
+
+def _refusal(failure: Failure) -> Response:
     return _json(failure.body(), status=failure.status, headers=failure.headers)
 
 

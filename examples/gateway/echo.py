@@ -1,8 +1,10 @@
 """An upstream that needs no network: it says what it was asked, so that one can see what plugins do.
 
-The same request has the same answer, always. Placeholders it was shown are named without their brackets, so that they stay visible when the
-answer's own are restored.
+Authorization counts for nothing here: anybody may ask. The same request has the same answer, always. Placeholders it was shown are named
+without their brackets, so that they stay visible when the answer's own are restored.
 """
+
+# ruff: noqa: ARG002 - see above
 
 from __future__ import annotations
 
@@ -36,16 +38,16 @@ class EchoUpstream(Upstream):
         self._chunk_chars = chunk_chars
         self._chunk_delay_s = chunk_delay_s
 
-    async def models(self, authorization: str | None) -> dict[str, Any]:  # noqa: ARG002 - anybody may know
+    async def models(self, authorization: str | None) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": _CREATED, "owned_by": "annexe"}]}
 
-    async def complete(self, request: ChatRequest, authorization: str | None) -> ChatAnswer:  # noqa: ARG002
+    async def complete(self, request: ChatRequest, authorization: str | None) -> ChatAnswer:
         text = answer_text(request)
         choice = ChatChoice(index=0, message=ChatMessage(role="assistant", content=text), finish_reason="stop")
         extra = {"id": "chatcmpl-echo", "object": "chat.completion", "created": _CREATED}
         return ChatAnswer(model=request.model, choices=[choice], usage=_usage(request, text), extra=extra)
 
-    async def stream(self, request: ChatRequest, authorization: str | None) -> AsyncIterator[ChatChunk]:  # noqa: ARG002
+    async def stream(self, request: ChatRequest, authorization: str | None) -> AsyncIterator[ChatChunk]:
         text = answer_text(request)
         yield _chunk(request, {"role": "assistant", "content": ""})
         for start in range(0, len(text), self._chunk_chars):

@@ -40,9 +40,9 @@ def notebook() -> Iterator[Notebook]:
         yield Notebook(host)
 
 
-def ask(app: Any, method: str = "GET", body: bytes = b"") -> tuple[str, str]:
+def ask(app: Any, method: str = "GET", body: bytes = b"", *, length: str | None = None) -> tuple[str, str]:
     """Call a WSGI application; return status line and text."""
-    environ = {"REQUEST_METHOD": method, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    environ = {"REQUEST_METHOD": method, "CONTENT_LENGTH": length or str(len(body)), "wsgi.input": io.BytesIO(body)}
     said: list[str] = []
     text = b"".join(app(environ, lambda status, headers: said.append(status)))
     return said[0], text.decode()
@@ -54,6 +54,19 @@ def test_notes_go_through_plugins_and_come_out_as_a_stream(notebook: Notebook) -
     assert ask(app, "POST", b"author=ann&text=HELLO") == ("422 Unprocessable Entity", "please do not shout, ann\n")
     assert ask(app, "POST", b"text=Good.")[0] == "200 OK"
     assert ask(app) == ("200 OK", "1. ann: Hello. Thank you!\n2. somebody: Good. Thank you!\n")
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"),
+    [
+        pytest.param("eleven", b"text=Hello.", "400 Bad Request", id="length that is no number"),
+        pytest.param("6", b"text=\xff", "400 Bad Request", id="not utf-8"),
+        pytest.param("-1", b"", "413 Request Entity Too Large", id="length below zero"),
+        pytest.param("65537", b"", "413 Request Entity Too Large", id="more than is read"),
+    ],
+)
+def test_plain_app_answers_what_is_no_form(notebook: Notebook, length: str, body: bytes, status: str) -> None:
+    assert ask(plain_app(notebook), "POST", body, length=length)[0] == status
 
 
 def test_flask_serves_it_where_it_is_installed(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,15 @@ def test_subject_that_ends_unasked_is_reported_with_its_last_words() -> None:
         seat.close()
 
 
+def test_subject_that_hangs_is_ended_and_reported() -> None:
+    seat = Seat(Subject("hang", "signal:pause"), pinned=False, answer_timeout_s=0.5)
+    try:
+        with pytest.raises(SubjectError, match=r"did not answer within 0\.5 s"):
+            seat.ask("start")
+    finally:
+        seat.close()
+
+
 @pytest.mark.parametrize(
     ("measured", "at_least", "expected"),
     [

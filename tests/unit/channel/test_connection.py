@@ -605,3 +605,27 @@ def test_a_long_call_keeps_nothing_of_the_calls_made_on_its_behalf() -> None:
             await outcome(outer)
 
     asyncio.run(scenario())
+
+
+def test_a_long_call_keeps_nothing_of_the_calls_that_could_not_be_started() -> None:
+    async def scenario() -> None:
+        async with ends() as left, ends(concurrency=1, sent_ahead=0, queued=0) as right:
+
+            async def ask_right(call: PluginCall) -> Any:
+                return await right.call(["from left"])
+
+            left.serve = ask_right
+            holder = right.begin(["holds the one slot"])
+            outer = left.begin(["left"])
+            await left.peer.called()
+            for number in range(3):
+                await left.peer.ask(2 + 2 * number, "cap.a.b", parent=1)
+                assert answered_error(await left.peer.read()) == "busy"
+            assert not left.connection.open_calls[1].inner_calls
+            await right.peer.called()
+            await right.peer.answer(1)
+            await left.peer.answer(1)
+            await outcome(holder)
+            await outcome(outer)
+
+    asyncio.run(scenario())
