@@ -20,12 +20,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, final
 
 __all__ = ["RESULTS", "Bench", "Cell", "Mark", "Row", "Seat", "Subject", "SubjectError", "reference", "verdict"]
@@ -286,8 +288,20 @@ def machine() -> dict[str, Any]:
         "load_1min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
+        "python_work_ns": _python_work_ns(),
         "versions": {peer: version for peer in _PEERS if (version := _version(peer))},
     }
+
+
+def _python_work_ns() -> int:
+    """Return what one round of ordinary Python work takes: builds of one version differ by half, and ratios to peers in C with them."""
+
+    def work(rounds: int) -> None:
+        for number in range(rounds):
+            record = SimpleNamespace(number=number, items=[number])
+            {"number": record.number, "items": record.items, "name": f"r-{number}"}  # noqa: B018 - made and dropped
+
+    return round(min(timeit.repeat(lambda: work(10_000), number=1, repeat=7)) / 10_000 * 1e9)
 
 
 def _version(distribution: str) -> str | None:

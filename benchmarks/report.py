@@ -28,7 +28,8 @@ def render(result: dict[str, Any], title: str, marks: tuple[Mark, ...]) -> str:
         f"### {title}",
         "",
         f"`make bench NAME={result['name']}`, {result['when'][:10]}: {machine['cores']} cores of {machine['cpu']}, {machine['system']}, "
-        f"CPython {machine['python']}, load {machine['load_1min']} before the run. {versions}.",
+        f"CPython {machine['python']} ({machine['python_work_ns']} ns for a fixed piece of Python work), "
+        f"load {machine['load_1min']} before the run. {versions}.",
         "",
         "| what | unit | p50 | p99 | n |",
         "|---|---|---:|---:|---:|",

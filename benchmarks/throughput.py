@@ -9,8 +9,8 @@ __all__ = ["MARKS", "NAME", "TITLE", "measure"]
 NAME = "throughput"
 TITLE = "Calls a second, many in flight: 1 KB in, really edited, 1 KB out"
 _HOST_BOUND = (
-    "the host is the limit, not the plugin: with 64 in flight a call takes about 16 µs of the host's processor and 8 µs of the plugin's. "
-    "Reads and writes are shared by some 30 calls and are not what costs."
+    "the host is the limit, not the plugin: one thread runs its Python for every call. Reads and writes are shared by many calls and are "
+    "not what costs."
 )
 MARKS = (
     Mark(key="over_grpcio_aio_64", limit=20, at_least=True, about="64 in flight ÷ grpcio aio, as scheduled", held_back_by=_HOST_BOUND),
