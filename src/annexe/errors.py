@@ -117,6 +117,16 @@ class AnnexeError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Applications send errors between their processes (task queues, process pools); most subclasses cannot be made from the text alone.
+        return _restored, (type(self), self.message, self.plugin, dict(self.data))
+
+
+def _restored(kind: type[AnnexeError], message: str, plugin: str | None, data: dict[str, Any]) -> AnnexeError:
+    error = kind.__new__(kind, message)
+    AnnexeError.__init__(error, message, plugin=plugin, **data)
+    return error
+
 
 class ManifestError(AnnexeError):
     """A manifest that cannot be accepted.

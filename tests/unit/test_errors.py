@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 from annexe import errors
@@ -49,3 +52,17 @@ def test_protocol_call_hook_and_rejection_errors_carry_their_names() -> None:
 def test_wrong_context_can_be_caught_as_what_python_would_raise() -> None:
     with pytest.raises(RuntimeError, match="loop"):
         raise errors.WrongContextError("Inside a running loop.")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(errors.ManifestError(source="plugin.toml", problems=["no id"]), id="made from its facts"),
+        pytest.param(errors.RejectedError("No.", plugin="chaos", hook="a.b", reject_code="full", status=429), id="with facts of its own"),
+        pytest.param(errors.CallTimeoutError("Late.", plugin="chaos", method="hook.a.b"), id="with an optional fact"),
+    ],
+)
+def test_error_reaches_another_process_as_it_was(error: errors.AnnexeError) -> None:
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is type(error)
+        assert (str(other), other.plugin, other.data, vars(other)) == (str(error), error.plugin, error.data, vars(error))

@@ -86,6 +86,7 @@ class Host:
         default_deadline_s: For requests that name none, in seconds.
         codecs: Offered to plugins, best first.
         control: Listen on the control socket, for the ``annexe`` command.
+        explain_values: Explain keeps what plugins were given and gave; without, who did what and when remains.
         clock: For tests.
 
     Use it as ``async with Host(…) as host``: entering waits until every eager plugin is ready or has failed, for 60 seconds at
@@ -118,6 +119,7 @@ class Host:
         default_deadline_s: float = 30.0,
         codecs: Sequence[Literal["msgpack", "json"]] = ("msgpack", "json"),
         control: bool = True,
+        explain_values: bool = True,
         clock: Clock | None = None,
     ) -> None:
         folders = [plugins] if isinstance(plugins, (str, Path)) else list(plugins)
@@ -137,6 +139,7 @@ class Host:
             default_deadline_s=default_deadline_s,
             codecs=codecs,
             control=control,
+            explain_values=explain_values,
             dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}, breaker=breaker or BreakerPolicy()),
             policies=policies or Policies(),
         )
@@ -178,7 +181,7 @@ class Host:
         stack.callback(self.state_dir.release)
         self.events = Events(clock)
         self.metrics = Metrics()
-        self._explain = Explain()
+        self._explain = Explain(keeps_values=settings.explain_values)
         self.logs = LogStore(self.state_dir.logs, clock, on_dropped=self._on_log_dropped)
         stack.push_async_callback(asyncio.to_thread, self.logs.close)
         stack.callback(self.events.subscribe(self._log_event))

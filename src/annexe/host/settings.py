@@ -38,6 +38,7 @@ class HostSettings:
     default_deadline_s: float
     codecs: Sequence[Literal["msgpack", "json"]]
     control: bool
+    explain_values: bool
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
     policies: Policies = field(default_factory=Policies)
 

@@ -106,6 +106,8 @@ class RequestRecord(msgspec.Struct, eq=False):
         if len(self._steps) >= MAX_STEPS:
             self._steps_dropped += 1
             return
+        if not ring.keeps_values:
+            before = after = codec = None
         if codec is None:
             held_bytes = 0 if before is None and after is None else _OBJECT_BYTES
         else:
@@ -157,9 +159,11 @@ class Explain:
     Args:
         capacity: How many.
         max_bytes: The most bytes their values may take.
+        keeps_values: Keep what plugins were given and gave; without, who did what and when remains.
     """
 
-    def __init__(self, *, capacity: int = 1024, max_bytes: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, *, capacity: int = 1024, max_bytes: int = 32 * 1024 * 1024, keeps_values: bool = True) -> None:
+        self.keeps_values = keeps_values
         self._capacity = capacity
         self._max_bytes = max_bytes
         # Oldest first; found by looking through it, which only those who ask pay for.

@@ -29,6 +29,17 @@ def test_reason_is_cut_when_it_is_kept_and_charged() -> None:
     assert explain.held_bytes == 2 * 2048
 
 
+def test_values_are_not_kept_where_nobody_may_see_them() -> None:
+    explain = Explain(keeps_values=False)
+    record = explain.start("r-1", START_AT)
+    record.add_step("one", "chat.on_request", 0.0, 0.1, Outcome.CHANGED, None, packed({"x": "ada@"}), packed({"x": "-"}), "msgpack")
+    record.add_step("two", "chat.answer", 0.1, 0.2, Outcome.ANSWERED, None, None, {"x": "ada@"})
+    shown = explain.render("r-1")
+    assert [(step["plugin"], step["outcome"]) for step in shown["steps"]] == [("one", "changed"), ("two", "answered")]
+    assert "ada" not in repr(shown)
+    assert explain.held_bytes == 0
+
+
 def test_explain_renders_order_time_outcome_reason_and_changes() -> None:
     explain = Explain()
     record = explain.start("r-1", START_AT)
