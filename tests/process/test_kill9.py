@@ -246,6 +246,21 @@ def test_closed_host_sends_its_warden_home(tmp_path: Path, mark: str) -> None:
     assert not is_alive(warden)
 
 
+def test_killed_warden_has_a_successor_from_the_next_start_on(tmp_path: Path, mark: str) -> None:
+    write_all(tmp_path, {"plain": PLUGINS["plain"]})
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            (warden,) = wardens_of(os.getpid())
+            os.kill(warden, 9)
+            await until(lambda: not is_alive(warden))
+            await host.plugin("plain").restart()
+            (successor,) = wardens_of(os.getpid())
+            assert successor != warden
+
+    run(scenario)
+
+
 def test_daemon_of_a_stopped_plugin_is_hunted_down_and_told(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
     monkeypatch.setenv("KILL9_MARK", mark)

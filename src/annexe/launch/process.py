@@ -151,7 +151,7 @@ class ProcessStrategy(LaunchStrategy):
 
     def _spawn(self, prepared: Prepared) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
-        if self._warden is None and self._platform == "linux":
+        if self._platform == "linux" and (self._warden is None or self._warden.has_ended):
             self._warden = Warden(self._records.folder, self._uids)
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
             sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

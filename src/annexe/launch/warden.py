@@ -44,6 +44,11 @@ class Warden:
         """Its process."""
         return self._child.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether somebody killed it."""
+        return self._child.poll() is not None
+
     def close(self) -> None:
         """End it; the host has cleared everything away itself."""
         self._child.kill()
