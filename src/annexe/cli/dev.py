@@ -22,6 +22,7 @@ from typing import Any, final
 import click
 from watchfiles import DefaultFilter, awatch
 
+from annexe.cli.options import python_option
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginHandle
@@ -39,8 +40,9 @@ _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "criti
 @click.command()
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--contracts", multiple=True, metavar="MODULE:SPEC", help=f"What the host opens; by default what PATH/{BESIDE} has.")
+@python_option
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Keep state here; by default it is gone afterwards.")
-def dev(path: Path, contracts: tuple[str, ...], state: Path | None) -> None:
+def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state: Path | None) -> None:
     """Run the plugin in the folder PATH, and start it again whenever a file of it is saved.
 
     It is granted everything it asks for: for development alone.
@@ -48,7 +50,7 @@ def dev(path: Path, contracts: tuple[str, ...], state: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         kept = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="annexe-dev-")))
         kept.chmod(0o700) if kept.exists() else None
-        session = _Session(path.resolve(), contracts, kept)
+        session = _Session(path.resolve(), contracts, pythons, kept)
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             asyncio.run(session.run())
         _say("stopped")
@@ -58,9 +60,10 @@ def dev(path: Path, contracts: tuple[str, ...], state: Path | None) -> None:
 class _Session:
     """One ``annexe dev``, from start to Ctrl-C."""
 
-    def __init__(self, folder: Path, contracts: Sequence[str], state: Path) -> None:
+    def __init__(self, folder: Path, contracts: Sequence[str], pythons: Sequence[Path], state: Path) -> None:
         self._folder = folder
         self._names = contracts
+        self._pythons = pythons
         self._state = state
 
     async def run(self) -> None:
@@ -94,7 +97,14 @@ class _Session:
             where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
             _complain(f"the contracts cannot be imported: {type(error).__name__}: {error} (at {where[0]}:{where[1]})")
             return
-        host = Host(plugins=self._folder, contracts=contracts, grants="manifest", state_dir=self._state, name="annexe dev")
+        host = Host(
+            plugins=self._folder,
+            contracts=contracts,
+            grants="manifest",
+            pythons=self._pythons,
+            state_dir=self._state,
+            name="annexe dev",
+        )
         following = asyncio.create_task(_follow(host, manifest.id))
         try:
             async with host:

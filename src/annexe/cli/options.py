@@ -14,7 +14,7 @@ from annexe.errors import AnnexeError, LaunchError, PluginBlockedError, Quaranti
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
 
-__all__ = ["as_json", "check_runs", "connect", "operator", "plugin_argument", "state_option"]
+__all__ = ["as_json", "check_runs", "connect", "operator", "plugin_argument", "python_option", "state_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +39,19 @@ def state_option(command: F) -> F:
 def as_json(command: F) -> F:
     """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def python_option(command: F) -> F:
+    """Add ``--python``."""
+    option = click.option(
+        "--python",
+        "pythons",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        metavar="PATH",
+        help="A further Python that plugins may run on, for a .venv that fits neither the host's nor the system's; may be repeated.",
+    )
+    return option(command)
 
 
 def plugin_argument(command: F) -> F:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annexe.cli.events import event_line
-from annexe.cli.options import state_option
+from annexe.cli.options import python_option, state_option
 from annexe.cli.terminal import print_text
 from annexe.errors import ContractError
 from annexe.testing.contracts import contracts_named
@@ -39,10 +39,19 @@ __all__ = ["run"]
     "-g", "--grants", default="stored", show_default=True, metavar="stored|manifest|FILE",
     help="Where rights come from: what was granted with `annexe grant`, all that is asked for (for development), or a policy file.",
 )  # fmt: skip
+@python_option
 @click.option("--production", is_flag=True, help="Refuse what is for development.")
 @click.option("--name", default="annexe run", show_default=True, help="Name of the host, as told to plugins.")
 @state_option
-def run(folders: Sequence[Path], contracts: Sequence[str], grants: str, production: bool, name: str, state_dir: Path) -> None:
+def run(
+    folders: Sequence[Path],
+    contracts: Sequence[str],
+    grants: str,
+    pythons: Sequence[Path],
+    production: bool,
+    name: str,
+    state_dir: Path,
+) -> None:
     """Run a host: find the plugins, start them, keep them running, and answer the other commands until SIGTERM or Ctrl-C.
 
     Plugins whose hooks or extension points are not opened with --contracts stay blocked, and say which is missing.
@@ -56,7 +65,13 @@ def run(folders: Sequence[Path], contracts: Sequence[str], grants: str, producti
         raise click.BadParameter("'manifest' is for development; with --production grant with `annexe grant ID`", param_hint="--grants")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     host = Host(
-        plugins=list(folders), contracts=_contracts(contracts), grants=grants, production=production, name=name, state_dir=state_dir
+        plugins=list(folders),
+        contracts=_contracts(contracts),
+        grants=grants,
+        pythons=pythons,
+        production=production,
+        name=name,
+        state_dir=state_dir,
     )
     with asyncio.Runner(loop_factory=fastest_loop) as runner:
         runner.run(_serve(host, state_dir))

@@ -35,7 +35,7 @@ from annexe.host.settings import Grants, HostSettings, StrategyName
 from annexe.host.state_dir import StateDir, default_state_dir
 from annexe.host.store_thread import StoreThread
 from annexe.ids import MAX_REQUEST_ID_CHARS, RequestIds, is_request_id
-from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy
+from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy, PythonFinder
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
 from annexe.storage.kv import KvStore
 from annexe.supervision.supervisor import Policies
@@ -77,6 +77,7 @@ class Host:
         config: Configuration by plugin id, in place of what is stored.
         strategy: ``"process"``; ``"in-process"`` for trusted code in development and tests; or by plugin id.
         production: Refuse what is for development: ``grants="manifest"`` and unnamed in-process plugins.
+        pythons: Further Python interpreters that plugins may run on, for those whose ``.venv`` fits neither the host's nor the system's.
         order: By hook or extension point: plugin ids that come first.
         on_failure: By hook or plugin id: ``"closed"`` makes a policy stricter.
         policies: Restart, health and stop rules.
@@ -110,6 +111,7 @@ class Host:
         config: Mapping[str, Mapping[str, Any]] | None = None,
         strategy: StrategyName | Mapping[str, StrategyName] = "process",
         production: bool = False,
+        pythons: Sequence[str | Path] = (),
         order: Mapping[str, Sequence[str]] | None = None,
         on_failure: Mapping[str, Literal["open", "closed"]] | None = None,
         policies: Policies | None = None,
@@ -134,6 +136,7 @@ class Host:
             config=config or {},
             strategy=strategy,
             production=production,
+            pythons=[Path(python) for python in pythons],
             name=name,
             version=version,
             default_deadline_s=default_deadline_s,
@@ -251,7 +254,7 @@ class Host:
         stack.push_async_callback(control.close)
 
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
-        processes = ProcessStrategy(state_dir=self.state_dir.path)
+        processes = ProcessStrategy(state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons))
         stack.push_async_callback(processes.close)
         for swept in await processes.sweep():
             reason = f"{swept.killed} processes of {swept.instance} outlived an earlier host"

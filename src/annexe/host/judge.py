@@ -8,6 +8,7 @@ Source: features DI5, PE1, EP2; docs/reference/permissions.md.
 from __future__ import annotations
 
 import asyncio
+import platform
 from time import monotonic
 from typing import final
 
@@ -65,10 +66,12 @@ class Judge:
         if problems:
             known.error = problems[0]
             return "; ".join(problem.message for problem in problems)
-        unmet = unmet_requirements(manifest, this_machine(host=__version__, libs=manifest.runtime.requires_libs))
+        is_inside = self._settings.strategy_of(known.id) == "in-process"
+        python = platform.python_version() if is_inside else ""
+        unmet = unmet_requirements(manifest, this_machine(host=__version__, python=python, libs=manifest.runtime.requires_libs))
         if unmet:
             return f"this machine does not fit: {'; '.join(unmet)}"
-        if self._settings.strategy_of(known.id) == "in-process" and self._settings.production:
+        if is_inside and self._settings.production:
             named = not isinstance(self._settings.strategy, str)
             if not named:
                 return "it would run inside the host's process; in production name it: strategy={\"" + known.id + '": "in-process"}'

@@ -33,6 +33,7 @@ class HostSettings:
     config: Mapping[str, Mapping[str, Any]]
     strategy: StrategyName | Mapping[str, StrategyName]
     production: bool
+    pythons: Sequence[Path]
     name: str
     version: str
     default_deadline_s: float

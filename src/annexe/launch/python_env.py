@@ -31,7 +31,7 @@ from typing import final
 
 from packaging.specifiers import SpecifierSet
 
-from annexe.errors import LaunchError
+from annexe.errors import PluginBlockedError
 from annexe.launch.folders import unreachable_at
 from annexe.manifest.files import open_file
 
@@ -109,7 +109,7 @@ class PythonFinder:
             uid: User the plugin will run as; None for the host's.
 
         Raises:
-            LaunchError: None fits; ``tried`` says why, one line each.
+            PluginBlockedError: None fits; ``tried`` says why, one line each.
         """
         venv = folder / ".venv" if folder is not None and (folder / ".venv" / "pyvenv.cfg").is_file() else None
         packages, minor = _venv_packages(venv) if venv is not None else ((), None)
@@ -124,10 +124,11 @@ class PythonFinder:
             if line not in tried:
                 tried.append(line)
         wanted = requires_python or f">={_OLDEST[0]}.{_OLDEST[1]}"
-        raise LaunchError(
+        raise PluginBlockedError(
             f"no Python {wanted} that plugin {plugin!r} could run with:\n  " + "\n  ".join(tried) + "\n"
             "Install one for all users (`apt install python3`), let others pass the folders on the way to one of these (chmod o+x), or "
-            "make the plugin's .venv anew with one of these; the interpreter that a .venv names is never run.",
+            "make the plugin's .venv anew with one of these. The interpreter that a .venv names is never run by itself: name one that you "
+            "trust with Host(pythons=[…]) or `annexe run --python PATH`.",
             plugin=plugin,
             tried=tried,
         )

@@ -30,7 +30,7 @@ def this_machine(*, host: str, python: str = "", libs: Iterable[str] = ()) -> Ma
 
     Args:
         host: Version of annexe.
-        python: Version of the interpreter that the plugin would get; empty: this one.
+        python: Version of the interpreter that the plugin gets; empty where that is chosen at its launch.
         libs: File names of the native libraries to look for.
     """
     os_name = _OS_NAMES.get(sys.platform, sys.platform)
@@ -38,7 +38,7 @@ def this_machine(*, host: str, python: str = "", libs: Iterable[str] = ()) -> Ma
     return Machine(
         os=os_name,
         arch=arch,
-        python=python or platform.python_version(),
+        python=python,
         host=host,
         libs=_found(frozenset(libs)),
         targets=tuple(f"{arch}-{end}" for end in _TRIPLE_ENDS.get(os_name, ())),

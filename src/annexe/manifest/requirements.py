@@ -27,7 +27,7 @@ class Machine:
     Attributes:
         os: ``linux``, ``macos`` or ``windows``, or what the system calls itself.
         arch: As in ``model.ARCHITECTURES``, or what the system calls it.
-        python: Version of the interpreter that a ``python`` plugin would get.
+        python: Version of the interpreter that the plugin gets; empty where that is chosen at its launch, and refused there.
         host: Version of annexe.
         libs: File names of the native libraries that were looked for and are there.
         targets: Target triples it can run, best first.
@@ -51,7 +51,7 @@ def unmet_requirements(manifest: Manifest, machine: Machine) -> list[str]:
     ]
     if not is_in_range(machine.host, runtime.requires_host):
         unmet.append(f"requires-host: expected annexe {runtime.requires_host}, got {machine.host}")
-    if not is_in_range(machine.python, runtime.requires_python):
+    if machine.python and not is_in_range(machine.python, runtime.requires_python):
         unmet.append(f"requires-python: expected Python {runtime.requires_python}, got {machine.python}")
     unmet += [f"requires-libs: expected {lib}, got no library of that name" for lib in runtime.requires_libs if lib not in machine.libs]
     if runtime.entry_by_target and not runtime.entry_for(machine.targets):

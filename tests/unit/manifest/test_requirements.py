@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,10 @@ def test_requirement_that_is_not_met_is_named(runtime: Runtime, unmet: str) -> N
     assert unmet_requirements(needing(runtime), MACHINE) == [unmet]
 
 
+def test_python_that_is_chosen_at_the_launch_is_not_judged_before() -> None:
+    assert unmet_requirements(needing(Runtime(kind="python", entry="x", requires_python=">=99")), replace(MACHINE, python="")) == []
+
+
 def test_requirements_all_unmet_are_all_named() -> None:
     runtime = Runtime(kind="binary", entry_by_target={"a-b": "x"}, requires_os=("macos",), requires_host=">=9")
     bare = Machine(os="linux", arch="x86_64", python="3.12.1", host="0.3.0")
@@ -58,8 +63,8 @@ def test_requirements_all_unmet_are_all_named() -> None:
 
 
 def test_this_machine_is_described() -> None:
-    machine = this_machine(host="0.1.0", libs=["libc.so.6", "libnothing-of-that-name.so.9"])
-    assert machine.python == platform.python_version()
+    machine = this_machine(host="0.1.0", python="3.12.1", libs=["libc.so.6", "libnothing-of-that-name.so.9"])
+    assert machine.python == "3.12.1"
     assert machine.host == "0.1.0"
     assert machine.os in ("linux", "macos", "windows")
     assert all(target.startswith(machine.arch) for target in machine.targets)
