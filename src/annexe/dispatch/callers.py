@@ -7,15 +7,14 @@ Source: docs/reference/hooks.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, final
 
 from annexe.contract import HookKind, SpecDefinition
 from annexe.dispatch.observers import ObserverQueue, encoded_params
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.dispatch.stream_pipeline import filter_stream
+from annexe.dispatch.stream_pipeline import as_generator, filter_stream
 
 __all__ = ["FilteredStream", "HookCaller", "make_caller_class"]
 
@@ -94,20 +93,10 @@ def _stream_filter(pipeline: Pipeline) -> Callable[..., Any]:
     def call(self: HookCaller, *args: Any, **kwargs: Any) -> FilteredStream:
         values = pipeline.bind(args, kwargs)
         if not pipeline.members:
-            return FilteredStream(_as_it_is(values[0]))
+            return FilteredStream(as_generator(values[0]))
         return FilteredStream(filter_stream(pipeline, self._request or self._new_request(), values))
 
     return call
-
-
-async def _as_it_is(source: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
-    if isinstance(source, AsyncGenerator):
-        async with aclosing(source):
-            async for item in source:
-                yield item
-    else:
-        async for item in source:
-            yield item
 
 
 @final

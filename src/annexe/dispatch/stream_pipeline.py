@@ -28,32 +28,37 @@ from annexe.dispatch.request import Request
 from annexe.errors import CallError, HookError, InvalidParamsError, RejectedError
 from annexe.record import Outcome
 
-__all__ = ["filter_stream"]
+__all__ = ["as_generator", "filter_stream"]
 
 _REPLAY_BYTES = 1024 * 1024
 
 _size_of = msgspec.msgpack.Encoder().encode
 
 
-async def filter_stream(pipeline: Pipeline, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
-    """Yield what is left of the stream in ``values`` when every plugin has had it.
+def filter_stream(pipeline: Pipeline, request: Request, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+    """Return what is left of the stream in ``values`` when every plugin has had it.
 
     Raises:
-        HookError: A fail-closed plugin could not take part, or any plugin failed after its first output.
-        RejectedError: A plugin refused.
+        InvalidParamsError: An argument beside the stream cannot be sent.
+        HookError: While it is read: a fail-closed plugin could not take part, or any plugin failed after its first output.
+        RejectedError: While it is read: a plugin refused.
     """
     source: AsyncIterable[Any] = values[0]
     members = list(pipeline.members)
     others = wire_params(pipeline.definition.params, values, method=pipeline.definition.method)
     for index, member in enumerate(members):
         source = _Stage(pipeline, member, request, source, others, len(members) - index).run()
-    if isinstance(source, AsyncGenerator):
-        async with aclosing(source):
-            async for item in source:
-                yield item
-    else:
-        async for item in source:
-            yield item
+    return as_generator(source)
+
+
+def as_generator(source: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    """Return what can be closed early."""
+    return source if isinstance(source, AsyncGenerator) else _each(source)
+
+
+async def _each(source: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    async for item in source:
+        yield item
 
 
 @final
