@@ -607,6 +607,24 @@ def test_open_breaker_fails_a_closed_hook(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_restart_closes_the_breakers_and_show_tells_of_them(tmp_path: Path) -> None:
+    filter_plugin(tmp_path, "alpha", "if doc['text'] == 'bad': raise ValueError('x')\ndoc['marks'].append('a')\nreturn doc")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, breaker=BreakerPolicy(max_failures=2, open_s=20.0)) as host:
+            for _ in range(2):
+                await host.hooks(T).edit(Doc("bad"))
+            (left_s,) = host._dispatcher.open_breakers("alpha").values()
+            assert 0 < left_s <= 20
+            assert (await host.hooks(T).edit(Doc("good"))).marks == []
+            await host.plugin("alpha").restart()
+            assert not host._dispatcher.open_breakers("alpha")
+            await host.hooks(T).edit(Doc("bad"))
+            assert (await host.hooks(T).edit(Doc("good"))).marks == ["a"]  # nor do the failures before count
+
+    run(scenario)
+
+
 def test_rejections_and_cancelled_calls_open_no_breaker(tmp_path: Path) -> None:
     filter_plugin(tmp_path, "alpha", "if doc['text'] == 'slow': time.sleep(0.1)\nraise Reject('no', 'no')")
 

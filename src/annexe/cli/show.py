@@ -54,6 +54,8 @@ def _print_head(told: dict[str, Any]) -> None:
     print_text()
     print_text(f"state:     {told['state']} since {told['since']}: {_one_line(told['reason'])}")
     print_text(f"enabled:   {'yes' if told['enabled'] else 'no'}; starts {told['starts']}, failures in a row {told['failures']}")
+    for hook, seconds in told["breakers"].items():
+        print_text(f"breaker:   open at {hook}: it failed too often there, and is passed over for {seconds:.0f} s more")
     print_text(f"pid:       {told['pid'] or '-'} ({told['strategy']}, {told['start'] or '-'})")
     print_text(f"folder:    {told['folder']}")
     print_text(f"content:   {told['digest'] or '-'}")
@@ -73,7 +75,7 @@ def _print_limits(told: dict[str, Any]) -> None:
 def _print_isolation(told: dict[str, Any]) -> None:
     text = told["receipt_text"]
     if text is None:
-        print_text("\nIsolation: it does not run; the worths above are what it would get here")
+        print_text("\nIsolation: it does not run; what rights and limits are worth is what they would be here")
         return
     print_text("\nIsolation receipt:")
     print_text("\n".join(f"  {line}" for line in text.split("\n")))

@@ -75,9 +75,7 @@ class Breaker:
     def succeeded(self) -> None:
         """Note an answer. While open without a trial it is late news of a call from before, and changes nothing."""
         if self._retry_at_s is None or self._trying:
-            self.failures = 0
-            self._retry_at_s = None
-            self._trying = False
+            self.close()
 
     def failed(self, now_s: float) -> None:
         """Note a failure or time-out. While open without a trial it is late news, too: it must not keep the breaker open for longer."""
@@ -87,6 +85,12 @@ class Breaker:
         if self._trying or self.failures >= self._policy.max_failures:
             self._trying = False
             self._retry_at_s = now_s + self._policy.open_s
+
+    def close(self) -> None:
+        """Let every call pass again."""
+        self.failures = 0
+        self._retry_at_s = None
+        self._trying = False
 
     def state(self, now_s: float) -> BreakerState:
         """Return the state, for explain; changes nothing."""

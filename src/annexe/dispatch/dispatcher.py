@@ -8,8 +8,9 @@ Source: docs/reference/hooks.md, "Order"; features HK1 to HK7 and EP1 to EP4.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Literal, final
 
 from annexe.channel import Provided
@@ -165,6 +166,22 @@ class Dispatcher:
             return
         self._arrange(added.manifest)
         self._queues.pop(plugin).close()
+
+    def forgive(self, plugin: str) -> None:
+        """Close a plugin's breakers: it is started afresh."""
+        for _, member in self._places_of(plugin):
+            member.breaker.close()
+            member.failing = False
+
+    def open_breakers(self, plugin: str) -> dict[str, float]:
+        """Return, by hook, for how many seconds more a plugin is passed over there."""
+        now = monotonic()
+        left_s = {hook: member.breaker.retry_in_s(now) for hook, member in self._places_of(plugin)}
+        return {hook: seconds for hook, seconds in left_s.items() if seconds}
+
+    def _places_of(self, plugin: str) -> Iterator[tuple[str, HookMember]]:
+        for hook in self._plugins[plugin].manifest.provides.hooks if plugin in self._plugins else ():
+            yield from ((hook, member) for member in self.pipelines[hook].members if member.provider.id == plugin)
 
     def close(self) -> None:
         """Forget what waits for observers."""

@@ -165,8 +165,9 @@ class Pipeline:
         """Return the connection to use for one plugin; waits for a start within the plugin's share."""
         if not member.breaker.admit(now):
             retry_s = member.breaker.retry_in_s(now)
-            text = f"plugin {member.provider.id!r} failed too often at {self.definition.qualified}; tried again in {retry_s:.1f} s"
-            raise PluginUnavailableError(text, plugin=member.provider.id, method=self.definition.method, breaker="open")
+            plugin, hook = member.provider.id, self.definition.qualified
+            text = f"plugin {plugin!r} failed too often at {hook}; tried again in {retry_s:.1f} s; see: annexe logs {plugin}"
+            raise PluginUnavailableError(text, plugin=plugin, method=self.definition.method, breaker="open")
         member.provider.last_used = now
         connection = member.provider.connection
         if connection is None:

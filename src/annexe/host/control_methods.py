@@ -216,7 +216,8 @@ class ControlMethods:
     async def _show(self, params: _Plugin) -> dict[str, Any]:
         known = self._registry.get(params.plugin)
         figures = self._metrics.snapshot().get(known.id, {})
-        return details(self._handle(known.id), known, strategy=self._settings.strategy_of(known.id), figures=figures)
+        strategy = self._settings.strategy_of(known.id)
+        return details(self._handle(known.id), known, strategy=strategy, breakers=self._dispatcher.open_breakers(known.id), figures=figures)
 
     def _done_with(self, step: Callable[[PluginHandle], Awaitable[None]]) -> Callable[[_Plugin], Awaitable[dict[str, Any]]]:
         async def run(params: _Plugin) -> dict[str, Any]:

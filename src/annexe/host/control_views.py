@@ -39,13 +39,16 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
     }
 
 
-def details(view: PluginView, known: KnownPlugin, *, strategy: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+def details(
+    view: PluginView, known: KnownPlugin, *, strategy: str, breakers: Mapping[str, float], figures: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return everything about one plugin.
 
     Args:
         view: The plugin.
         known: The same, as the registry has it.
         strategy: How it is launched.
+        breakers: Where it is passed over because it failed too often, and for how many seconds more.
         figures: Its part of the host's figures.
     """
     manifest, receipt, decision = view.manifest, view.receipt, known.decision
@@ -61,6 +64,7 @@ def details(view: PluginView, known: KnownPlugin, *, strategy: str, figures: Map
         "strategy": strategy,
         "starts": known.supervisor.starts if known.supervisor is not None else 0,
         "failures": known.supervisor.failures if known.supervisor is not None else 0,
+        "breakers": dict(breakers),
         "problems": known.error.message if known.error is not None else None,
         "rights": [{"right": right, "granted": right not in missing, **_worth(worth, kind_of(right))} for right in asked],
         "limits": [{"name": name, "value": value, **_worth(worth, name)} for name, value in _limits(manifest).items()],

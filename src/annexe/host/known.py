@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import final
 
 from annexe.capabilities.config import PluginConfig
@@ -28,6 +29,7 @@ class KnownPlugin:
         enabled: The operator's choice.
         judged_at: Monotonic time of the last verdict.
         is_told: An event said which of its rights and limits cannot be enforced here.
+        lock: Held by whoever acts on the plugin.
     """
 
     id: str
@@ -40,6 +42,7 @@ class KnownPlugin:
     is_told: bool = False
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def manifest(self) -> Manifest | None:

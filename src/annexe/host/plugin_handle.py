@@ -97,15 +97,18 @@ class PluginHandle(PluginView):
     """A plugin of a host: what it is, how it is, and what can be done with it."""
 
     async def start(self) -> None:
-        """Start it and wait until it is ready or has failed."""
-        if self._known.supervisor is not None:
-            self._known.supervisor.start()
-            await self._known.supervisor.wait_settled()
+        """Start it and wait until it is ready or has failed.
+
+        Raises:
+            PluginBlockedError: It is disabled.
+        """
+        known = await self._registry.start(self.id)
+        if known.supervisor is not None:
+            await known.supervisor.wait_settled()
 
     async def stop(self) -> None:
         """Stop it until it is started again or the host is; ``disable`` is for good."""
-        if self._known.supervisor is not None:
-            await self._known.supervisor.stop()
+        await self._registry.stop(self.id)
 
     async def restart(self) -> None:
         """Start it afresh, also out of quarantine, and wait until it is ready or has failed."""

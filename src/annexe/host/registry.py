@@ -1,7 +1,7 @@
 """The plugins of one host: found, judged, supervised.
 
 Judging is ``judge``'s part; acting on the verdict is done here, whenever something that counts has changed: files, grants, configuration,
-the operator's choice.
+the operator's choice. One act at a time on each plugin: the next one begins where the last has ended.
 
 Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plugin".
 """
@@ -9,7 +9,8 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
 
@@ -17,7 +18,7 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
@@ -66,6 +67,8 @@ class Registry:
         self._clock = clock
         self._discovery = Discovery(settings.folders)
         self._memory = StoredFailures(thread, clock)
+        self._scanning = asyncio.Lock()
+        self._is_closing = False
         self.plugins: dict[str, KnownPlugin] = {}
 
     def get(self, plugin: str) -> KnownPlugin:
@@ -80,61 +83,124 @@ class Registry:
             raise UnknownPluginError(f"no plugin {plugin!r} is known; known are: {there}", plugin=plugin)
         return known
 
+    @asynccontextmanager
+    async def _acting_on(self, plugin: str) -> AsyncIterator[KnownPlugin]:
+        """Hold a plugin for one act.
+
+        Raises:
+            UnknownPluginError: It is not known, or not any more.
+            HostClosedError: The host is closing.
+        """
+        while True:
+            known = self.get(plugin)
+            async with known.lock:
+                if self._is_closing:
+                    raise HostClosedError("this host is closing", plugin=plugin)
+                if self.plugins.get(plugin) is known:  # not let go of meanwhile
+                    yield known
+                    return
+
+    # What is in the folders.
+
     async def scan(self) -> None:
-        """Look what is in the folders now: take up what is new, let go of what is gone."""
-        found: dict[str, Discovered] = {}
-        # A folder whose manifest is refused goes by its own name: that must not hide a plugin that has it as its id.
-        for discovered in sorted(await asyncio.to_thread(self._discovery.scan), key=lambda plugin: plugin.error is None):
-            if discovered.id in found:
-                self._note_refusal(found[discovered.id])
-            found[discovered.id] = discovered
-        stored = {row.plugin: row for row in await self._thread.run(lambda: self._thread.store.plugin_state.all())}
-        for gone in self.plugins.keys() - found.keys():
-            await self._forget(gone)
-        for plugin, discovered in found.items():
-            known = self.plugins.get(plugin)
-            if known is None or (known.supervisor is None and discovered.error is None):  # new, or mended
-                await self._take_up(discovered, stored.get(plugin, StoredPluginState(plugin=plugin)))
+        """Look what is in the folders now: take up what is new or mended, let go of what is gone.
 
-    async def _take_up(self, discovered: Discovered, stored: StoredPluginState) -> None:
-        known = KnownPlugin(id=discovered.id, found=discovered, error=discovered.error, enabled=stored.enabled)
-        self.plugins[known.id] = known
-        manifest = discovered.manifest
-        if discovered.error is not None or manifest is None:
-            self._note_refusal(discovered)
-            return
-        self._events.add(EventKind.PLUGIN_ADDED, plugin=known.id, reason="found", folder=str(discovered.folder), version=manifest.version)
-        supervisor = known.supervisor = Supervisor(
-            known.id,
-            plan=partial(self._planner.plan, known),
-            strategy=self._strategies[self._settings.strategy_of(known.id)],
-            lazy=manifest.runtime.start == "lazy",
-            idle_stop_s=manifest.runtime.idle_stop_s,
-            failures=stored.failures,
-            log=self._logs.sink(known.id),
-            events=self._events,
-            clock=self._clock,
-            memory=self._memory,
-            policies=self._settings.policies,
-        )
-        verdict = await self._judge.judge(known)
-        contradiction = self._place(known)
-        if verdict is not None or contradiction is not None:
-            supervisor.block(verdict or contradiction or "")
-        elif stored.quarantined_at is not None:
-            supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
-        else:
-            supervisor.allow("accepted")
+        A plugin that runs goes on as it was started, whatever its manifest says now; ``restart`` takes that up.
+        """
+        async with self._scanning:
+            found: dict[str, Discovered] = {}
+            # A folder whose manifest is refused goes by its own name: that must not hide a plugin that has it as its id.
+            for discovered in sorted(await asyncio.to_thread(self._discovery.scan), key=lambda plugin: plugin.error is None):
+                plugin = self._id_of(discovered)
+                if plugin in found:
+                    self._note_refusal(plugin, found[plugin])
+                found[plugin] = discovered
+            stored = {row.plugin: row for row in await self._thread.run(lambda: self._thread.store.plugin_state.all())}
+            for gone in self.plugins.keys() - found.keys():
+                await self._forget(gone)
+            for plugin, discovered in found.items():
+                if plugin not in self.plugins:
+                    state = stored.get(plugin, StoredPluginState(plugin=plugin))
+                    self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=state.enabled)
+                    await self._take_up(plugin, discovered, state)
+                else:
+                    await self._look_again(plugin, discovered)
 
-    def _note_refusal(self, refused: Discovered) -> None:
+    def _id_of(self, discovered: Discovered) -> str:
+        """Return the id; for a folder whose manifest cannot be read any more, that of the plugin that was in it."""
+        if discovered.manifest is None:
+            for known in self.plugins.values():
+                if known.found.folder == discovered.folder:
+                    return known.id
+        return discovered.id
+
+    async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> None:
+        async with self._acting_on(plugin) as known:
+            known.found, known.error = discovered, discovered.error
+            manifest = discovered.manifest
+            if discovered.error is not None or manifest is None:
+                self._note_refusal(plugin, discovered)
+                return
+            folder = str(discovered.folder)
+            self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", folder=folder, version=manifest.version)
+            supervisor = known.supervisor = Supervisor(
+                plugin,
+                plan=partial(self._planner.plan, known),
+                strategy=self._strategies[self._settings.strategy_of(plugin)],
+                lazy=manifest.runtime.start == "lazy",
+                idle_stop_s=manifest.runtime.idle_stop_s,
+                failures=stored.failures,
+                log=self._logs.sink(plugin),
+                events=self._events,
+                clock=self._clock,
+                memory=self._memory,
+                policies=self._settings.policies,
+            )
+            verdict = await self._judged(known)
+            if verdict is not None:
+                supervisor.block(verdict)
+            elif stored.quarantined_at is not None:
+                supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
+            else:
+                supervisor.allow("accepted")
+
+    async def _look_again(self, plugin: str, discovered: Discovered) -> None:
+        """Take up what changed in the folder of a plugin that does not run; say of one that runs that it could not be started again."""
+        async with self._acting_on(plugin) as known:
+            refusal, supervisor = discovered.error, known.supervisor
+            if refusal is not None:
+                if known.error is None or known.error.message != refusal.message:
+                    known.error = refusal
+                    self._note_refusal(plugin, discovered)
+                if supervisor is None:
+                    known.found = discovered
+                elif not supervisor.state.has_process:
+                    await self._block(known, refusal.message)
+                return
+            if supervisor is not None:
+                if not supervisor.state.has_process and (known.error is not None or discovered != known.found):
+                    self._adopt(known, discovered)
+                    await self._reconsider(known, "its manifest changed", start=supervisor.state is PluginState.BLOCKED)
+                return
+        await self._take_up(plugin, discovered, StoredPluginState(plugin=plugin, enabled=known.enabled))
+
+    def _adopt(self, known: KnownPlugin, discovered: Discovered) -> None:
+        """Go by another manifest from now on."""
+        known.found = discovered
+        if known.supervisor is not None and discovered.manifest is not None:
+            runtime = discovered.manifest.runtime
+            known.supervisor.adopt(lazy=runtime.start == "lazy", idle_stop_s=runtime.idle_stop_s)
+
+    def _note_refusal(self, plugin: str, refused: Discovered) -> None:
         reason = refused.error.message if refused.error is not None else "no manifest"
-        self._events.add(EventKind.MANIFEST_REFUSED, plugin=refused.id, reason=reason, folder=str(refused.folder))
+        self._events.add(EventKind.MANIFEST_REFUSED, plugin=plugin, reason=reason, folder=str(refused.folder))
 
     async def _forget(self, plugin: str) -> None:
         known = self.plugins.pop(plugin)
-        if known.supervisor is not None:
-            self._dispatcher.remove(plugin)
-            await known.supervisor.stop("its folder is gone")
+        async with known.lock:
+            if known.supervisor is not None:
+                self._dispatcher.remove(plugin)
+                await known.supervisor.stop("its folder is gone")
         self._kv.release(plugin)
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
@@ -143,22 +209,45 @@ class Registry:
 
     # Acting.
 
-    def _place(self, known: KnownPlugin) -> str | None:
-        """Let an enabled plugin take part in what it provides; its failures there follow the policies, blocked or not.
+    async def _judged(self, known: KnownPlugin) -> str | None:
+        """Judge a plugin and give it its place in what it provides; return why it must not start, None when it may.
 
-        Before it is started: one whose place contradicts another's must not be. Returns why there is no place for it, None when there is.
+        An enabled one has its place whether it may start or not: its failures there follow the policies.
         """
-        if known.supervisor is None or known.manifest is None or known.manifest.id not in self.plugins:
-            return None
+        verdict = await self._judge.judge(known)
+        if known.supervisor is None or known.manifest is None or self.plugins.get(known.id) is not known:
+            return verdict
         if not known.enabled or self._dispatcher.problems(known.manifest):
             self._dispatcher.remove(known.id)
-            return None
+            return verdict
         try:
             self._dispatcher.add(known.manifest, known.supervisor)
-        except ContractError as error:
+        except ContractError as error:  # its place contradicts another's
             known.error = error
-            return error.message
-        return None
+            return verdict or error.message
+        return verdict
+
+    async def _reconsider(self, known: KnownPlugin, reason: str, *, start: bool = True) -> None:
+        """Judge a plugin again after something changed, and act: stop what may run no more, start what may."""
+        supervisor = known.supervisor
+        if supervisor is None:
+            return
+        verdict = await self._judged(known)
+        if verdict is not None:
+            await self._block(known, verdict, because=reason)
+        else:
+            supervisor.allow(reason)
+            if known.enabled and start:
+                supervisor.start(reason)
+
+    @staticmethod
+    async def _block(known: KnownPlugin, verdict: str, *, because: str = "") -> None:
+        supervisor = known.supervisor
+        assert supervisor is not None
+        await supervisor.stop(because or verdict)
+        if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
+            supervisor.allow(because or verdict)
+            supervisor.block(verdict)
 
     def start_enabled(self) -> None:
         """Start what is enabled and may start."""
@@ -172,77 +261,99 @@ class Registry:
             if known.supervisor is not None:
                 await known.supervisor.wait_settled()
 
-    async def reconsider(self, plugin: str, reason: str) -> KnownPlugin:
-        """Judge a plugin again after something changed, and act: stop what may run no more, start what may."""
-        known = self.get(plugin)
-        supervisor = known.supervisor
-        if supervisor is None:
+    async def start(self, plugin: str) -> KnownPlugin:
+        """Start a plugin that is stopped.
+
+        Raises:
+            PluginBlockedError: It is disabled.
+        """
+        async with self._acting_on(plugin) as known:
+            _check_enabled(known)
+            if known.supervisor is not None:
+                known.supervisor.start()
             return known
-        verdict = await self._judge.judge(known)
-        contradiction = self._place(known)
-        verdict = verdict or contradiction
-        if verdict is not None:
-            await supervisor.stop(reason)
-            if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
-                supervisor.allow(reason)
-                supervisor.block(verdict)
-        else:
-            supervisor.allow(reason)
-            if known.enabled:
-                supervisor.start(reason)
-        return known
+
+    async def stop(self, plugin: str) -> KnownPlugin:
+        """Stop a plugin until it is started again, or the host is."""
+        async with self._acting_on(plugin) as known:
+            if known.supervisor is not None:
+                await known.supervisor.stop()
+            return known
 
     async def set_enabled(self, plugin: str, enabled: bool) -> KnownPlugin:
         """Take over the operator's choice; it outlives the host."""
-        known = self.get(plugin)
-        await self._thread.run(lambda: self._thread.store.plugin_state.set_enabled(plugin, enabled))
-        known.enabled = enabled
-        self._events.add(EventKind.ENABLED_CHANGED, plugin=plugin, reason="enabled" if enabled else "disabled")
-        if known.supervisor is not None:
-            if not enabled:
+        async with self._acting_on(plugin) as known:
+            await self._thread.run(lambda: self._thread.store.plugin_state.set_enabled(plugin, enabled))
+            known.enabled = enabled
+            self._events.add(EventKind.ENABLED_CHANGED, plugin=plugin, reason="enabled" if enabled else "disabled")
+            if enabled:
+                await self._reconsider(known, "enabled")
+            elif known.supervisor is not None:
                 self._dispatcher.remove(plugin)
                 await known.supervisor.stop("disabled")
-            else:
-                await self.reconsider(plugin, "enabled")
-        return known
+            return known
 
     async def restart(self, plugin: str) -> KnownPlugin:
-        """Start a plugin afresh, also out of quarantine, with what is in its folder now."""
-        known = self.get(plugin)
-        for discovered in await asyncio.to_thread(self._discovery.scan):
-            if discovered.id == plugin and known.supervisor is not None and discovered.manifest is not None:
-                known.found = discovered
-        if known.supervisor is not None:
+        """Start a plugin afresh, also out of quarantine, with what is in its folder now.
+
+        Raises:
+            PluginBlockedError: It is disabled.
+        """
+        if self.get(plugin).supervisor is None:
+            await self.scan()  # refused so far: perhaps it is mended
+            return self.get(plugin)
+        discovered = await self._in_its_folder(self.get(plugin))
+        async with self._acting_on(plugin) as known:
+            _check_enabled(known)
+            if known.supervisor is None:
+                return known
             await known.supervisor.stop("restarted")
             known.supervisor.forgive()
-            known = await self.reconsider(plugin, "restarted")
-        return known
+            self._dispatcher.forgive(plugin)
+            if discovered is not None and discovered.error is not None:
+                known.error = discovered.error
+                self._note_refusal(plugin, discovered)
+                await self._block(known, discovered.error.message)
+            else:
+                if discovered is not None:
+                    self._adopt(known, discovered)
+                await self._reconsider(known, "restarted")
+            return known
+
+    async def _in_its_folder(self, known: KnownPlugin) -> Discovered | None:
+        """Return what is in a plugin's folder now; what is elsewhere under its id only when that folder is gone."""
+        async with self._scanning:
+            there = [found for found in await asyncio.to_thread(self._discovery.scan) if self._id_of(found) == known.id]
+        there.sort(key=lambda found: found.folder != known.found.folder)
+        return there[0] if there else None
 
     async def grant(self, plugin: str, *, by: str, note: str, to_content: bool) -> KnownPlugin:
         """Store a grant of all that a plugin asks for, and act on it."""
-        known = self.get(plugin)
-        if known.manifest is None or known.loaded is None:
-            raise known.error or UnknownPluginError(f"plugin {plugin!r} has no manifest that could be granted anything", plugin=plugin)
-        grant = StoredGrant(
-            plugin=plugin,
-            rights=known.manifest.permission_set(),
-            digest=known.loaded.digest if to_content else None,
-            folder=None if to_content else str(known.loaded.folder),
-            version_range="",
-            note=note,
-            granted_by=by,
-            granted_at=self._clock.now(),
-        )
-        await self._thread.run(lambda: self._thread.store.grants.put(grant))
-        self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"granted by {by}", rights=sorted(grant.rights))
-        return await self.reconsider(plugin, "granted")
+        async with self._acting_on(plugin) as known:
+            if known.manifest is None or known.loaded is None:
+                raise known.error or UnknownPluginError(f"plugin {plugin!r} has no manifest that could be granted anything", plugin=plugin)
+            grant = StoredGrant(
+                plugin=plugin,
+                rights=known.manifest.permission_set(),
+                digest=known.loaded.digest if to_content else None,
+                folder=None if to_content else str(known.loaded.folder),
+                version_range="",
+                note=note,
+                granted_by=by,
+                granted_at=self._clock.now(),
+            )
+            await self._thread.run(lambda: self._thread.store.grants.put(grant))
+            self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"granted by {by}", rights=sorted(grant.rights))
+            await self._reconsider(known, "granted")
+            return known
 
     async def revoke(self, plugin: str, *, by: str) -> KnownPlugin:
         """Take back every stored grant of a plugin, and act on it."""
-        self.get(plugin)
-        count = await self._thread.run(lambda: self._thread.store.grants.delete(plugin))
-        self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked by {by}", grants=count)
-        return await self.reconsider(plugin, "its grants were revoked")
+        async with self._acting_on(plugin) as known:
+            count = await self._thread.run(lambda: self._thread.store.grants.delete(plugin))
+            self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked by {by}", grants=count)
+            await self._reconsider(known, "its grants were revoked")
+            return known
 
     async def configure(self, plugin: str, value: Mapping[str, Any], *, expected_revision: int | None = None) -> KnownPlugin:
         """Check, store and push a plugin's configuration.
@@ -250,23 +361,45 @@ class Registry:
         Raises:
             ConfigInvalidError: It does not fit the schema; nothing was stored.
         """
-        known = self.get(plugin)
-        if known.manifest is None or known.loaded is None:
-            raise known.error or UnknownPluginError(f"plugin {plugin!r} has no configuration", plugin=plugin)
-        schema = await asyncio.to_thread(schema_of, known.loaded.folder, known.manifest.config_schema, plugin=plugin)
-        service = ConfigService(self._thread.store.config, self._clock)
-        try:
-            known.config = await self._thread.run(service.write, plugin, schema, dict(value), expected_revision=expected_revision)
-        except AnnexeError as error:
-            self._events.add(EventKind.CONFIG_REFUSED, plugin=plugin, reason=error.message)
-            raise
-        self._events.add(EventKind.CONFIG_CHANGED, plugin=plugin, reason="configured", revision=known.config.revision)
-        if known.supervisor is not None:
-            await known.supervisor.configure(known.config.value)
-            if known.supervisor.state is PluginState.BLOCKED:
-                await self.reconsider(plugin, "its configuration changed")
-        return known
+        async with self._acting_on(plugin) as known:
+            if known.manifest is None or known.loaded is None:
+                raise known.error or UnknownPluginError(f"plugin {plugin!r} has no configuration", plugin=plugin)
+            schema = await asyncio.to_thread(schema_of, known.loaded.folder, known.manifest.config_schema, plugin=plugin)
+            service = ConfigService(self._thread.store.config, self._clock)
+            try:
+                known.config = await self._thread.run(service.write, plugin, schema, dict(value), expected_revision=expected_revision)
+            except AnnexeError as error:
+                self._events.add(EventKind.CONFIG_REFUSED, plugin=plugin, reason=error.message)
+                raise
+            self._events.add(EventKind.CONFIG_CHANGED, plugin=plugin, reason="configured", revision=known.config.revision)
+            await self._push(known, known.config.value)
+            return known
+
+    async def _push(self, known: KnownPlugin, config: Mapping[str, Any]) -> None:
+        supervisor, reason = known.supervisor, "its configuration changed"
+        if supervisor is None:
+            return
+        await supervisor.wait_settled()  # one that starts may have been given the old one
+        if supervisor.state is PluginState.BLOCKED:
+            await self._reconsider(known, reason)
+        elif not await supervisor.configure(config):
+            await supervisor.stop(reason)
+            supervisor.start(reason)
 
     async def stop_all(self, reason: str) -> None:
-        """Stop every plugin, all at once."""
-        await asyncio.gather(*(known.supervisor.stop(reason) for known in self.plugins.values() if known.supervisor is not None))
+        """Stop every plugin, all at once, for good."""
+        self._is_closing = True
+        await asyncio.gather(*(self._stop_for_good(known, reason) for known in self.plugins.values()))
+
+    @staticmethod
+    async def _stop_for_good(known: KnownPlugin, reason: str) -> None:
+        if known.supervisor is not None:
+            await known.supervisor.stop(reason)
+        async with known.lock:  # an act that was under way may have started it again
+            if known.supervisor is not None:
+                await known.supervisor.stop(reason)
+
+
+def _check_enabled(known: KnownPlugin) -> None:
+    if not known.enabled:
+        raise PluginBlockedError(f"plugin {known.id!r} is disabled; let it run with: annexe enable {known.id}", plugin=known.id)

@@ -164,13 +164,9 @@ class Supervisor:
         if self.state in (_S.QUARANTINED, _S.BACKING_OFF):
             self._move(_S.STOPPED, reason)
 
-    async def restart(self, reason: str = "asked to") -> None:
-        """Start afresh, also out of quarantine; the failures before do not count any more."""
-        await self.stop(reason)
-        self.forgive()
-        self._armed = self._lazy
-        if self.state is _S.STOPPED:
-            self._begin(reason)
+    def adopt(self, *, lazy: bool, idle_stop_s: float | None) -> None:
+        """Go by what another manifest says, from the next start on."""
+        self._lazy, self._idle_stop_s = lazy, idle_stop_s
 
     def forgive(self) -> None:
         """Let the failures before not count any more."""
@@ -205,18 +201,16 @@ class Supervisor:
         while self.state is _S.STARTING:
             await self._settled.wait()
 
-    async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> None:
-        """Push a new configuration to the running plugin; one that asks for it, or does not take it, is restarted with it."""
+    async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> bool:
+        """Push a new configuration to the plugin if it runs; say whether that is all: not if it asks for a restart, or did not take it."""
         instance = self.instance
         if instance is None or self.connection is None:
-            return
+            return True
         try:
-            needs_restart = await instance.configure(config, timeout_s=timeout_s)
+            return not await instance.configure(config, timeout_s=timeout_s)
         except CallError as error:
             self._log.write("warning", f"the new configuration was not taken: {error.message}", source="host")
-            needs_restart = True
-        if needs_restart:
-            await self.restart("its configuration changed")
+            return False
 
     # The life.
 
