@@ -442,6 +442,37 @@ def test_unmet_requirement_blocks_and_says_which(tmp_path: Path, runtime: str, t
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        pytest.param({"order": {"t.edti": ["alpha"]}}, "order names 't.edti', which the host does not open; expected 't.edit'", id="order"),
+        pytest.param({"on_failure": {"t.edti": "closed"}}, "on_failure names 't.edti'", id="policy of a hook"),
+        pytest.param({"on_failure": {"Alpha": "closed"}}, "on_failure names 'Alpha'", id="policy of no plugin"),
+    ],
+)
+def test_policy_for_what_is_not_open_is_refused(tmp_path: Path, settings: dict[str, Any], text: str) -> None:
+    write_fine(tmp_path)
+
+    async def scenario() -> None:
+        with pytest.raises(ContractError) as caught:
+            async with open_host(tmp_path, **settings):
+                pass
+        assert text in caught.value.message
+
+    run(scenario)
+
+
+def test_settings_of_a_plugin_that_is_not_there_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_fine(tmp_path)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, config={"alhpa": {}}):
+            pass
+
+    run(scenario)
+    assert "config names plugin 'alhpa', which is in none of the folders" in caplog.text
+
+
 def test_unknown_hook_and_wrong_revision_block_with_data(tmp_path: Path) -> None:
     write_fine(tmp_path, "unknown", hooks=["t.edti"])
     folder = write_fine(tmp_path, "newer")

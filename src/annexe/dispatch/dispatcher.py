@@ -34,7 +34,9 @@ from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
 from annexe.errors import ActivationError, ContractError, PluginUnavailableError
+from annexe.ids import is_plugin_id
 from annexe.manifest import Manifest, contract_problems
+from annexe.manifest.reader import nearest
 from annexe.record import Events, Explain, Metrics
 
 __all__ = ["DispatchPolicy", "Dispatcher"]
@@ -110,6 +112,7 @@ class Dispatcher:
         check_distinct(definition_of(contract) for contract in opened)
         for contract in opened:
             self._open(contract)
+        self._check_policy()
 
     def _open(self, contract: type[HookSpec] | type[ExtensionPoint]) -> None:
         if issubclass(contract, HookSpec):
@@ -125,6 +128,17 @@ class Dispatcher:
             self.points[point.name] = point
             self.extensions_by_point[point.name] = ()
             self._extension_callers[point.name] = ()
+
+    def _check_policy(self) -> None:
+        """Refuse what the operator decided about nothing that is here: a typing error must not make a strict policy a lax one."""
+        hooks = sorted(self.pipelines)
+        places = [*hooks, *sorted(self.points)]
+        wrong = [("order", name, places) for name in self._policy.order if name not in places]
+        wrong += [("on_failure", name, hooks) for name in self._policy.on_failure if name not in hooks and not is_plugin_id(name)]
+        for argument, name, known in wrong:
+            close = nearest(name, known)
+            expected = f"expected {close!r}" if close else f"expected one of {', '.join(known) or 'none: no contract is open'}"
+            raise ContractError(f"{argument} names {name!r}, which the host does not open; {expected}", name=name)
 
     # Who is there.
 

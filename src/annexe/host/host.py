@@ -125,8 +125,6 @@ class Host:
         clock: Clock | None = None,
     ) -> None:
         folders = [plugins] if isinstance(plugins, (str, Path)) else list(plugins)
-        if production and grants == "manifest":
-            raise ValueError('grants="manifest" is for development; in production give a policy file, or grant with `annexe grant ID`')
         self._settings = HostSettings(
             folders=[Path(folder) for folder in folders],
             contracts=contracts,
@@ -171,7 +169,7 @@ class Host:
             self._stack = stack.pop_all()
         self._new_request = self._make_request
         try:
-            await self._start_enabled()
+            await self._wait_settled()
         except BaseException:  # called off while plugins start: nobody will close what was not opened
             await self.close()
             raise
@@ -232,6 +230,9 @@ class Host:
         )
         stack.push_async_callback(self._registry.stop_all, "the host stopped")
         await self._registry.scan()
+        for plugin, argument in settings.plugins_named.items():
+            if plugin not in self._registry.plugins:
+                _warn(f"{argument} names plugin {plugin!r}, which is in none of the folders")
         if settings.control:
             await self._open_control(stack, thread)
 
@@ -384,13 +385,15 @@ class Host:
         return PluginHandle(self._registry.get(plugin), self._registry)
 
     async def scan(self) -> None:
-        """Look into the plugin folders again: take up what is new, let go of what is gone."""
-        await self._registry.scan()
-        await self._start_enabled()
+        """Look into the plugin folders again: take up what is new or mended, let go of what is gone.
 
-    async def _start_enabled(self) -> None:
-        """Start what may start and wait for it, but not for ever: no plugin decides how long the application waits."""
-        self._registry.start_enabled()
+        A plugin that runs goes on as it was started; ``restart`` takes up what changed in its folder.
+        """
+        await self._registry.scan()
+        await self._wait_settled()
+
+    async def _wait_settled(self) -> None:
+        """Wait while plugins start, but not for ever: no plugin decides how long the application waits."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_MAX_OPENING_S):
                 await self._registry.wait_settled()

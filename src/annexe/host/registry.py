@@ -103,7 +103,7 @@ class Registry:
     # What is in the folders.
 
     async def scan(self) -> None:
-        """Look what is in the folders now: take up what is new or mended, let go of what is gone.
+        """Look what is in the folders now: take up and start what is new or mended, let go of what is gone.
 
         A plugin that runs goes on as it was started, whatever its manifest says now; ``restart`` takes that up.
         """
@@ -163,6 +163,8 @@ class Registry:
                 supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
             else:
                 supervisor.allow("accepted")
+                if known.enabled:
+                    supervisor.start("found")
 
     async def _look_again(self, plugin: str, discovered: Discovered) -> None:
         """Take up what changed in the folder of a plugin that does not run; say of one that runs that it could not be started again."""
@@ -248,12 +250,6 @@ class Registry:
         if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
             supervisor.allow(because or verdict)
             supervisor.block(verdict)
-
-    def start_enabled(self) -> None:
-        """Start what is enabled and may start."""
-        for known in self.plugins.values():
-            if known.enabled and known.supervisor is not None:
-                known.supervisor.start("the host started")
 
     async def wait_settled(self) -> None:
         """Wait until none is starting."""

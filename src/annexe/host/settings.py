@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
+from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import DispatchPolicy
 from annexe.supervision.supervisor import Policies
@@ -18,12 +19,17 @@ __all__ = ["Grants", "HostSettings", "StrategyName"]
 
 Grants = Literal["stored", "manifest"] | Path
 StrategyName = Literal["process", "in-process"]
+Policy = Literal["open", "closed"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
-    """Settings of one host; ``Host`` documents them."""
+    """Settings of one host; ``Host`` documents them.
+
+    Raises:
+        ValueError: Something is written wrongly; the text has all of it.
+    """
 
     folders: Sequence[Path]
     contracts: Sequence[type[HookSpec] | type[ExtensionPoint]]
@@ -37,14 +43,45 @@ class HostSettings:
     name: str
     version: str
     default_deadline_s: float
-    codecs: Sequence[Literal["msgpack", "json"]]
+    codecs: Sequence[CodecName]
     control: bool
     explain_values: bool
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
     policies: Policies = field(default_factory=Policies)
+
+    def __post_init__(self) -> None:
+        strategies = {"strategy": self.strategy} if isinstance(self.strategy, str) else _by_name("strategy", self.strategy)
+        wrong = _not_among(get_args(StrategyName), strategies)
+        wrong += _not_among(get_args(Policy), _by_name("on_failure", self.dispatch.on_failure))
+        wrong += _not_among(get_args(CodecName), {f"codecs[{number}]": codec for number, codec in enumerate(self.codecs)})
+        if not self.codecs:
+            wrong.append("codecs: expected at least one")
+        if not 0 < self.default_deadline_s < float("inf"):
+            wrong.append(f"default_deadline_s: expected seconds above 0, got {self.default_deadline_s!r}")
+        if self.production and self.grants == "manifest":
+            wrong.append('grants: "manifest" is for development; in production give a policy file, or grant with `annexe grant ID`')
+        if wrong:
+            raise ValueError("Host: " + "; ".join(wrong))
+
+    @property
+    def plugins_named(self) -> dict[str, str]:
+        """Return every plugin id that the application named, with the argument that names it."""
+        by_plugin = {name: "on_failure" for name in self.dispatch.on_failure if "." not in name}
+        by_plugin |= {name: "order" for names in self.dispatch.order.values() for name in names}
+        by_plugin |= dict.fromkeys(self.config, "config")
+        return by_plugin | ({} if isinstance(self.strategy, str) else dict.fromkeys(self.strategy, "strategy"))
 
     def strategy_of(self, plugin: str) -> StrategyName:
         """Return how a plugin is launched."""
         if isinstance(self.strategy, str):
             return self.strategy
         return self.strategy.get(plugin, "process")
+
+
+def _by_name(argument: str, values: Mapping[str, str]) -> dict[str, str]:
+    return {f"{argument}[{name!r}]": value for name, value in values.items()}
+
+
+def _not_among(known: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    expected = " or ".join(map(repr, known))
+    return [f"{place}: expected {expected}, got {value!r}" for place, value in values.items() if value not in known]
