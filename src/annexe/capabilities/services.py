@@ -64,6 +64,8 @@ class PluginServices:
         log: The plugin's.
         metrics: The plugin's.
         events: The host's.
+        instance: Id of the instance that they are for.
+        grant_command: What grants the plugin what it asks for, for its author and the operator.
     """
 
     def __init__(
@@ -76,8 +78,12 @@ class PluginServices:
         log: PluginLog,
         metrics: PluginMetrics,
         events: Events,
+        instance: str,
+        grant_command: str,
     ) -> None:
         self._plugin = manifest.id
+        self._instance = instance
+        self._grant_command = grant_command
         self._manifest = manifest
         self._capabilities = capabilities
         self._log = log
@@ -105,6 +111,10 @@ class PluginServices:
             raise self._refusal(call)
         return method(call)
 
+    def withdraw(self) -> None:
+        """Take every right back, at once: the plugin is about to be stopped, and may take its time."""
+        self._methods.clear()
+
     def _refusal(self, call: PluginCall) -> AnnexeError:
         """Make the error for a method that is not in the table: not granted, or not there at all."""
         family, _, rest = call.method.partition(".")
@@ -119,17 +129,21 @@ class PluginServices:
                 known = ", ".join(sorted(capability.definition.methods))
                 text = f"capability {name!r} has no method {method!r}; expected one of: {known}"
                 return MethodNotFoundError(text, plugin=self._plugin, method=call.method)
-            return denial(self._plugin, f"cap:{name}", self._manifest)
+            return self._denial(f"cap:{name}")
         if family == "kv":
-            return denial(self._plugin, "kv", self._manifest)
+            return self._denial("kv")
         return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
+
+    def _denial(self, right: str) -> AnnexeError:
+        return denial(self._plugin, right, self._manifest, command=self._grant_command)
 
     def note_refusal(self, call: PluginCall, error: AnnexeError) -> None:
         """Tell author and operator of a request that was answered with an error."""
         kind = _EVENTS.get(error.code)
         if kind is not None:
             self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method)
-            self._log.write("warning", error.message, {"method": call.method}, request=call.request_id, source="host")
+            fields = {"method": call.method}
+            self._log.write("warning", error.message, fields, request=call.request_id, source="host", instance=self._instance)
 
     async def _call_capability(self, method: MethodDefinition, function: Callable[..., Any], call: PluginCall) -> Any:
         if self._capability_calls >= _MAX_CAPABILITY_CALLS:
@@ -161,9 +175,11 @@ class PluginServices:
         given = _decoded(params, codec)
         given = given if isinstance(given, dict) else {}
         if method == "log":
-            self._log.write(given.get("level"), given.get("message"), given.get("fields"), request=request_id)
+            fields = given.get("fields")
+            self._log.write(given.get("level"), given.get("message"), fields, request=request_id, instance=self._instance)
         elif method == "progress":
-            self._log.write("info", "starting", {"fraction": given.get("fraction"), "message": given.get("message")})
+            progress = {"fraction": given.get("fraction"), "message": given.get("message")}
+            self._log.write("info", "starting", progress, instance=self._instance)
 
     def _take_metric(self, params: msgspec.Raw, size: int, codec: CodecName) -> None:
         why: str | None

@@ -90,7 +90,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("annexe: given up", err=True)
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        if "--json" in given:
+            click.echo(json_text({"error": {"code": "usage", "message": error.format_message(), "plugin": None, "data": {}}}), err=True)
+        else:
+            error.show()
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does. Python would complain about it once more at its end.

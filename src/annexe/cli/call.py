@@ -11,6 +11,7 @@ import click
 from annexe.cli.options import as_json, connect, plugin_argument, state_option
 from annexe.cli.terminal import print_json, safe
 from annexe.errors import CallError, RejectedError
+from annexe.host.advice import command
 
 __all__ = ["call"]
 
@@ -59,10 +60,12 @@ def call(
         if told["outcome"] == "responded":
             click.echo("annexe: a plugin responded in place of what the hook was for", err=True)
     failed = [step for step in told["steps"] if step["outcome"] in _FAILED]
-    for step in failed:
+    for step in () if as_json else failed:
         click.echo(f"annexe: plugin {safe(step['plugin'])} {step['outcome']}: {safe(step['reason'])}", err=True)
     if failed:
-        raise CallError(f"{len(failed)} plugins did not take part; see: annexe explain {told['request']}", method=method)
+        count = "one plugin" if len(failed) == 1 else f"{len(failed)} plugins"
+        see = command(f"explain {told['request']}", state_dir)
+        raise CallError(f"{count} did not take part; see: {see}", method=method)
 
 
 def _args(text: str) -> list[Any]:

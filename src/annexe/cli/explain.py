@@ -9,6 +9,7 @@ import click
 
 from annexe.cli.options import as_json, connect, state_option
 from annexe.cli.terminal import json_text, print_json, print_table, print_text
+from annexe.errors import HostError
 
 __all__ = ["explain"]
 
@@ -46,7 +47,7 @@ def explain(request_id: str | None, count: int | None, state_dir: Path, as_json:
 
 def _last(ids: list[str]) -> str:
     if not ids:
-        raise click.UsageError("this host has seen no request yet")
+        raise HostError("this host has seen no request yet")
     return ids[0]
 
 

@@ -10,6 +10,7 @@ import click
 from annexe.cli.options import as_json, check_runs, connect, operator, plugin_argument, state_option
 from annexe.cli.show import print_rights
 from annexe.cli.terminal import print_json, print_text
+from annexe.errors import HostError
 
 __all__ = ["grant"]
 
@@ -30,7 +31,7 @@ def grant(plugin: str, content: bool, note: str, yes: bool, state_dir: Path, as_
     with connect(state_dir) as client:
         told = client.call("show", plugin=plugin)
         if told["digest"] is None:
-            raise click.UsageError(f"plugin {plugin!r} cannot be granted anything: {told['problems']}")
+            raise HostError(f"plugin {plugin!r} cannot be granted anything: {told['problems']}", plugin=plugin)
         bound = f"its content as it is now ({told['digest'][:25]}…)" if content else f"the folder {told['folder']}"
         if not as_json:
             print_text(f"{told['id']} {told['version']}, to be bound to {bound}")
@@ -45,4 +46,4 @@ def grant(plugin: str, content: bool, note: str, yes: bool, state_dir: Path, as_
         print_json(after)
     else:
         print_text(f"granted; {plugin} is {after['state']}: {after['reason']}")
-    check_runs(after)
+    check_runs(after, state_dir)

@@ -65,4 +65,4 @@ def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_ru
     else:
         print_text(f"{plugin} is {after['state']}: {after['reason']}")
     if should_run:
-        check_runs(after)
+        check_runs(after, state_dir)

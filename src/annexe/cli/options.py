@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from annexe.errors import AnnexeError, LaunchError, PluginBlockedError, QuarantinedError
+from annexe.host.advice import command
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
 
@@ -21,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NOT_RUNNING: Mapping[str, type[LaunchError]] = {"blocked": PluginBlockedError, "quarantined": QuarantinedError}
 
 
-def state_option(command: F) -> F:
+def state_option(function: F) -> F:
     """Add ``--state``."""
     option = click.option(
         "--state",
@@ -33,15 +34,15 @@ def state_option(command: F) -> F:
         metavar="DIR",
         help="State directory of the host.",
     )
-    return option(command)
+    return option(function)
 
 
-def as_json(command: F) -> F:
+def as_json(function: F) -> F:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)
 
 
-def python_option(command: F) -> F:
+def python_option(function: F) -> F:
     """Add ``--python``."""
     option = click.option(
         "--python",
@@ -51,12 +52,12 @@ def python_option(command: F) -> F:
         metavar="PATH",
         help="A further Python that plugins may run on, for a .venv that fits neither the host's nor the system's; may be repeated.",
     )
-    return option(command)
+    return option(function)
 
 
-def plugin_argument(command: F) -> F:
+def plugin_argument(function: F) -> F:
     """Add the argument ``ID``."""
-    return click.argument("plugin", metavar="ID", shell_complete=_plugin_ids)(command)
+    return click.argument("plugin", metavar="ID", shell_complete=_plugin_ids)(function)
 
 
 def connect(state_dir: Path) -> ControlClient:
@@ -76,7 +77,7 @@ def operator() -> str:
         return "unknown"
 
 
-def check_runs(told: dict[str, Any]) -> None:
+def check_runs(told: dict[str, Any], state_dir: Path) -> None:
     """Refuse the summary of a plugin that should run now and does not.
 
     Raises:
@@ -84,7 +85,7 @@ def check_runs(told: dict[str, Any]) -> None:
     """
     waits = told["state"] == "stopped" and told["start"] == "lazy"
     if told["state"] not in ("ready", "degraded") and not waits and told["enabled"]:
-        text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: annexe logs {told['id']}"
+        text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: {command('logs ' + told['id'], state_dir)}"
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 
 

@@ -17,6 +17,7 @@ from annexe.cli.events import event_line
 from annexe.cli.options import python_option, state_option
 from annexe.cli.terminal import print_text
 from annexe.errors import ContractError
+from annexe.host.advice import command
 from annexe.testing.contracts import contracts_named
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _print_start(host: Host) -> None:
     for event in host.events.latest(1000):
         _print_event(event)
     ready = sum(plugin.state.takes_calls for plugin in host.plugins)
-    _say(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: annexe list")
+    _say(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: {command('list', host.state_dir.path)}")
 
 
 def _print_event(event: Event) -> None:

@@ -24,6 +24,7 @@ from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
+from annexe.host.advice import Advice
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
@@ -204,7 +205,8 @@ class Host:
         else:
             self.events.add(EventKind.HOST_STARTED, reason="opened", pid=os.getpid())
         policy = await asyncio.to_thread(_read_policy, settings.grants)
-        judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock)
+        advice = Advice(settings.state_dir, settings.grants if isinstance(settings.grants, Path) else None)
+        judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock, advice=advice)
         planner = Planner(
             settings,
             judge=judge,
@@ -214,6 +216,7 @@ class Host:
             logs=self.logs,
             metrics=self.metrics,
             events=self.events,
+            advice=advice,
         )
         self._registry = Registry(
             settings,

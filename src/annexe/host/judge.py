@@ -17,6 +17,7 @@ from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import AnnexeError, ContractError
+from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
@@ -38,10 +39,21 @@ class Judge:
         thread: The store, with grants and configuration.
         policy: The operator's policy file, which then stands in for stored grants.
         clock: For configuration.
+        advice: How rights are granted here.
     """
 
-    def __init__(self, settings: HostSettings, *, dispatcher: Dispatcher, thread: StoreThread, policy: Policy | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        *,
+        dispatcher: Dispatcher,
+        thread: StoreThread,
+        policy: Policy | None,
+        clock: Clock,
+        advice: Advice,
+    ) -> None:
         self._settings = settings
+        self._advice = advice
         self._dispatcher = dispatcher
         self._thread = thread
         self._policy = policy
@@ -77,7 +89,9 @@ class Judge:
                 return "it would run inside the host's process; in production name it: strategy={\"" + known.id + '": "in-process"}'
         known.decision = await self._decide(known.loaded)
         if known.decision.is_blocked:
-            return known.decision.message
+            decision = known.decision
+            cure = self._advice.grant(known.id, manifest.permission_set(), to_content=decision.was_to_content)
+            return f"{decision.problem}; {cure}"
         known.config = await self._configuration(known.loaded)
         return None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from annexe.capabilities.config import PluginConfig
+from annexe.capabilities.services import PluginServices
 from annexe.errors import AnnexeError
 from annexe.manifest import Discovered, LoadedManifest, Manifest
 from annexe.supervision.state import PluginState
@@ -29,6 +30,7 @@ class KnownPlugin:
         enabled: The operator's choice.
         judged_at: Monotonic time of the last verdict.
         is_told: An event said which of its rights and limits cannot be enforced here.
+        services: What its latest instance may use.
         lock: Held by whoever acts on the plugin.
     """
 
@@ -42,6 +44,7 @@ class KnownPlugin:
     is_told: bool = False
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
+    services: PluginServices | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -19,6 +19,7 @@ from annexe.capabilities.services import Capability, PluginServices
 from annexe.channel import ChannelLimits
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import PluginBlockedError
+from annexe.host.advice import Advice
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.settings import HostSettings
@@ -62,8 +63,10 @@ class Planner:
         logs: LogStore,
         metrics: Metrics,
         events: Events,
+        advice: Advice,
     ) -> None:
         self._settings = settings
+        self._advice = advice
         self._judge = judge
         self._dispatcher = dispatcher
         self._kv = kv
@@ -87,7 +90,12 @@ class Planner:
         granted = known.decision.granted
         kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
         log = self._logs.sink(known.id)
-        services = PluginServices(
+        for name in sorted(set(manifest.permissions.capabilities) - self._capabilities.keys()):
+            offered = ", ".join(sorted(self._capabilities)) or "none"
+            text = f"it asks for capability {name!r}, which the application does not offer; offered: {offered}"
+            log.write("warning", text, source="host")
+        instance = f"{known.id}-{number}"
+        services = known.services = PluginServices(
             manifest,
             granted,
             kv=kv,
@@ -95,11 +103,13 @@ class Planner:
             log=log,
             metrics=self._metrics.plugin(known.id),
             events=self._events,
+            instance=instance,
+            grant_command=self._advice.grant_command(known.id),
         )
         resources, runtime = manifest.resources, manifest.runtime
         launch = LaunchRequest(
             plugin=known.id,
-            instance=f"{known.id}-{number}",
+            instance=instance,
             kind=runtime.kind,
             entry=runtime.entry_for(this_machine(host=__version__).targets) if runtime.entry_by_target else runtime.entry,
             folder=loaded.folder,

@@ -246,6 +246,8 @@ class Registry:
     async def _block(known: KnownPlugin, verdict: str, *, because: str = "") -> None:
         supervisor = known.supervisor
         assert supervisor is not None
+        if known.services is not None:
+            known.services.withdraw()
         await supervisor.stop(because or verdict)
         if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
             supervisor.allow(because or verdict)

@@ -22,7 +22,7 @@ from annexe.manifest.model import Manifest
 from annexe.manifest.rights import manifest_line
 from annexe.manifest.versions import is_in_range
 
-__all__ = ["MANIFEST_MODE_WARNING", "Grant", "GrantDecision", "decide", "denial", "grant_as_asked", "grant_command"]
+__all__ = ["MANIFEST_MODE_WARNING", "Grant", "GrantDecision", "decide", "denial", "grant_as_asked"]
 
 MANIFEST_MODE_WARNING = (
     'grants="manifest": every plugin is granted all that it asks for, and nobody has read what that is. For development alone.'
@@ -64,12 +64,14 @@ class GrantDecision:
         granted: Rights asked for and granted.
         missing: Rights asked for and not granted; not empty: the plugin is blocked.
         lapsed: Why grants of this plugin that exist do not hold, one text each.
+        was_to_content: One of those was bound to the plugin's content: so should the next one be.
     """
 
     plugin: str
     granted: frozenset[str]
     missing: frozenset[str]
     lapsed: tuple[str, ...] = ()
+    was_to_content: bool = False
 
     @property
     def is_blocked(self) -> bool:
@@ -77,15 +79,12 @@ class GrantDecision:
         return bool(self.missing)
 
     @property
-    def message(self) -> str:
-        """For people: what is missing, why, and the command that grants it; empty when nothing is."""
+    def problem(self) -> str:
+        """For people: what is missing and why; empty when nothing is."""
         if not self.missing:
             return ""
-        why = f" (a grant no longer holds: {'; '.join(self.lapsed)})" if self.lapsed else ""
-        return (
-            f"plugin {self.plugin!r} is blocked: it asks for {', '.join(sorted(self.missing))}, which nobody has granted{why}; "
-            f"grant with: {grant_command(self.plugin)}"
-        )
+        asked = f"it asks for {', '.join(sorted(self.missing))}"
+        return f"{asked}, and its grant holds no longer: {'; '.join(self.lapsed)}" if self.lapsed else f"{asked}, which nobody has granted"
 
 
 def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Grant]) -> GrantDecision:
@@ -100,15 +99,17 @@ def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Gra
     asked = manifest.permission_set()
     granted: frozenset[str] = frozenset()
     lapsed: list[str] = []
+    was_to_content = False
     for grant in grants:
         if grant.plugin != manifest.id:
             continue
         reason = _reason_lapsed(grant, manifest, digest=digest, folder=folder)
         if reason:
             lapsed.append(reason)
+            was_to_content = was_to_content or grant.digest is not None
         else:
             granted |= grant.rights & asked
-    return GrantDecision(plugin=manifest.id, granted=granted, missing=asked - granted, lapsed=tuple(lapsed))
+    return GrantDecision(plugin=manifest.id, granted=granted, missing=asked - granted, lapsed=tuple(lapsed), was_to_content=was_to_content)
 
 
 def grant_as_asked(manifest: Manifest, *, folder: str, note: str) -> Grant:
@@ -116,22 +117,16 @@ def grant_as_asked(manifest: Manifest, *, folder: str, note: str) -> Grant:
     return Grant(plugin=manifest.id, rights=manifest.permission_set(), folder=folder, note=note)
 
 
-def grant_command(plugin: str) -> str:
-    """Return the operator's command that grants a plugin what it asks for."""
-    return f"annexe grant {plugin}"
-
-
-def denial(plugin: str, right: str, manifest: Manifest) -> PermissionDeniedError:
+def denial(plugin: str, right: str, manifest: Manifest, *, command: str) -> PermissionDeniedError:
     """Make the error for a right that a plugin used and has not, with the author's line and the operator's command.
 
     Args:
         plugin: Who used it.
         right: In normal form.
         manifest: The plugin's.
+        command: What grants it in this host.
     """
-    return PermissionDeniedError(
-        plugin=plugin, permission=right, manifest_line=manifest_line(right, manifest.permissions), command=grant_command(plugin)
-    )
+    return PermissionDeniedError(plugin=plugin, permission=right, manifest_line=manifest_line(right, manifest.permissions), command=command)
 
 
 def _reason_lapsed(grant: Grant, manifest: Manifest, *, digest: str, folder: str) -> str:

@@ -71,6 +71,8 @@ class _Desk:
             log=cast(PluginLog, self.log),
             metrics=self.metrics,
             events=self.events,
+            instance="sample-1",
+            grant_command="annexe grant sample",
         )
 
     def notify(self, method: str, params: Any) -> None:

@@ -108,10 +108,10 @@ def test_state_directory_comes_from_the_environment(
 def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str, enabled: bool, error: type[LaunchError] | None) -> None:
     told = {"id": "one", "state": state, "start": start, "enabled": enabled, "reason": "so"}
     if error is None:
-        check_runs(told)
+        check_runs(told, Path("/somewhere"))
         return
     with pytest.raises(LaunchError) as caught:
-        check_runs(told)
+        check_runs(told, Path("/somewhere"))
     assert type(caught.value) is error
     assert (caught.value.plugin, caught.value.data) == ("one", {"state": state})
 

@@ -30,15 +30,13 @@ def test_decide_without_grants_denies_all() -> None:
     assert decision.granted == frozenset()
     assert decision.missing == {"kv", "cap:orders"}
     assert decision.is_blocked
-    assert decision.message == (
-        "plugin 'demo' is blocked: it asks for cap:orders, kv, which nobody has granted; grant with: annexe grant demo"
-    )
+    assert decision.problem == "it asks for cap:orders, kv, which nobody has granted"
 
 
 def test_decide_plugin_that_asks_for_nothing_is_not_blocked() -> None:
     decision = decide(asking(), digest=DIGEST, folder=FOLDER, grants=[])
     assert not decision.is_blocked
-    assert decision.message == ""
+    assert decision.problem == ""
 
 
 def test_decide_adds_up_grants_and_gives_nothing_that_is_not_asked_for() -> None:
@@ -71,7 +69,8 @@ def test_decide_grant_that_does_not_hold_gives_nothing_and_says_why(bad: Grant, 
     assert decision.granted == frozenset()
     assert decision.missing == {"kv", "cap:orders"}
     assert decision.lapsed == (reason,)
-    assert f"(a grant no longer holds: {reason})" in decision.message
+    assert decision.problem == f"it asks for cap:orders, kv, and its grant holds no longer: {reason}"
+    assert decision.was_to_content is (bad.digest is not None)
 
 
 def test_decide_grant_of_another_plugin_is_passed_over() -> None:
@@ -105,7 +104,7 @@ def test_grant_of_a_mere_name_is_refused(digest: str | None, folder: str | None)
 
 
 def test_denial_tells_author_and_operator_what_to_do() -> None:
-    error = denial("demo", "cap:refunds", ASKING)
+    error = denial("demo", "cap:refunds", ASKING, command="annexe grant demo")
     assert isinstance(error, PermissionDeniedError)
     assert error.plugin == "demo"
     assert error.data == {
@@ -116,4 +115,4 @@ def test_denial_tells_author_and_operator_what_to_do() -> None:
 
 
 def test_denial_of_what_is_asked_for_already_needs_no_line() -> None:
-    assert denial("demo", "kv", ASKING).data["manifest_line"] == ""
+    assert denial("demo", "kv", ASKING, command="annexe grant demo").data["manifest_line"] == ""
