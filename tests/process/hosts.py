@@ -127,7 +127,7 @@ def write_plugin(
         f'[runtime]\nkind = "python"\nentry = "main"\n{runtime}\n[provides.hooks]\n{provided}\n{extra}\n{config}\n'
     )
     (at / "main.py").write_text(
-        "import os, sys, time, signal, threading\nfrom annexe_sdk import Plugin, Reject, Respond\nplugin = Plugin()\n"
+        "import os, sys, time, signal, threading\nfrom annexe_sdk import PermissionDenied, Plugin, Reject, Respond\nplugin = Plugin()\n"
         + textwrap.dedent(code)
     )
     if schema is not None:

@@ -57,6 +57,31 @@ def test_nothing_is_granted_by_itself(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_revoked_plugin_has_no_rights_while_it_takes_its_time_to_stop(tmp_path: Path) -> None:
+    code = """
+@plugin.filter("t.edit")
+def edit(doc, ctx):
+    ctx.kv.increment("before")
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try: ctx.kv.increment("after")
+        except PermissionDenied: doc["marks"].append("denied"); return doc
+        time.sleep(0.01)
+    return doc
+"""
+    write_plugin(tmp_path / "plugins", "alpha", code, hooks=["t.edit"], extra=KV + '\n[resources]\ncall-timeout = "10s"')
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, grants="stored") as host:
+            await host.plugin("alpha").grant()
+            call = asyncio.create_task(host.hooks(T).edit(Doc("x")))
+            await asyncio.sleep(0.3)
+            await host.plugin("alpha").revoke()
+            assert (await call).marks == ["denied"]
+
+    run(scenario)
+
+
 def test_denial_tells_author_and_operator_the_line_and_the_command(tmp_path: Path) -> None:
     write_tool(tmp_path)
 

@@ -500,6 +500,55 @@ def test_forked_child_is_refused_and_leaves_the_host_alone(settings: dict[str, A
     assert (status, out) == (0, "7 a 1\n"), err
 
 
+def test_state_directory_is_free_after_a_close_though_a_forked_child_lives_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    text = """
+        warnings.simplefilter("ignore")
+        with SyncHost(**settings) as host:
+            child = os.fork()
+            if child == 0:
+                time.sleep(30)
+                os._exit(0)
+        with SyncHost(**settings) as host:
+            print(host.hooks(Notes).on_save(Note("again")).text)
+        os.kill(child, 9)
+    """
+    out, err, status = outcome(script(text, tmp_path))
+    assert (status, out.split()[0]) == (0, "again"), err
+
+
+def test_signal_handler_may_close_while_the_program_closes(settings: dict[str, Any], tmp_path: Path) -> None:
+    text = """
+        host = SyncHost(**settings)
+        signal.signal(signal.SIGTERM, lambda *_: host.close())
+        host.open()
+        threading.Thread(target=host.hooks(Notes).on_save, args=(Note("sleep 1"),), daemon=True).start()
+        time.sleep(0.2)
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        host.close()
+        print("closed", time.monotonic() - began > 0.4, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)  # closed already
+    """
+    out, err, status = outcome(script(text, tmp_path))
+    assert (status, out) == (0, "closed True\n"), err
+
+
+def test_signal_handler_may_close_while_the_program_opens(settings: dict[str, Any], tmp_path: Path) -> None:
+    text = """
+        host = SyncHost(**settings)
+        signal.signal(signal.SIGTERM, lambda *_: host.close())
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        try:
+            host.open()
+        except HostClosedError:
+            print("closed", flush=True)
+        with SyncHost(**settings) as host:
+            print(host.hooks(Notes).on_save(Note("again")).text)
+    """
+    out, err, status = outcome(script(text, tmp_path))
+    assert status == 0 and "again" in out, (out, err)
+
+
 def test_interrupted_call_is_called_off_and_the_host_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
     text = """
         with SyncHost(**settings) as host:

@@ -7,7 +7,8 @@ import pickle
 
 import pytest
 
-from annexe import errors
+from annexe import Responded, errors
+from annexe.contract import InvalidValueError
 
 
 def test_error_shows_its_facts_as_attributes_and_data() -> None:
@@ -66,3 +67,10 @@ def test_error_reaches_another_process_as_it_was(error: errors.AnnexeError) -> N
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(other) is type(error)
         assert (str(other), other.plugin, other.data, vars(other)) == (str(error), error.plugin, error.data, vars(error))
+
+
+def test_answers_that_are_raised_reach_another_process_too() -> None:
+    responded = pickle.loads(pickle.dumps(Responded([1], plugin="one", hook="a.b")))
+    assert (responded.value, responded.plugin, responded.hook) == ([1], "one", "a.b")
+    invalid = copy.copy(InvalidValueError(path="$.a", expected="int", actual="str"))
+    assert str(invalid) == "at $.a: expected int, got str"

@@ -9,7 +9,8 @@ Pure. Everything a decoder, a validator or a model's own checks raise becomes th
 from __future__ import annotations
 
 import re
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import msgspec
 
@@ -42,6 +43,9 @@ class InvalidValueError(ValueError):
         self.path = path
         self.expected = expected
         self.actual = actual
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(InvalidValueError, path=self.path, expected=self.expected, actual=self.actual), ()
 
     def __str__(self) -> str:
         return f"at {self.path}: expected {self.expected}, got {self.actual}"

@@ -7,6 +7,7 @@ Source: docs/reference/hooks.md, "Filter".
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 __all__ = ["Responded"]
@@ -27,3 +28,6 @@ class Responded(Exception):  # noqa: N818 - an answer, not an error
         self.value = value
         self.plugin = plugin
         self.hook = hook
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Responded, plugin=self.plugin, hook=self.hook), (self.value,)

@@ -285,7 +285,7 @@ class ControlMethods:
         )
 
     async def _explain_request(self, params: _RequestId) -> dict[str, Any]:
-        return self._explain.render(params.request)
+        return await asyncio.to_thread(self._explain.find(params.request).render)
 
     async def _requests(self, params: _Count) -> list[str]:
         return self._explain.latest(params.count)

@@ -7,7 +7,9 @@ Source: features LC8; docs/reference/state.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import weakref
 from pathlib import Path
 from typing import final
 
@@ -70,13 +72,19 @@ class StateDir:
             raise HostAlreadyRunningError(text, path=str(path), pid=pid)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
-        return cls(path, lock)
+        held = cls(path, lock)
+        _HELD.add(held)
+        return held
 
     def release(self) -> None:
         """Give the lock back."""
         if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+            _unlock(self._lock)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        os.close(self._lock)
+        self._lock = -1
 
 
 def control_socket_of(path: Path) -> Path:
@@ -113,3 +121,25 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Give a lock back, also where a forked child holds the same open file."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+_HELD: weakref.WeakSet[StateDir] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # Or the lock of a host that was killed would live on in what it had forked.
+    for held in list(_HELD):
+        if held._lock >= 0:
+            held._let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

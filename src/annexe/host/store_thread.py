@@ -80,9 +80,10 @@ class StoreThread:
         if len(self._events) >= _MAX_WAITING_EVENTS:
             self._dropped += 1
         else:
-            self._events.append(
-                StoredEvent(time=event.at, kind=str(event.kind), plugin=event.plugin, reason=event.reason, facts=dict(event.facts))
-            )
+            facts = dict(event.facts)
+            if event.suppressed_count:
+                facts["suppressed_count"] = event.suppressed_count
+            self._events.append(StoredEvent(time=event.at, kind=str(event.kind), plugin=event.plugin, reason=event.reason, facts=facts))
         self._write_soon()
 
     def _write_soon(self) -> None:

@@ -8,6 +8,7 @@ Source: docs/reference/host.md, "SyncHost"; ADR-0056.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
@@ -59,7 +60,8 @@ class SyncHost:
     def __init__(self, **settings: Any) -> None:
         self._host = Host(**settings)
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held for moments only, and taken again by a signal handler that comes in one
+        self._closing: tuple[int, threading.Event] | None = None  # by which thread
         self._thread: LoopThread | None = None
         self._calls: SyncCalls | None = None
 
@@ -84,25 +86,39 @@ class SyncHost:
         with self._lock:
             if self._thread is not None:
                 raise WrongContextError("this host is open already")
-            thread = LoopThread("annexe-host")
-            try:
-                thread.run(self._host.open)
-            except BaseException:
-                thread.stop()
-                raise
-            self._thread, self._calls = thread, SyncCalls(thread, self._host._dispatcher.pipelines)
-        _close_at_exit(self)
+            thread = self._thread = LoopThread("annexe-host")
+        try:
+            thread.run(self._host.open)
+            self._calls = SyncCalls(thread, self._host._dispatcher.pipelines)
+        except BaseException:
+            self._thread = None
+            thread.stop()
+            raise
+        _left_open.add(self)
 
     def close(self) -> None:
-        """Stop every plugin in order and give everything back; calls under way get their answer or an error. Idempotent."""
+        """Stop every plugin in order and give everything back; calls under way get their answer or an error. Idempotent.
+
+        Returns when it is done, also where another thread is at it. A signal handler that interrupts it returns at once.
+        """
         check_caller(self._pid)
         with self._lock:
             thread, self._thread, self._calls = self._thread, None, None
             if thread is not None:
-                try:
-                    thread.run(self._host.close)
-                finally:
-                    thread.stop()
+                self._closing = (threading.get_ident(), threading.Event())
+            closing = self._closing
+        if closing is None:
+            return
+        closer, closed = closing
+        if thread is None:
+            if closer != threading.get_ident():
+                closed.wait()
+            return
+        try:
+            thread.run(self._host.close)
+        finally:
+            thread.stop()
+            closed.set()
 
     # Requests and calls.
 
@@ -275,16 +291,17 @@ class SyncPluginHandle(PluginView):
         self._run(self._handle.configure, value, expected_revision=expected_revision)
 
 
-def _close_at_exit(host: SyncHost) -> None:
-    """Close the host when the main thread ends, unless it was closed or forgotten by then."""
-    known = weakref.ref(host)
-    owner_pid = os.getpid()
+_left_open: weakref.WeakSet[SyncHost] = weakref.WeakSet()
 
-    def close() -> None:
-        left = known()
-        if left is not None and os.getpid() == owner_pid:
-            left.close()
 
-    # ``atexit`` is too late: the executors that closing needs are gone by then. These callbacks run last come, first served, so before
-    # the one of ``concurrent.futures``, which has been there since that was imported.
-    threading._register_atexit(close)  # type: ignore[attr-defined]
+def _close_at_exit() -> None:
+    """Close what is left open when the main thread ends; a forked child has nothing to close."""
+    for host in list(_left_open):
+        if os.getpid() == host._pid:
+            host.close()
+
+
+# ``atexit`` is too late: the executors that closing needs are gone by then. These callbacks run last come, first served, so before the one
+# of ``concurrent.futures``, which has been there since that was imported. It is private, so do without where it is not: plugins end
+# with the host's process in any case.
+getattr(threading, "_register_atexit", atexit.register)(_close_at_exit)

@@ -54,6 +54,9 @@ class Outcome(StrEnum):
     OBSERVED = "observed"
 
 
+_WITH_CODE = frozenset({Outcome.SKIPPED, Outcome.FAILED})  # their reason begins with the code of an error
+
+
 class _Digest(NamedTuple):
     """What is left of a value that was too large to keep."""
 
@@ -108,6 +111,8 @@ class RequestRecord(msgspec.Struct, eq=False):
             return
         if not ring.keeps_values:
             before = after = codec = None
+            # A text of the plugin's may hold what it was given; the code of an error is ours.
+            reason = reason.partition(":")[0] if reason is not None and outcome in _WITH_CODE else None
         if codec is None:
             held_bytes = 0 if before is None and after is None else _OBJECT_BYTES
         else:
@@ -134,6 +139,12 @@ class RequestRecord(msgspec.Struct, eq=False):
         if self._ring is not None and len(self._absent) < MAX_STEPS and (hook, names) not in self._absent:
             self._absent.append((hook, names))
 
+    def copy(self) -> RequestRecord:
+        """Return what is known now, as a record that does not change."""
+        return RequestRecord(
+            self.request_id, self.at, None, _steps=[*self._steps], _steps_dropped=self._steps_dropped, _absent=[*self._absent]
+        )
+
     def detach(self) -> None:
         """Let go of everything; the ring calls this when it pushes the request out."""
         self._ring = None
@@ -159,7 +170,7 @@ class Explain:
     Args:
         capacity: How many.
         max_bytes: The most bytes their values may take.
-        keeps_values: Keep what plugins were given and gave; without, who did what and when remains.
+        keeps_values: Keep what plugins were given and gave, and what they said of it; without, who did what and when remains.
     """
 
     def __init__(self, *, capacity: int = 1024, max_bytes: int = 32 * 1024 * 1024, keeps_values: bool = True) -> None:
@@ -206,11 +217,19 @@ class Explain:
         Raises:
             HostError: Nothing is; ``request`` holds the id.
         """
+        return self.find(request_id).render()
+
+    def find(self, request_id: str) -> RequestRecord:
+        """Return a copy of what is known of a request, to be rendered on another thread: that can take long.
+
+        Raises:
+            HostError: Nothing is; ``request`` holds the id.
+        """
         record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
         if record is None:
             text = f"no record of request {request_id!r}: expected one of the last {self._capacity} requests that reached a plugin"
             raise HostError(text, request=request_id)
-        return record.render()
+        return record.copy()
 
     def _let_go(self, record: RequestRecord) -> None:
         self._held_bytes -= record.held_bytes

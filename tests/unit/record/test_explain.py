@@ -34,10 +34,17 @@ def test_values_are_not_kept_where_nobody_may_see_them() -> None:
     record = explain.start("r-1", START_AT)
     record.add_step("one", "chat.on_request", 0.0, 0.1, Outcome.CHANGED, None, packed({"x": "ada@"}), packed({"x": "-"}), "msgpack")
     record.add_step("two", "chat.answer", 0.1, 0.2, Outcome.ANSWERED, None, None, {"x": "ada@"})
+    record.add_step("three", "chat.answer", 0.2, 0.3, Outcome.FAILED, "plugin-raised: KeyError: 'ada@'")
+    record.add_step("four", "chat.answer", 0.3, 0.4, Outcome.REJECTED, "no-ada@")
     shown = explain.render("r-1")
-    assert [(step["plugin"], step["outcome"]) for step in shown["steps"]] == [("one", "changed"), ("two", "answered")]
+    assert [(step["outcome"], step["reason"]) for step in shown["steps"]] == [
+        ("changed", None),
+        ("answered", None),
+        ("failed", "plugin-raised"),
+        ("rejected", None),
+    ]
     assert "ada" not in repr(shown)
-    assert explain.held_bytes == 0
+    assert explain.held_bytes == len("plugin-raised")
 
 
 def test_explain_renders_order_time_outcome_reason_and_changes() -> None:
