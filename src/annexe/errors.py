@@ -117,12 +117,17 @@ class AnnexeError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as it is told in JSON."""
+        return {"code": self.code, "message": self.message, "plugin": self.plugin, "data": dict(self.data)}
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Applications send errors between their processes (task queues, process pools); most subclasses cannot be made from the text alone.
-        return _restored, (type(self), self.message, self.plugin, dict(self.data))
+        return restored, (type(self), self.message, self.plugin, dict(self.data))
 
 
-def _restored(kind: type[AnnexeError], message: str, plugin: str | None, data: dict[str, Any]) -> AnnexeError:
+def restored(kind: type[AnnexeError], message: str, plugin: str | None, data: Mapping[str, Any]) -> AnnexeError:
+    """Return an error that was made elsewhere, with the text it had there."""
     error = kind.__new__(kind, message)
     AnnexeError.__init__(error, message, plugin=plugin, **data)
     return error

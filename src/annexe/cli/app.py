@@ -84,7 +84,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except AnnexeError as error:
         as_json = "--json" in given
-        click.echo(json_text({"error": _told(error)}) if as_json else error_text(error.message), err=True)
+        click.echo(json_text({"error": error.as_dict()}) if as_json else error_text(error.message), err=True)
         return exit_code_of(error)
     except click.exceptions.Abort:
         click.echo("annexe: given up", err=True)
@@ -100,7 +100,3 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return result if isinstance(result, int) else 0
-
-
-def _told(error: AnnexeError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "plugin": error.plugin, "data": dict(error.data)}

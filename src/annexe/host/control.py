@@ -33,7 +33,7 @@ import msgspec
 from annexe import __version__
 from annexe.errors import AnnexeError, CallTimeoutError, HostError, InvalidParamsError, MethodNotFoundError, PluginBusyError, ProtocolError
 from annexe.host.control_socket import bind_control, peer_uid, remove_control, write_token
-from annexe.host.control_wire import MAX_HELLO_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PROTOCOL, error_as_dict
+from annexe.host.control_wire import MAX_HELLO_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, PROTOCOL
 from annexe.host.state_dir import StateDir
 
 __all__ = ["MAX_CONNECTIONS", "Answer", "ControlLimits", "ControlServer", "ControlTable", "Stream"]
@@ -206,7 +206,7 @@ class _Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         refusal = self._server.admit(self, peer_uid(transport.get_extra_info("socket")))
         if refusal is not None:
-            self._transport.write(_encoded({"id": None, "error": error_as_dict(refusal)}))
+            self._transport.write(_encoded({"id": None, "error": refusal.as_dict()}))
             self._transport.close()
             return
         self._task = self._loop.create_task(self._serve(), name="annexe-control")
@@ -255,7 +255,7 @@ class _Connection(asyncio.Protocol):
                 await self._answer(_decoded(line))
         except ProtocolError as error:
             with contextlib.suppress(TimeoutError):
-                await self._send({"id": None, "error": error_as_dict(error)})
+                await self._send({"id": None, "error": error.as_dict()})
         except TimeoutError:
             self._transport.abort()  # silent, or does not read: nothing that is written now would arrive
         except Exception:  # noqa: BLE001 - one client's trouble is not the host's
@@ -294,7 +294,7 @@ class _Connection(asyncio.Protocol):
                 text = f"the host speaks control protocol {PROTOCOL}, expected {hello.protocol}; use the `annexe` command of its version"
                 raise HostError(text, reason="protocol", expected=hello.protocol, actual=PROTOCOL)
         except AnnexeError as error:
-            await self._send({"id": request.id, "error": error_as_dict(error)})
+            await self._send({"id": request.id, "error": error.as_dict()})
             return False
         await self._send({"id": request.id, "result": {"protocol": PROTOCOL, "version": __version__, "pid": os.getpid()}})
         return True
@@ -314,11 +314,11 @@ class _Connection(asyncio.Protocol):
         except _SlowClientError:
             raise
         except AnnexeError as error:
-            await self._send({"id": request.id, "error": error_as_dict(error)})
+            await self._send({"id": request.id, "error": error.as_dict()})
         except Exception as error:  # noqa: BLE001 - whatever it was, the client is told and the host goes on
             _LOG.exception("the control method %s failed", request.method[:64])
             told = HostError(f"{request.method} failed inside the host: {type(error).__name__}; its log says more", reason="internal")
-            await self._send({"id": request.id, "error": error_as_dict(told)})
+            await self._send({"id": request.id, "error": told.as_dict()})
 
     def _method(self, name: str) -> Answer | Stream:
         table = self._server.methods.table
@@ -342,7 +342,7 @@ class _Connection(asyncio.Protocol):
         frame = _encoded(answer)
         if len(frame) > MAX_RESPONSE_BYTES:
             error = HostError(f"the answer has {len(frame)} bytes, expected at most {MAX_RESPONSE_BYTES}", reason="response-size")
-            frame = _encoded({"id": answer["id"], "error": error_as_dict(error)})
+            frame = _encoded({"id": answer["id"], "error": error.as_dict()})
         self._transport.write(frame)
         if not self._writable.is_set():
             try:

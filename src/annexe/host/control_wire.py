@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from annexe.errors import AnnexeError, HostError
+from annexe.errors import AnnexeError, HostError, restored
 
-__all__ = ["MAX_HELLO_BYTES", "MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "PROTOCOL", "error_as_dict", "error_from_dict"]
+__all__ = ["MAX_HELLO_BYTES", "MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "PROTOCOL", "error_from_dict"]
 
 PROTOCOL = 1
 MAX_HELLO_BYTES = 4096
@@ -25,20 +25,13 @@ MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 _OWN_NAMES = frozenset({"self", "message", "plugin", "code", "data", "args"})
 
 
-def error_as_dict(error: AnnexeError) -> dict[str, Any]:
-    """Return an error as it crosses the socket."""
-    return {"code": error.code, "message": error.message, "plugin": error.plugin, "data": dict(error.data)}
-
-
 def error_from_dict(told: Mapping[str, Any]) -> AnnexeError:
     """Return the error that the other side told: of the class with its code, with message, plugin and facts as they were there."""
     cls = next((cls for cls in _walk(AnnexeError) if cls.code == told.get("code")), HostError)
     facts = told.get("data")
     named = {name: value for name, value in facts.items() if name not in _OWN_NAMES} if isinstance(facts, dict) else {}
     plugin = told.get("plugin")
-    error = cls.__new__(cls)  # not its constructor: the text was made over there
-    AnnexeError.__init__(error, str(told.get("message", "")), plugin=plugin if isinstance(plugin, str) else None, **named)
-    return error
+    return restored(cls, str(told.get("message", "")), plugin if isinstance(plugin, str) else None, named)
 
 
 def _walk(cls: type[AnnexeError]) -> Iterator[type[AnnexeError]]:

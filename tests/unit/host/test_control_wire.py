@@ -8,7 +8,7 @@ import pytest
 
 from annexe import errors
 from annexe.errors import AnnexeError, CallTimeoutError, HostError, RevisionMismatchError
-from annexe.host.control_wire import error_as_dict, error_from_dict
+from annexe.host.control_wire import error_from_dict
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, AnnexeError)]
 
@@ -20,12 +20,12 @@ def test_error_of_every_class_comes_back_as_it_was(cls: type[AnnexeError]) -> No
     assert type(error) is cls
     assert (error.message, str(error), error.plugin) == ("it failed", "it failed", "one")
     assert error.data == {"fact": [1, "two"]} and error.fact == [1, "two"]  # type: ignore[attr-defined]
-    assert error_as_dict(error) == told
+    assert error.as_dict() == told
 
 
 def test_facts_of_an_error_are_told() -> None:
     error = RevisionMismatchError(plugin="one", contract="chat.on_request", expected=2, actual=1)
-    told = error_as_dict(error)
+    told = error.as_dict()
     assert told["data"] == {"contract": "chat.on_request", "expected": 2, "actual": 1}
     back = error_from_dict(told)
     assert isinstance(back, RevisionMismatchError) and (back.expected, back.actual) == (2, 1)
