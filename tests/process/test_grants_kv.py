@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +79,22 @@ def edit(doc, ctx):
             await asyncio.sleep(0.3)
             await host.plugin("alpha").revoke()
             assert (await call).marks == ["denied"]
+
+    run(scenario)
+
+
+def test_policy_file_may_be_a_link_but_nothing_that_would_be_waited_for(tmp_path: Path) -> None:
+    write_tool(tmp_path, extra=KV)
+    (tmp_path / "real.toml").write_text('policy-version = 1\n[plugins.alpha]\nrights = ["kv"]\n')
+    (tmp_path / "link.toml").symlink_to("real.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, grants=tmp_path / "link.toml") as host:
+            assert host.plugin("alpha").granted == {"kv"}
+        with pytest.raises(ConfigInvalidError, match="cannot be read"):
+            async with open_host(tmp_path, grants=tmp_path / "pipe.toml"):
+                pass
 
     run(scenario)
 

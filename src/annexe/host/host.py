@@ -37,11 +37,12 @@ from annexe.host.state_dir import StateDir, default_state_dir
 from annexe.host.store_thread import StoreThread
 from annexe.ids import MAX_REQUEST_ID_CHARS, RequestIds, is_request_id
 from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy, PythonFinder
+from annexe.manifest.files import open_file
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
 from annexe.storage.kv import KvStore
 from annexe.supervision.supervisor import Policies
 from annexe.trust.grants import MANIFEST_MODE_WARNING
-from annexe.trust.policy import Policy, parse_policy
+from annexe.trust.policy import MAX_POLICY_BYTES, Policy, parse_policy
 
 __all__ = ["Host"]
 
@@ -412,7 +413,8 @@ def _read_policy(grants: Grants) -> Policy | None:
     if not isinstance(grants, Path):
         return None
     try:
-        text = grants.read_bytes()
+        with open_file(grants.resolve()) as file:
+            text = file.read(MAX_POLICY_BYTES + 1)  # one more than is accepted
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
         raise ConfigInvalidError(f"the policy file {grants} {problem}", source=str(grants), problems=[problem]) from error
