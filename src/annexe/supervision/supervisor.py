@@ -16,6 +16,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
@@ -152,7 +153,8 @@ class Supervisor:
             self._wanted = True
             self._changed.clear()
             self._move(_S.STARTING, reason)
-            self._task = self._loop.create_task(self._live(), name=f"annexe-{self.id}")
+            # In an empty context: the first call starts a lazy plugin, and its deadline must not bound every ping and request to come.
+            self._task = self._loop.create_task(self._live(), name=f"annexe-{self.id}", context=Context())
 
     async def stop(self, reason: str = "asked to") -> None:
         """Take it down and wait until it is down."""
