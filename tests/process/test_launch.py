@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -304,6 +305,55 @@ def test_close_gives_everything_back_and_can_be_repeated(make_plugin: MakePlugin
             assert first.gone
             assert sorted(os.listdir("/proc/self/fd")) == before
             assert list((tmp_path / "state" / "launched").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_close_that_cannot_give_everything_back_is_a_launch_error_each_time(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            await read_line(plugin)
+            (record,) = (tmp_path / "state" / "launched").iterdir()
+            record.unlink()
+            record.mkdir()  # unlink refuses it, also to root
+            for _ in range(2):
+                with pytest.raises(LaunchError) as caught:
+                    await plugin.close()
+                assert caught.value.data == {"pid": plugin.pid}
+            assert await wait(plugin) == ExitStatus(signal=signal.SIGKILL)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        pytest.param("annexe.launch.preparation.tempfile.mkdtemp", OSError(errno.ENOSPC, "No space left on device"), id="disk-full"),
+        pytest.param("annexe.launch.bytecode._signature", FileNotFoundError(errno.ENOENT, "No such file"), id="file-vanished"),
+        pytest.param("annexe.launch.process.socket.socketpair", OSError(errno.EMFILE, "Too many open files"), id="no-descriptor"),
+    ],
+)
+def test_fault_of_the_machine_at_launch_is_a_launch_error_and_leaves_nothing_behind(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, error: OSError
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            await (await strategy.launch(make_plugin(WAIT))).close()
+            request = make_plugin(WAIT, module="changed = True")
+            before = sorted((cache_dir / "scratch").iterdir())
+            with monkeypatch.context() as patch:
+                patch.setattr(function, fail)
+                with pytest.raises(LaunchError) as caught:
+                    await strategy.launch(request)
+            assert caught.value.plugin == "sample"
+            assert caught.value.__cause__ is error
+            assert sorted((cache_dir / "scratch").iterdir()) == before
 
     asyncio.run(scenario())
 

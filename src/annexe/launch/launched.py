@@ -136,7 +136,11 @@ class LaunchedProcess(LaunchedPlugin):
             if fd is not None:
                 os.close(fd)
         self.stdout = self.stderr = None
-        killed, gone = await asyncio.to_thread(_clear, self._spawned)
+        try:
+            killed, gone = await asyncio.to_thread(_clear, self._spawned)
+        except OSError as error:
+            # A full or failing disk. What was not given back is found by its record, or by the uid's owner, at a later host's start.
+            raise LaunchError(f"what process {self.pid} held cannot all be given back: {error}", pid=self.pid) from error
         return TreeReport(gone=gone and ended, stragglers=killed, tree_kill=self.receipt.tree_kill)
 
 

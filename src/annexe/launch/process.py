@@ -130,13 +130,11 @@ class ProcessStrategy(LaunchStrategy):
             await asyncio.to_thread(self._uids.close)
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
-        prepared = await asyncio.to_thread(self._preparation.prepare, request)
         try:
-            spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared)))
-        except Exception as error:
-            await asyncio.to_thread(self._preparation.undo, prepared)
-            if isinstance(error, AnnexeError):
-                raise
+            prepared, spawned = await self._start(request)
+        except AnnexeError:
+            raise
+        except Exception as error:  # a full disk, a file that vanished meanwhile
             raise LaunchError(f"plugin {request.plugin!r} cannot be started: {error}", plugin=request.plugin) from error
         receipt = receipt_of_limits(
             request,
@@ -148,6 +146,14 @@ class ProcessStrategy(LaunchStrategy):
             notes=prepared.notes,
         )
         return LaunchedProcess(spawned, receipt)
+
+    async def _start(self, request: LaunchRequest) -> tuple[Prepared, Spawned]:
+        prepared = await asyncio.to_thread(self._preparation.prepare, request)
+        try:
+            return prepared, await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared)))
+        except Exception:
+            await asyncio.to_thread(self._preparation.undo, prepared)
+            raise
 
     def _spawn(self, prepared: Prepared) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
