@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from annexe.launch.become import as_user
+
 __all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "tag_of", "uid_of", "uids_in_use"]
 
 _PROC = Path("/proc")
@@ -199,10 +201,11 @@ def kill_user(uid: int, *, deadline_s: float, group: int | None = None) -> tuple
     if not found:
         return 0, True
     hunted = sum(not _is_in_group(pid, group) for pid in found)
+    become, user = as_user(uid)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            ["/bin/sh", "-c", "kill -KILL -1"], user=uid, group=uid, extra_groups=[], cwd="/", env={},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=deadline_s, check=False,
+        subprocess.run(  # noqa: S603 - nothing in it is anybody else's
+            [*become, "/bin/sh", "-c", "kill -KILL -1"], cwd="/", env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, timeout=deadline_s, check=False, **user,
         )  # fmt: skip
     _, gone = kill_matching(lambda pid: uid_of(pid) == uid, deadline_s=deadline_s)
     return hunted, gone
