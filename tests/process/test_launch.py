@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,72 @@ def test_wait_tells_how_the_plugin_ended(
             assert status.text == text
             assert await wait(plugin) == expected
             assert (await plugin.close()).gone
+
+    asyncio.run(scenario())
+
+
+def _without_pidfds(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    if missing == "python":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+
+        def refuse(_pid: int) -> int:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    if missing == "waitid":
+        monkeypatch.delattr(os, "waitid")
+
+
+@pytest.mark.parametrize("missing", ["python", "kernel", "waitid"])
+def test_without_pidfds_plugins_leave_the_threads_of_the_application_alone(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    _without_pidfds(monkeypatch, missing)
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=2))
+        async with open_strategy() as strategy, asyncio.timeout(15):
+            plugins = [await strategy.launch(make_plugin(WAIT, instance=f"sample-{number}")) for number in range(4)]
+            for plugin in plugins:
+                await read_line(plugin)
+            await asyncio.to_thread(int)
+            plugins[0].kill()
+            assert await wait(plugins[0]) == ExitStatus(signal=signal.SIGKILL)
+            plugins[1].sock.close()  # it sees the end of its channel
+            assert await wait(plugins[1]) == ExitStatus(code=0)
+            assert all(report.gone for report in await asyncio.gather(*(plugin.close() for plugin in plugins)))
+            for thread in threading.enumerate():
+                if thread.name.startswith("annexe-wait"):
+                    thread.join(5)
+                    assert not thread.is_alive()
+
+    asyncio.run(scenario())
+
+
+def test_without_pidfds_the_group_is_still_killed_before_its_leader_is_reaped(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_pidfds(monkeypatch, "kernel")
+    leader_there: list[bool] = []
+    killpg = os.killpg
+
+    def note(group: int, which: int) -> None:
+        leader_there.append(Path(f"/proc/{group}").exists())
+        killpg(group, which)
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(
+                make_plugin(f"import os\nif os.fork() == 0:\n    import time; time.sleep(60)\n{WAIT}\nos._exit(3)")
+            )
+            await read_line(plugin)
+            monkeypatch.setattr(os, "killpg", note)
+            plugin.sock.shutdown(socket.SHUT_WR)
+            assert await wait(plugin) == ExitStatus(code=3)
+            report = await plugin.close()
+            assert (report.gone, report.stragglers) == (True, 0)
+            assert leader_there == [True]
 
     asyncio.run(scenario())
 

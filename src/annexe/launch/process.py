@@ -31,7 +31,7 @@ from annexe.errors import AnnexeError, LaunchError, UnsupportedPlatformError
 from annexe.launch.become import as_user
 from annexe.launch.launched import LaunchedProcess, Spawned
 from annexe.launch.preparation import Preparation, Prepared
-from annexe.launch.processes import identity_of
+from annexe.launch.processes import identity_of, open_pidfd
 from annexe.launch.python_env import PythonFinder
 from annexe.launch.receipts import receipt_of_limits
 from annexe.launch.spawner import Spawner
@@ -180,7 +180,7 @@ class ProcessStrategy(LaunchStrategy):
             )  # fmt: skip
             on_failure.callback(child.wait)
             on_failure.callback(child.kill)
-            pidfd = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
+            pidfd = open_pidfd(child.pid)
             if pidfd is not None:
                 on_failure.callback(os.close, pidfd)
             record = self._record(prepared, child.pid, tag)

@@ -14,6 +14,7 @@ Source: feature LC8; docs/adr/0033-finding-descendants.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -26,7 +27,7 @@ from typing import final
 
 from annexe.launch.become import as_user
 
-__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "tag_of", "uid_of", "uids_in_use"]
+__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "open_pidfd", "tag_of", "uid_of", "uids_in_use"]
 
 _PROC = Path("/proc")
 _TAG_LINE = b"Max realtime timeout"
@@ -142,6 +143,22 @@ def kill_matching(matches: Callable[[int], bool], *, deadline_s: float, group: i
     return len(killed), True
 
 
+def open_pidfd(pid: int) -> int | None:
+    """Return a pidfd; None where there are none: another system, a kernel before 5.3, a Python built without, a filter that refuses them.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except AttributeError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+        return None
+
+
 def _is_in_group(pid: int, group: int | None) -> bool:
     try:
         return os.getpgid(pid) == group
@@ -152,8 +169,10 @@ def _is_in_group(pid: int, group: int | None) -> bool:
 def _kill_pinned(pid: int, matches: Callable[[int], bool]) -> int | None:
     """Return the pidfd of a process that has been sent SIGKILL; None when it is gone or no longer matches."""
     try:
-        fd = os.pidfd_open(pid)
+        fd = open_pidfd(pid)
     except ProcessLookupError:
+        return None
+    if fd is None:
         return None
     try:
         if matches(pid):
