@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -254,7 +255,8 @@ def test_without_pidfds_plugins_leave_the_threads_of_the_application_alone(
     async def scenario() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=2))
         async with open_strategy() as strategy, asyncio.timeout(15):
-            plugins = [await strategy.launch(make_plugin(WAIT, instance=f"sample-{number}")) for number in range(4)]
+            request = make_plugin(WAIT)
+            plugins = [await strategy.launch(replace(request, instance=f"sample-{number}")) for number in range(4)]
             for plugin in plugins:
                 await read_line(plugin)
             await asyncio.to_thread(int)
@@ -425,6 +427,49 @@ def test_fault_of_the_machine_at_launch_is_a_launch_error_and_leaves_nothing_beh
     asyncio.run(scenario())
 
 
+def test_sweep_removes_from_the_cache_what_no_host_has_used_for_long(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, open_folder: Path, tmp_path: Path
+) -> None:
+    cache = Path(tempfile.mkdtemp(prefix="cache-", dir=open_folder))
+    cache.chmod(0o755)
+
+    def kept() -> set[str]:
+        return {f"{path.parent.name}/{path.name}" for name in ("bytecode", "runtime", "plugins") for path in (cache / name).glob("*")}
+
+    def age() -> None:
+        for path in kept():
+            os.utime(cache / path, (1000.0, 1000.0))
+
+    async def scenario() -> None:
+        for name in ("runtime/older-sdk/inner", "plugins/removed/copy", "bytecode"):
+            (cache / name).mkdir(parents=True)
+        (cache / "bytecode" / "stamp").touch()
+        others = tmp_path / "other-state"
+        async with open_strategy(cache_dir=cache, state_dir=others) as other, open_strategy(cache_dir=cache) as strategy:
+            request = make_plugin(WAIT)
+            if IS_ROOT:
+                request.folder.chmod(0o700)  # so it is copied
+            plugin = await other.launch(request)
+            await read_line(plugin)
+            used = kept() - {"runtime/older-sdk", "plugins/removed", "bytecode/stamp"}
+            assert {path.partition("/")[0] for path in used} == {"bytecode", "runtime", *(["plugins"] if IS_ROOT else [])}
+            assert kept() != used
+            assert await strategy.sweep() == ()
+            assert kept() >= used and len(kept()) == len(used) + 3  # all of it is new
+            age()
+            await strategy.sweep()
+            assert kept() == {path for path in used if not path.startswith("bytecode/")}  # a stamp is no plugin's business
+            assert (await plugin.close()).gone
+        async with open_strategy(cache_dir=cache) as strategy:
+            await strategy.sweep()
+            assert any(path.startswith("runtime/") for path in kept())  # used until that host ended
+            age()
+            await strategy.sweep()
+            assert kept() == set()
+
+    asyncio.run(scenario())
+
+
 def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
         async with open_strategy() as strategy:
@@ -477,7 +522,7 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
     async def scenario() -> None:
         async with open_strategy() as strategy:
             await (await strategy.launch(make_plugin(WAIT))).close()
-            before = sorted(os.listdir("/proc/self/fd"))
+            before = set(os.listdir("/proc/self/fd"))
             go_on = threading.Event()
             blocked = strategy._spawner.submit(lambda: go_on.wait(10))
             while not blocked.running():
@@ -489,7 +534,7 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
             with pytest.raises(asyncio.CancelledError):
                 await launch
             go_on.set()
-        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert set(os.listdir("/proc/self/fd")) < before  # what the strategy held of the cache is given back too
         assert list((tmp_path / "state" / "launched").iterdir()) == []
         assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
 

@@ -18,6 +18,7 @@ Source: docs/adr/0036-runtime-folder-and-copies.md; ADR-0016.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -104,7 +105,10 @@ class Bytecode:
         """
         name = hashlib.sha256(f"{folder}\0{interpreter.path}\0{interpreter.cache_tag}".encode(errors="surrogateescape")).hexdigest()
         stamp = self._stamps / name
-        known = stamp.read_text() if stamp.is_file() else None
+        known = None
+        with contextlib.suppress(FileNotFoundError):
+            known = stamp.read_text()
+            os.utime(stamp)  # what nobody uses for long is forgotten
         if known is not None and (is_copy or known == _signature(folder)):
             return True
         if not _compile(folder, interpreter, skipped="" if is_copy else _ENVIRONMENT):

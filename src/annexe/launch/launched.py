@@ -97,7 +97,7 @@ class LaunchedProcess(LaunchedPlugin):
         """Wait without reaping, on a thread; the loop does the rest."""
         if hasattr(os, "waitid"):
             with contextlib.suppress(ChildProcessError):  # somebody else reaped it
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+                os.waitid(os.P_PID, self._spawned.child.pid, os.WEXITED | os.WNOWAIT)
         else:
             self._spawned.child.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -86,13 +86,14 @@ class ProcessStrategy(LaunchStrategy):
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def sweep(self) -> tuple[Swept, ...]:
-        """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users.
+        """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users, and what nobody uses.
 
         Called by the supervisor once, at start, when it holds the state directory's lock and before anything is launched.
         """
         swept = await asyncio.to_thread(self._records.sweep)
         if self._uids is not None:
             await asyncio.to_thread(self._uids.sweep)
+        await asyncio.to_thread(self._preparation.sweep)
         return swept
 
     async def launch(self, request: LaunchRequest) -> LaunchedPlugin:
@@ -128,6 +129,7 @@ class ProcessStrategy(LaunchStrategy):
         await asyncio.to_thread(self._spawner.close)
         if self._uids is not None:
             await asyncio.to_thread(self._uids.close)
+        self._preparation.close()
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
         try:
