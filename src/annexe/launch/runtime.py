@@ -48,12 +48,10 @@ class Runtime:
     Attributes:
         folder: For the end of ``sys.path``.
         stub: Compiled stub, to be run by path.
-        has_msgspec: MessagePack can be spoken.
     """
 
     folder: Path
     stub: Path
-    has_msgspec: bool
 
 
 @final
@@ -112,7 +110,7 @@ class RuntimeFolders:
         if home in self._held:
             let_go(self._held[home])
         self._held[home] = held
-        return Runtime(folder=home, stub=home / f"{_STUB}.pyc", has_msgspec=len(packages) > 1)
+        return Runtime(folder=home, stub=home / f"{_STUB}.pyc")
 
 
 def _compile(draft: Path, interpreter: Interpreter, *, home: Path) -> None:
