@@ -374,21 +374,16 @@ class Supervisor:
         self.instance = None
         try:
             report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard(kill_s=self._policies.stop.kill_s))
-        except LaunchError as error:
-            self._not_cleared(error.message)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it was, the life goes on: a state in which nothing happens any more is worse
-            _LOG.exception("clearing plugin %r away failed inside the host", self.id)
-            self._not_cleared(repr(error))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the life goes on: nothing would ever get it out of this state
+            if not isinstance(error, LaunchError):
+                _LOG.exception("clearing plugin %r away failed inside the host", self.id)
+            reason = f"could not be cleared away: {error}"
+            self._log.write("error", reason, source="host")
+            self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=0, gone=False)
             return
         if report.stragglers or not report.gone:
             reason = f"{report.stragglers} processes had left its group" + ("" if report.gone else "; some are still there")
             self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=report.stragglers, gone=report.gone)
-
-    def _not_cleared(self, why: str) -> None:
-        reason = f"could not be cleared away: {why}"
-        self._log.write("error", reason, source="host")
-        self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=0, gone=False)
 
     def _move(self, state: PluginState, reason: str) -> None:
         before = self.life.state
