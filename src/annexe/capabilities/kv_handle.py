@@ -18,7 +18,7 @@ from annexe.capabilities.kv_cache import KvCache
 from annexe.capabilities.kv_limits import KvLimits, read_weight_of, weight_of
 from annexe.capabilities.kv_params import read_params
 from annexe.capabilities.kv_worker import KvWork
-from annexe.capabilities.token_bucket import TokenBucket
+from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.clock import Clock
 from annexe.errors import MethodNotFoundError, RateLimitedError
 from annexe.storage.kv import KeyPage, KvEntry, KvSpace, KvTransaction
@@ -65,7 +65,7 @@ class KvHandle:
         self.cache = KvCache(0)
         self._submit_work = submit
         self._clock = clock
-        self._bucket = TokenBucket(rate_per_s=limits.rate_per_s, burst=limits.burst, now_s=clock.monotonic())
+        self._bucket = RetryBucket(rate_per_s=limits.rate_per_s, burst=limits.burst, now_s=clock.monotonic())
         self._methods: dict[str, Callable[[Any], Any]] = {
             "kv.get": self._get,
             "kv.set": self._set,

@@ -13,7 +13,7 @@ from annexe.capabilities.fair_queue import FairQueue
 from annexe.capabilities.kv_cache import KvCache
 from annexe.capabilities.kv_limits import weight_of
 from annexe.capabilities.kv_params import read_params
-from annexe.capabilities.token_bucket import TokenBucket
+from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.errors import InvalidParamsError, PluginBusyError
 from annexe.storage.kv_values import encode_value
 
@@ -21,7 +21,7 @@ ONE = encode_value(1, method="test")
 
 
 def test_bucket_gives_its_burst_then_its_rate() -> None:
-    bucket = TokenBucket(rate_per_s=2.0, burst=3.0, now_s=100.0)
+    bucket = RetryBucket(rate_per_s=2.0, burst=3.0, now_s=100.0)
 
     assert [bucket.take(1, now_s=100.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     assert bucket.take(1, now_s=100.5) == 0.0
@@ -29,7 +29,7 @@ def test_bucket_gives_its_burst_then_its_rate() -> None:
 
 
 def test_bucket_never_holds_more_than_its_burst() -> None:
-    bucket = TokenBucket(rate_per_s=2.0, burst=3.0, now_s=0.0)
+    bucket = RetryBucket(rate_per_s=2.0, burst=3.0, now_s=0.0)
 
     assert bucket.take(3, now_s=1e9) == 0.0
     assert bucket.take(1, now_s=1e9) == 0.5
