@@ -6,14 +6,15 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from annexe import Responded
+from annexe import Host, Responded
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.errors import ContractError, HookError, InvalidParamsError, RejectedError
 from annexe.record import EventKind
+from annexe.supervision.health import HealthPolicy
 from tests.process.hosts import (
     Doc,
     Reply,
@@ -681,6 +682,60 @@ def test_observer_cannot_fail_the_request_whatever_it_does_and_whatever_the_poli
     run(scenario)
 
 
+class Teller:
+    """A capability that tells observers on behalf of the call that a plugin works on."""
+
+    name: ClassVar[str] = "teller"
+    host: Host
+
+    async def tell(self, count: int) -> None:
+        for number in range(count):
+            await self.host.hooks(T).seen(str(number))
+
+
+TELLS = """
+@plugin.action("t.act")
+def act(doc, ctx): ctx.cap("teller").tell(4)
+"""
+MAY_TELL = '[permissions]\ncapabilities = ["teller"]\n[resources]\ncall-timeout = "500ms"'
+
+
+def test_observer_told_within_a_call_is_not_bound_by_that_call_nor_are_those_after_it(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "alpha", TELLS, hooks=["t.act"], extra=MAY_TELL)
+    observer(tmp_path, "beta", "time.sleep(0.3)")
+
+    async def scenario() -> None:
+        teller = Teller()
+        async with open_host(tmp_path, capabilities=[teller]) as host:
+            teller.host = host
+            await host.hooks(T).act(Doc("x"))
+            async with host.request(id="other") as request:
+                await request.hooks(T).seen("other")
+                assert len(host._dispatcher._queues["beta"]._waiting) >= 3  # those of the call are still to come
+                await until(lambda: request._request.record is not None)
+            assert steps(host, "other") == [("beta", "observed")]
+            assert not events(host, EventKind.HOOK_SKIPPED)
+
+    run(scenario)
+
+
+def test_plugin_first_called_within_a_call_is_not_bound_by_that_call_later(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "alpha", TELLS, hooks=["t.act"], extra=MAY_TELL)
+    observer(tmp_path, "beta", "pass", runtime='start = "lazy"')
+
+    async def scenario() -> None:
+        teller = Teller()
+        rules = policies(health=HealthPolicy(ping_interval_s=0.1, ping_timeout_s=5.0))
+        async with open_host(tmp_path, capabilities=[teller], policies=rules) as host:
+            teller.host = host
+            await host.hooks(T).act(Doc("x"))
+            await wait_state(host.plugin("beta"), "ready")
+            await asyncio.sleep(1.0)  # that call's time is over, and pings go on
+            assert [str(change.state) for change in host.plugin("beta").history][-2:] == ["starting", "ready"]
+
+    run(scenario)
+
+
 def test_observations_are_bounded_oldest_dropped_and_counted(tmp_path: Path) -> None:
     observer(
         tmp_path,
@@ -856,8 +911,6 @@ def test_state_is_kept_apart_between_plugins_and_capped(tmp_path: Path) -> None:
 
 
 def test_cancelling_the_applications_task_cancels_the_call_and_what_it_asked(tmp_path: Path) -> None:
-    from typing import ClassVar
-
     class Slow:
         name: ClassVar[str] = "slow"
 

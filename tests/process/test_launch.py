@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
 import signal
+import socket
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -230,6 +233,73 @@ def test_wait_tells_how_the_plugin_ended(
     asyncio.run(scenario())
 
 
+def _without_pidfds(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    if missing == "python":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+
+        def refuse(_pid: int) -> int:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    if missing == "waitid":
+        monkeypatch.delattr(os, "waitid")
+
+
+@pytest.mark.parametrize("missing", ["python", "kernel", "waitid"])
+def test_without_pidfds_plugins_leave_the_threads_of_the_application_alone(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    _without_pidfds(monkeypatch, missing)
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=2))
+        async with open_strategy() as strategy, asyncio.timeout(15):
+            request = make_plugin(WAIT)
+            plugins = [await strategy.launch(replace(request, instance=f"sample-{number}")) for number in range(4)]
+            for plugin in plugins:
+                await read_line(plugin)
+            await asyncio.to_thread(int)
+            plugins[0].kill()
+            assert await wait(plugins[0]) == ExitStatus(signal=signal.SIGKILL)
+            plugins[1].sock.close()  # it sees the end of its channel
+            assert await wait(plugins[1]) == ExitStatus(code=0)
+            assert all(report.gone for report in await asyncio.gather(*(plugin.close() for plugin in plugins)))
+            for thread in threading.enumerate():
+                if thread.name.startswith("annexe-wait"):
+                    thread.join(5)
+                    assert not thread.is_alive()
+
+    asyncio.run(scenario())
+
+
+def test_without_pidfds_the_group_is_still_killed_before_its_leader_is_reaped(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_pidfds(monkeypatch, "kernel")
+    leader_there: list[bool] = []
+    killpg = os.killpg
+
+    def note(group: int, which: int) -> None:
+        leader_there.append(Path(f"/proc/{group}").exists())
+        killpg(group, which)
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(
+                make_plugin(f"import os\nif os.fork() == 0:\n    import time; time.sleep(60)\n{WAIT}\nos._exit(3)")
+            )
+            await read_line(plugin)
+            monkeypatch.setattr(os, "killpg", note)
+            plugin.sock.shutdown(socket.SHUT_WR)
+            assert await wait(plugin) == ExitStatus(code=3)
+            report = await plugin.close()
+            assert (report.gone, report.stragglers) == (True, 0)
+            assert leader_there == [True]
+
+    asyncio.run(scenario())
+
+
 def test_terminate_then_kill_end_a_plugin_that_ignores_the_first(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
         async with open_strategy() as strategy:
@@ -308,6 +378,98 @@ def test_close_gives_everything_back_and_can_be_repeated(make_plugin: MakePlugin
     asyncio.run(scenario())
 
 
+def test_close_that_cannot_give_everything_back_is_a_launch_error_each_time(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            await read_line(plugin)
+            (record,) = (tmp_path / "state" / "launched").iterdir()
+            record.unlink()
+            record.mkdir()  # unlink refuses it, also to root
+            for _ in range(2):
+                with pytest.raises(LaunchError) as caught:
+                    await plugin.close()
+                assert caught.value.data == {"pid": plugin.pid}
+            assert await wait(plugin) == ExitStatus(signal=signal.SIGKILL)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        pytest.param("annexe.launch.preparation.tempfile.mkdtemp", OSError(errno.ENOSPC, "No space left on device"), id="disk-full"),
+        pytest.param("annexe.launch.bytecode._signature", FileNotFoundError(errno.ENOENT, "No such file"), id="file-vanished"),
+        pytest.param("annexe.launch.process.socket.socketpair", OSError(errno.EMFILE, "Too many open files"), id="no-descriptor"),
+    ],
+)
+def test_fault_of_the_machine_at_launch_is_a_launch_error_and_leaves_nothing_behind(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, error: OSError
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            await (await strategy.launch(make_plugin(WAIT))).close()
+            request = make_plugin(WAIT, module="changed = True")
+            before = sorted((cache_dir / "scratch").iterdir())
+            with monkeypatch.context() as patch:
+                patch.setattr(function, fail)
+                with pytest.raises(LaunchError) as caught:
+                    await strategy.launch(request)
+            assert caught.value.plugin == "sample"
+            assert caught.value.__cause__ is error
+            assert sorted((cache_dir / "scratch").iterdir()) == before
+
+    asyncio.run(scenario())
+
+
+def test_sweep_removes_from_the_cache_what_no_host_has_used_for_long(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, open_folder: Path, tmp_path: Path
+) -> None:
+    cache = Path(tempfile.mkdtemp(prefix="cache-", dir=open_folder))
+    cache.chmod(0o755)
+
+    def kept() -> set[str]:
+        return {f"{path.parent.name}/{path.name}" for name in ("bytecode", "runtime", "plugins") for path in (cache / name).glob("*")}
+
+    def age() -> None:
+        for path in kept():
+            os.utime(cache / path, (1000.0, 1000.0))
+
+    async def scenario() -> None:
+        for name in ("runtime/older-sdk/inner", "plugins/removed/copy", "bytecode"):
+            (cache / name).mkdir(parents=True)
+        (cache / "bytecode" / "stamp").touch()
+        others = tmp_path / "other-state"
+        async with open_strategy(cache_dir=cache, state_dir=others) as other, open_strategy(cache_dir=cache) as strategy:
+            request = make_plugin(WAIT)
+            if IS_ROOT:
+                request.folder.chmod(0o700)  # so it is copied
+            plugin = await other.launch(request)
+            await read_line(plugin)
+            used = kept() - {"runtime/older-sdk", "plugins/removed", "bytecode/stamp"}
+            assert {path.partition("/")[0] for path in used} == {"bytecode", "runtime", *(["plugins"] if IS_ROOT else [])}
+            assert kept() != used
+            assert await strategy.sweep() == ()
+            assert kept() >= used and len(kept()) == len(used) + 3  # all of it is new
+            age()
+            await strategy.sweep()
+            assert kept() == {path for path in used if not path.startswith("bytecode/")}  # a stamp is no plugin's business
+            assert (await plugin.close()).gone
+        async with open_strategy(cache_dir=cache) as strategy:
+            await strategy.sweep()
+            assert any(path.startswith("runtime/") for path in kept())  # used until that host ended
+            age()
+            await strategy.sweep()
+            assert kept() == set()
+
+    asyncio.run(scenario())
+
+
 def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
         async with open_strategy() as strategy:
@@ -360,7 +522,7 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
     async def scenario() -> None:
         async with open_strategy() as strategy:
             await (await strategy.launch(make_plugin(WAIT))).close()
-            before = sorted(os.listdir("/proc/self/fd"))
+            before = set(os.listdir("/proc/self/fd"))
             go_on = threading.Event()
             blocked = strategy._spawner.submit(lambda: go_on.wait(10))
             while not blocked.running():
@@ -372,7 +534,7 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
             with pytest.raises(asyncio.CancelledError):
                 await launch
             go_on.set()
-        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert set(os.listdir("/proc/self/fd")) < before  # what the strategy held of the cache is given back too
         assert list((tmp_path / "state" / "launched").iterdir()) == []
         assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
 

@@ -27,12 +27,15 @@ from annexe.errors import (
     HookError,
     HostAlreadyRunningError,
     HostClosedError,
+    LaunchError,
     ManifestError,
     PluginUnavailableError,
     RevisionMismatchError,
     UnknownPluginError,
     WrongContextError,
 )
+from annexe.launch import TreeReport
+from annexe.launch.launched import LaunchedProcess
 from annexe.record import EventKind
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
@@ -95,6 +98,35 @@ def test_crash_is_answered_with_back_off_and_a_fresh_start(tmp_path: Path) -> No
             assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("error", [LaunchError("the disk is full"), OSError("the disk is full")], ids=["told", "unforeseen"])
+def test_plugin_that_cannot_be_cleared_away_is_told_and_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    write_fine(tmp_path)
+    close = LaunchedProcess.close
+
+    async def fail(plugin: LaunchedProcess) -> TreeReport:
+        await close(plugin)
+        raise error
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            plugin = host.plugin("alpha")
+            with monkeypatch.context() as patch:
+                patch.setattr(LaunchedProcess, "close", fail)
+                await crash(host)
+                await wait_state(plugin, "ready")
+                await plugin.stop()
+            assert plugin.state == "stopped"
+            await plugin.start()
+            await wait_state(plugin, "ready")
+            told = events(host, EventKind.TREE_KILL_SOFT, "alpha")
+            assert ["the disk is full" in event.reason for event in told] == [True, True]
+            assert all(event.facts["gone"] is False for event in told)
+
+    asyncio.run(scenario())
 
 
 def test_back_off_doubles_up_to_the_longest(tmp_path: Path) -> None:

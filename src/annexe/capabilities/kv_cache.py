@@ -9,9 +9,7 @@ Pure. Least recently used goes first. Also remembers that a key is *not* there. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, final
-
-from annexe.storage.kv_values import decode_value
+from typing import final
 
 __all__ = ["KvCache"]
 
@@ -41,13 +39,8 @@ class KvCache:
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
 
-    def get(self, key: str, *, now_s: float) -> tuple[bool, Any]:
-        """Return (True, the value) if it is known, where ``None`` is for "not there"; (False, None) if it is not known."""
-        known, kept = self.find(key, now_s=now_s)
-        return known, None if kept is None else decode_value(kept)
-
     def find(self, key: str, *, now_s: float) -> tuple[bool, bytes | None]:
-        """Return what ``get`` does, with the value as it is kept."""
+        """Return (True, the value as it was put) if it is known, where ``None`` is for "not there"; (False, None) if it is not known."""
         entry = self._entries.get(key)
         if entry is None:
             return _MISS

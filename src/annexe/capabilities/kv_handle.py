@@ -18,10 +18,10 @@ from annexe.capabilities.kv_cache import KvCache
 from annexe.capabilities.kv_limits import KvLimits, read_weight_of, weight_of
 from annexe.capabilities.kv_params import read_params
 from annexe.capabilities.kv_worker import KvWork
-from annexe.capabilities.token_bucket import TokenBucket
+from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.clock import Clock
 from annexe.errors import MethodNotFoundError, RateLimitedError
-from annexe.storage.kv import KeyPage, KvEntry, KvSpace, KvTransaction, KvUsage
+from annexe.storage.kv import KeyPage, KvEntry, KvSpace, KvTransaction
 from annexe.storage.kv_values import decode_value, encode_value
 
 __all__ = ["KvHandle", "Settle", "Submit"]
@@ -65,7 +65,7 @@ class KvHandle:
         self.cache = KvCache(0)
         self._submit_work = submit
         self._clock = clock
-        self._bucket = TokenBucket(rate_per_s=limits.rate_per_s, burst=limits.burst, now_s=clock.monotonic())
+        self._bucket = RetryBucket(rate_per_s=limits.rate_per_s, burst=limits.burst, now_s=clock.monotonic())
         self._methods: dict[str, Callable[[Any], Any]] = {
             "kv.get": self._get,
             "kv.set": self._set,
@@ -99,18 +99,6 @@ class KvHandle:
             known = ", ".join(self._methods)
             raise MethodNotFoundError(f"no method {name!r}; expected one of {known}.", plugin=self.plugin, method=name)
         return method(params)
-
-    def try_get_nowait(self, key: str) -> tuple[bool, Any]:
-        """Return (True, the value or ``None``) if the cache knows the key, else (False, None)."""
-        return self.cache.get(key, now_s=self._clock.now())
-
-    def usage(self) -> Future[KvUsage]:
-        """Ask what the plugin holds; raises and fails as :meth:`call` does."""
-
-        def work(transaction: KvTransaction) -> KvUsage:
-            return transaction.usage(self.plugin)
-
-        return self._submit(work, settle=lambda usage: usage)
 
     def _get(self, params: Any) -> Any:
         # A key that the cache knows was checked when it came there.

@@ -18,7 +18,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.capabilities.kv_handle import KvHandle
-from annexe.capabilities.token_bucket import TokenBucket
+from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
 from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PluginBusyError
@@ -90,7 +90,7 @@ class PluginServices:
         self._metrics = metrics
         self._events = events
         self._capability_calls = 0
-        self._metric_bucket = TokenBucket(rate_per_s=_METRICS_PER_S, burst=_METRICS_AT_ONCE, now_s=monotonic())
+        self._metric_bucket = RetryBucket(rate_per_s=_METRICS_PER_S, burst=_METRICS_AT_ONCE, now_s=monotonic())
         self._methods: dict[str, Callable[[PluginCall], Any]] = {}
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")

@@ -334,6 +334,7 @@ class Connection:
             if len(body) > self.limits.max_frame_bytes:
                 raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
         except ENCODE_FAULTS as error:
+            self._slots.take_back(call)
             self._leave(call)
             text = f"the arguments of {call.method} for plugin {self.plugin!r} cannot be sent: {error}"
             raise InvalidParamsError(text, plugin=self.plugin, method=call.method) from error

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 
+from annexe.contract.values import CodecName
 from annexe_sdk import wire
 
 __all__ = [
@@ -42,8 +43,6 @@ __all__ = [
     "decode_msgpack",
     "read_map",
 ]
-
-CodecName = Literal["msgpack", "json"]
 
 # Bounded, for it is quoted in answers, events and log lines.
 _MethodName = Annotated[str, msgspec.Meta(max_length=wire.MAX_METHOD_CHARS)]

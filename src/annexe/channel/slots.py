@@ -55,6 +55,11 @@ class Slots:
         self.start(call, now)
         return call.deadline - now
 
+    def take_back(self, call: HostCall) -> None:
+        """The call that entered last could not be sent after all; ``leave`` comes next."""
+        if self.ahead and self.ahead[-1] is call:
+            self.ahead.pop()
+
     def start(self, call: HostCall, now: float) -> None:
         """The plugin works on the call from now on."""
         call.holds_slot = not call.nested and call.meta.stream is None

@@ -84,7 +84,7 @@ def _pidfd() -> Check:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError) as error:
-        found = f"none ({error}): the end of a plugin is found out by polling"
+        found = f"none ({error}): a thread for each plugin waits for its end, and nothing that leaves its process group is hunted down"
         return Check("pidfd", "warning", found, "use Linux 5.3 or newer, and a Python built with it")
     return Check("pidfd", "ok", "the end of a plugin is seen at once")
 

@@ -23,12 +23,12 @@ from annexe.contract.invalid import InvalidValueError
 from annexe.contract.schema import export_schema
 from annexe.contract.specs import ExtensionPoint, HookSpec, capability_definition, check_distinct, definition_of
 from annexe.contract.stub import export_stub
-from annexe.contract.values import Codec, Decode, Payload, ValueType
+from annexe.contract.values import CodecName, Decode, Payload, ValueType
 
 __all__ = [
     "REQUIRED",
     "CapabilityDefinition",
-    "Codec",
+    "CodecName",
     "Decode",
     "ExtensionDefinition",
     "ExtensionPoint",

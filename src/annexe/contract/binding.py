@@ -12,13 +12,13 @@ import msgspec
 
 from annexe.contract.definitions import REQUIRED, MethodDefinition, ParamDefinition
 from annexe.contract.invalid import InvalidValueError, from_decoder
-from annexe.contract.values import Codec, Payload
+from annexe.contract.values import CodecName, Payload
 from annexe.errors import InvalidParamsError
 
 __all__ = ["bind", "decode_params", "wire_params"]
 
 _Given = list[msgspec.Raw] | dict[str, msgspec.Raw]
-_DECODERS: Mapping[Codec, Any] = {"msgpack": msgspec.msgpack.Decoder(_Given), "json": msgspec.json.Decoder(_Given)}
+_DECODERS: Mapping[CodecName, Any] = {"msgpack": msgspec.msgpack.Decoder(_Given), "json": msgspec.json.Decoder(_Given)}
 
 
 def bind(params: Sequence[ParamDefinition], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, method: str = "") -> tuple[Any, ...]:
@@ -65,7 +65,7 @@ def wire_params(params: Sequence[ParamDefinition], values: tuple[Any, ...], *, m
     return values
 
 
-def decode_params(method: MethodDefinition, raw: Payload, codec: Codec) -> tuple[Any, ...]:
+def decode_params(method: MethodDefinition, raw: Payload, codec: CodecName) -> tuple[Any, ...]:
     """Return typed arguments, in order, for what a plugin sent.
 
     Args:
@@ -99,7 +99,7 @@ def _sent(param: ParamDefinition, value: Any, method: str) -> Any:
         raise _invalid(error, method, param.name) from error
 
 
-def _decoded(param: ParamDefinition, value: Any, method: str, codec: Codec) -> Any:
+def _decoded(param: ParamDefinition, value: Any, method: str, codec: CodecName) -> Any:
     if not isinstance(value, msgspec.Raw):
         return value  # the default
     try:

@@ -11,9 +11,9 @@ from typing import Any, Literal, final
 
 import msgspec
 
-__all__ = ["Codec", "Decode", "Payload", "ValueType"]
+__all__ = ["CodecName", "Decode", "Payload", "ValueType"]
 
-Codec = Literal["msgpack", "json"]
+CodecName = Literal["msgpack", "json"]
 Payload = bytes | bytearray | memoryview | msgspec.Raw
 Decode = Callable[[Payload], Any]
 
@@ -42,10 +42,10 @@ class ValueType:
     native: bool
     to_wire: Callable[[Any], Any]
     from_builtins: Callable[[Any], Any]
-    decoders: Mapping[Codec, Decode]
+    decoders: Mapping[CodecName, Decode]
     make_schema: Callable[[], dict[str, Any]]
 
-    def decoder(self, codec: Codec) -> Decode:
+    def decoder(self, codec: CodecName) -> Decode:
         """Return the decoder for one codec; keep it, it is made once."""
         return self.decoders[codec]
 

@@ -217,7 +217,7 @@ class Dispatcher:
         old = {member.provider.id: member for member in pipeline.members}
         names = order_implementations(ordered, operator_order)
         pipeline.members = tuple(self._member(hook, here[name], old.get(name)) for name in names)
-        pipeline.absent = tuple(absent.name for absent in absent_names(ordered, operator_order))
+        pipeline.absent = tuple(absent_names(ordered, operator_order))
 
     def _member(self, hook: HookDefinition, added: _Added, old: HookMember | None) -> HookMember:
         manifest, rules = added.manifest, self._policy.on_failure

@@ -3,6 +3,9 @@
 What waits is kept per plugin, the oldest dropped and counted; at most ``concurrency`` observations are under way in a plugin at a time, and
 none while a call that somebody waits for has no slot. No task per observation: the answer of one starts the next.
 
+What happens here belongs to no request: it starts in an empty context, which the answers, timers and tasks that follow inherit. Otherwise
+they would work on behalf of whatever call the first observation came from, and end with its deadline.
+
 Source: docs/reference/hooks.md, "Observer"; docs/reference/protocol.md, "Concurrency, slots, stuck".
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import Context
 from time import monotonic
 from typing import Any, final
 
@@ -78,7 +82,7 @@ class ObserverQueue:
             self.dropped_count += 1
             self._events.add(EventKind.OBSERVER_DROPPED, plugin=self._provider.id, reason="too slow", dropped_count=self.dropped_count)
         self._waiting.append((pipeline, member, request, params))
-        self._send()
+        Context().run(self._send)
 
     def close(self) -> None:
         """Forget what waits."""

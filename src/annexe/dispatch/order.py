@@ -18,7 +18,7 @@ from typing import final
 
 from annexe.errors import ContractError
 
-__all__ = ["DEFAULT_PRIORITY", "AbsentName", "Ordered", "absent_names", "order_implementations"]
+__all__ = ["DEFAULT_PRIORITY", "Ordered", "absent_names", "order_implementations"]
 
 DEFAULT_PRIORITY = 100
 
@@ -39,20 +39,6 @@ class Ordered:
     priority: int = DEFAULT_PRIORITY
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class AbsentName:
-    """A name that orders nothing because no such plugin implements the hook.
-
-    Attributes:
-        name: The id that is absent.
-        named_by: The plugin whose manifest has it; None: the operator's order.
-    """
-
-    name: str
-    named_by: str | None
 
 
 def order_implementations(implementations: Iterable[Ordered], operator_order: Sequence[str] = ()) -> list[str]:
@@ -76,13 +62,12 @@ def order_implementations(implementations: Iterable[Ordered], operator_order: Se
     return first + _sorted(rest)
 
 
-def absent_names(implementations: Iterable[Ordered], operator_order: Sequence[str] = ()) -> list[AbsentName]:
+def absent_names(implementations: Iterable[Ordered], operator_order: Sequence[str] = ()) -> list[str]:
     """Return the names that ``order_implementations`` ignores, for explain and doctor."""
     listed = list(implementations)
     known = {implementation.plugin for implementation in listed}
-    named = [(name, None) for name in operator_order]
-    by_plugins = [(name, each.plugin) for each in listed for name in (*each.before, *each.after)]
-    return [AbsentName(name, named_by) for name, named_by in (*named, *by_plugins) if name not in known]
+    by_plugins = (name for each in listed for name in (*each.before, *each.after))
+    return [name for name in (*operator_order, *by_plugins) if name not in known]
 
 
 def _sorted(known: Mapping[str, Ordered]) -> list[str]:

@@ -18,6 +18,7 @@ Source: docs/adr/0036-runtime-folder-and-copies.md; ADR-0016.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -25,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
+from annexe.launch.become import as_user
 from annexe.launch.folders import owned_folder
 from annexe.launch.python_env import Interpreter
 
@@ -38,6 +40,7 @@ _WRITTEN_BYTES = 64 * 1024 * 1024
 _CLEAN = b"clean\n"
 _ENVIRONMENT = ".venv"  # left to its installer, and to its own account
 # All caches are removed before anything is compiled, and that is told: what ends the compiler later leaves no forged byte code behind.
+# A folder that its owner cannot list, but others can, is a fault: forged byte code would stay in it.
 _COMPILE = """
 import errno, os, py_compile, resource, shutil, stat, sys
 top, skipped = sys.argv[1:3]
@@ -54,7 +57,9 @@ for name, limit in (
         if sys.platform == "linux":  # macOS takes no limit of memory
             raise
 paths = []
-for parent, folders, files in os.walk(top):
+def fail(error):
+    raise error
+for parent, folders, files in os.walk(top, onerror=fail):
     cache = os.path.join(parent, "__pycache__")
     if os.path.islink(cache):
         os.unlink(cache)
@@ -100,7 +105,10 @@ class Bytecode:
         """
         name = hashlib.sha256(f"{folder}\0{interpreter.path}\0{interpreter.cache_tag}".encode(errors="surrogateescape")).hexdigest()
         stamp = self._stamps / name
-        known = stamp.read_text() if stamp.is_file() else None
+        known = None
+        with contextlib.suppress(FileNotFoundError):
+            known = stamp.read_text()
+            os.utime(stamp)  # what nobody uses for long is forgotten
         if known is not None and (is_copy or known == _signature(folder)):
             return True
         if not _compile(folder, interpreter, skipped="" if is_copy else _ENVIRONMENT):
@@ -116,11 +124,12 @@ def _compile(folder: Path, interpreter: Interpreter, *, skipped: str) -> bool:
     found = folder.stat()
     as_owner = found.st_uid if os.geteuid() == 0 and found.st_uid != 0 else None
     limits = map(str, (_CPU_S, _MEMORY_BYTES, _SOURCE_BYTES, _WRITTEN_BYTES))
-    command = [str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped, *limits]
+    become, user = as_user(as_owner, gid=found.st_gid)
+    command = [*become, str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped, *limits]
     try:
         done = subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
-            command, user=as_owner, group=found.st_gid if as_owner else None, extra_groups=[] if as_owner else None, umask=0o022, cwd="/",
-            env={}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False,
+            command, umask=0o022, cwd="/", env={}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            timeout=_TIMEOUT_S, check=False, **user,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         return error.stdout == _CLEAN

@@ -8,6 +8,7 @@ Invariants:
 
 * No symbolic link is followed, and none that leads out of the plugin is in the copy: a link to a file that only root can read would
   otherwise publish it, at the latest as byte code.
+* The shelf of a plugin is held while the strategy that published a copy lives, so that no other host removes it as unused.
 * The copy is digested, not the original, so that what runs is what was digested.
 
 Source: docs/adr/0036-runtime-folder-and-copies.md.
@@ -20,11 +21,12 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path, PurePosixPath
 from typing import final
 
 from annexe.errors import LaunchError
-from annexe.launch.folders import owned_folder
+from annexe.launch.folders import hold, let_go, owned_folder
 
 __all__ = ["PluginCopies"]
 
@@ -43,6 +45,14 @@ class PluginCopies:
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
+        self._held: dict[Path, int] = {}
+        self._holding = threading.Lock()
+
+    def close(self) -> None:
+        """Hold nothing any more; every plugin is gone."""
+        with self._holding:
+            while self._held:
+                let_go(self._held.popitem()[1])
 
     def publish(self, folder: Path, *, plugin: str) -> Path:
         """Return a copy of ``folder`` as it is now, made unless there is one; the oldest beyond a few are removed.
@@ -50,7 +60,7 @@ class PluginCopies:
         Raises:
             LaunchError: It is too big, or cannot be read.
         """
-        shelf = owned_folder(owned_folder(self._parent) / plugin)
+        shelf = self._shelf(plugin)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=shelf))
         try:
             target = shelf / _Copier(draft, plugin=plugin).copy(folder)
@@ -66,6 +76,18 @@ class PluginCopies:
             shutil.rmtree(draft, ignore_errors=True)
         _prune(shelf, keep=target)
         return target
+
+    def _shelf(self, plugin: str) -> Path:
+        """Return the folder for a plugin's copies, held."""
+        shelf = owned_folder(self._parent) / plugin
+        while (held := hold(owned_folder(shelf))) is None:
+            pass  # removed as unused by another host, at this very moment
+        with self._holding:
+            before = self._held.pop(shelf, None)
+            self._held[shelf] = held
+        if before is not None:
+            let_go(before)
+        return shelf
 
 
 @final

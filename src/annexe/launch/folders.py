@@ -6,12 +6,16 @@ Invariants:
 
 * A folder that somebody else made, or could write to, is refused: what lies in it would run as a plugin, or steer the host.
 * What is written there appears whole or not at all (``publish``).
+* Hosts may share these folders. What one of them uses it holds (``hold``), by a lock that the kernel gives back when the host dies; only
+  what nobody holds is removed (``remove_unused``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -20,7 +24,9 @@ from pathlib import Path
 
 from annexe.errors import LaunchError
 
-__all__ = ["owned_folder", "publish", "unreachable_at"]
+__all__ = ["hold", "let_go", "owned_folder", "publish", "remove_unused", "unreachable_at"]
+
+_logger = logging.getLogger(__name__)
 
 
 def owned_folder(path: Path, *, mode: int = 0o755) -> Path:
@@ -76,6 +82,75 @@ def publish(target: Path, build: Callable[[Path], None]) -> Path:
     if not target.is_dir():
         raise LaunchError(f"cannot create {target}; mend its parent's permissions or free some space.", path=str(target))
     return target
+
+
+def hold(folder: Path) -> int | None:
+    """Keep a folder from being removed as unused, and note that it is used now.
+
+    Returns:
+        What ``let_go`` takes when the folder is used no more; None if it has just been removed, or replaced, and must be made anew.
+    """
+    import fcntl  # not on Windows, where this module must still be importable
+
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        with contextlib.suppress(OSError):  # a file system without such locks: nothing in it is removed either
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        os.utime(fd)
+        if os.path.samestat(os.fstat(fd), folder.stat()):
+            return fd
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def let_go(held: int) -> None:
+    """Give back what ``hold`` returned; the folder counts as used until now."""
+    with contextlib.suppress(OSError):
+        os.utime(held)
+    os.close(held)
+
+
+def remove_unused(parent: Path, *, before: float) -> None:
+    """Remove the files and folders in ``parent`` that were last used before that time (seconds since 1970) and that no host holds.
+
+    Raises:
+        LaunchError: ``parent`` is not ours alone.
+    """
+    for path in list(owned_folder(parent).iterdir()) if parent.is_dir() else ():
+        try:
+            if path.lstat().st_mtime < before:
+                _remove_unless_held(path, before)
+        except (FileNotFoundError, BlockingIOError):  # another host was quicker, or holds it
+            continue
+        except OSError as error:
+            _logger.warning("%s is used no more, but cannot be removed: %s", path, error)
+
+
+def _remove_unless_held(path: Path, before: float) -> None:
+    import fcntl  # not on Windows
+
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(fd)
+        if found.st_mtime >= before:  # used, and let go of, meanwhile
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            path.unlink()
+            return
+        doomed = path.with_name(f".unused-{secrets.token_hex(8)}")
+        path.rename(doomed)  # under the lock: who waits for it in ``hold`` sees that the folder is gone
+    finally:
+        os.close(fd)
+    shutil.rmtree(doomed)
 
 
 def unreachable_at(path: Path, uid: int) -> Path | None:

@@ -1,11 +1,13 @@
 """A launched process and its end.
 
-The end is learned from a pidfd on the event loop: no polling, no thread, no signal handler in the application.
+The end is learned from a pidfd on the event loop: no polling, no thread, no signal handler in the application. Where there are no pidfds, a
+thread of the plugin's own waits for it.
 
 Invariants:
 
 * The process group is signalled only while its leader has not been reaped: until then its number cannot be given to anybody else. So
-  what is left of the group is killed between the leader's end and its reaping.
+  what is left of the group is killed between the leader's end and its reaping. (Not on macOS before Python 3.13, which can only wait and
+  reap at once.)
 * A uid goes back to the allocator, and a record is struck out, only when the tree was seen to be gone.
 * ``PR_SET_CHILD_SUBREAPER`` would make orphaned descendants findable too, but it changes the application's own process: it would inherit
   children that it never made and does not reap. Descendants are found by uid or by tag instead.
@@ -22,6 +24,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +49,7 @@ class Spawned:
 
     Attributes:
         child: The process, leader of its own group and session.
-        pidfd: Becomes readable when it ends; None on macOS.
+        pidfd: Becomes readable when it ends; None where there are none.
         sock: The host's end of the channel.
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
@@ -87,7 +90,18 @@ class LaunchedProcess(LaunchedPlugin):
         if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self._on_end)
         else:
-            self._loop.run_in_executor(None, spawned.child.wait).add_done_callback(lambda _: self._on_end())
+            # Not one of the loop's executor: a few plugins would take all of them for life.
+            threading.Thread(target=self._wait_for_end, name=f"annexe-wait-{self.pid}", daemon=True).start()
+
+    def _wait_for_end(self) -> None:
+        """Wait without reaping, on a thread; the loop does the rest."""
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):  # somebody else reaped it
+                os.waitid(os.P_PID, self._spawned.child.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._spawned.child.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._on_end)
 
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)
@@ -136,7 +150,11 @@ class LaunchedProcess(LaunchedPlugin):
             if fd is not None:
                 os.close(fd)
         self.stdout = self.stderr = None
-        killed, gone = await asyncio.to_thread(_clear, self._spawned)
+        try:
+            killed, gone = await asyncio.to_thread(_clear, self._spawned)
+        except OSError as error:
+            # A full or failing disk. What was not given back is found by its record, or by the uid's owner, at a later host's start.
+            raise LaunchError(f"what process {self.pid} held cannot all be given back: {error}", pid=self.pid) from error
         return TreeReport(gone=gone and ended, stragglers=killed, tree_kill=self.receipt.tree_kill)
 
 

@@ -11,10 +11,12 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -22,7 +24,7 @@ from typing import final
 from annexe.errors import LaunchError
 from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
-from annexe.launch.folders import owned_folder, unreachable_at
+from annexe.launch.folders import owned_folder, remove_unused, unreachable_at
 from annexe.launch.python_env import PythonChoice, PythonFinder
 from annexe.launch.removal import remove_tree
 from annexe.launch.runtime import Runtime, RuntimeFolders
@@ -30,6 +32,9 @@ from annexe.launch.strategy import LaunchRequest
 from annexe.launch.uids import UidAllocator
 
 __all__ = ["Preparation", "Prepared"]
+
+_logger = logging.getLogger(__name__)
+_UNUSED_S = 30 * 24 * 3600.0
 
 
 @final
@@ -114,6 +119,20 @@ class Preparation:
         remove_tree(prepared.scratch)
         if prepared.uid is not None:
             self.release_uid(prepared.uid)
+
+    def sweep(self) -> None:
+        """Remove from the cache what no host has used for long: byte code's stamps, runtime folders, copies of plugins that are gone."""
+        before = time.time() - _UNUSED_S
+        for name in ("bytecode", "runtime", "plugins"):
+            try:
+                remove_unused(self._cache / name, before=before)
+            except (LaunchError, OSError) as error:  # the next launch tells its plugin
+                _logger.warning("the cache cannot be tidied up: %s", error)
+
+    def close(self) -> None:
+        """Let go of what the plugins used; all of them are gone."""
+        self._runtimes.close()
+        self._copies.close()
 
     def release_uid(self, uid: int) -> None:
         """Give a plugin's user back, once nothing runs as it."""

@@ -31,7 +31,7 @@ from annexe.errors import AnnexeError, LaunchError, UnsupportedPlatformError
 from annexe.launch.become import as_user
 from annexe.launch.launched import LaunchedProcess, Spawned
 from annexe.launch.preparation import Preparation, Prepared
-from annexe.launch.processes import identity_of
+from annexe.launch.processes import identity_of, open_pidfd
 from annexe.launch.python_env import PythonFinder
 from annexe.launch.receipts import receipt_of_limits
 from annexe.launch.spawner import Spawner
@@ -86,13 +86,14 @@ class ProcessStrategy(LaunchStrategy):
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def sweep(self) -> tuple[Swept, ...]:
-        """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users.
+        """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users, and what nobody uses.
 
         Called by the supervisor once, at start, when it holds the state directory's lock and before anything is launched.
         """
         swept = await asyncio.to_thread(self._records.sweep)
         if self._uids is not None:
             await asyncio.to_thread(self._uids.sweep)
+        await asyncio.to_thread(self._preparation.sweep)
         return swept
 
     async def launch(self, request: LaunchRequest) -> LaunchedPlugin:
@@ -128,15 +129,14 @@ class ProcessStrategy(LaunchStrategy):
         await asyncio.to_thread(self._spawner.close)
         if self._uids is not None:
             await asyncio.to_thread(self._uids.close)
+        self._preparation.close()
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
-        prepared = await asyncio.to_thread(self._preparation.prepare, request)
         try:
-            spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared)))
-        except Exception as error:
-            await asyncio.to_thread(self._preparation.undo, prepared)
-            if isinstance(error, AnnexeError):
-                raise
+            prepared, spawned = await self._start(request)
+        except AnnexeError:
+            raise
+        except Exception as error:  # a full disk, a file that vanished meanwhile
             raise LaunchError(f"plugin {request.plugin!r} cannot be started: {error}", plugin=request.plugin) from error
         receipt = receipt_of_limits(
             request,
@@ -148,6 +148,14 @@ class ProcessStrategy(LaunchStrategy):
             notes=prepared.notes,
         )
         return LaunchedProcess(spawned, receipt)
+
+    async def _start(self, request: LaunchRequest) -> tuple[Prepared, Spawned]:
+        prepared = await asyncio.to_thread(self._preparation.prepare, request)
+        try:
+            return prepared, await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared)))
+        except Exception:
+            await asyncio.to_thread(self._preparation.undo, prepared)
+            raise
 
     def _spawn(self, prepared: Prepared) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
@@ -174,7 +182,7 @@ class ProcessStrategy(LaunchStrategy):
             )  # fmt: skip
             on_failure.callback(child.wait)
             on_failure.callback(child.kill)
-            pidfd = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
+            pidfd = open_pidfd(child.pid)
             if pidfd is not None:
                 on_failure.callback(os.close, pidfd)
             record = self._record(prepared, child.pid, tag)

@@ -14,6 +14,7 @@ Source: feature LC8; docs/adr/0033-finding-descendants.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -24,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "tag_of", "uid_of", "uids_in_use"]
+from annexe.launch.become import as_user
+
+__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "open_pidfd", "tag_of", "uid_of", "uids_in_use"]
 
 _PROC = Path("/proc")
 _TAG_LINE = b"Max realtime timeout"
@@ -140,6 +143,22 @@ def kill_matching(matches: Callable[[int], bool], *, deadline_s: float, group: i
     return len(killed), True
 
 
+def open_pidfd(pid: int) -> int | None:
+    """Return a pidfd; None where there are none: another system, a kernel before 5.3, a Python built without, a filter that refuses them.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except AttributeError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+        return None
+
+
 def _is_in_group(pid: int, group: int | None) -> bool:
     try:
         return os.getpgid(pid) == group
@@ -150,8 +169,10 @@ def _is_in_group(pid: int, group: int | None) -> bool:
 def _kill_pinned(pid: int, matches: Callable[[int], bool]) -> int | None:
     """Return the pidfd of a process that has been sent SIGKILL; None when it is gone or no longer matches."""
     try:
-        fd = os.pidfd_open(pid)
+        fd = open_pidfd(pid)
     except ProcessLookupError:
+        return None
+    if fd is None:
         return None
     try:
         if matches(pid):
@@ -199,10 +220,11 @@ def kill_user(uid: int, *, deadline_s: float, group: int | None = None) -> tuple
     if not found:
         return 0, True
     hunted = sum(not _is_in_group(pid, group) for pid in found)
+    become, user = as_user(uid)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            ["/bin/sh", "-c", "kill -KILL -1"], user=uid, group=uid, extra_groups=[], cwd="/", env={},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=deadline_s, check=False,
+        subprocess.run(  # noqa: S603 - nothing in it is anybody else's
+            [*become, "/bin/sh", "-c", "kill -KILL -1"], cwd="/", env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, timeout=deadline_s, check=False, **user,
         )  # fmt: skip
     _, gone = kill_matching(lambda pid: uid_of(pid) == uid, deadline_s=deadline_s)
     return hunted, gone

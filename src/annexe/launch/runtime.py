@@ -6,6 +6,7 @@ interpreter. It is built once per content and interpreter, whole or not at all, 
 Invariants:
 
 * Its name is a digest of everything in it, so that a changed SDK, another msgspec or another interpreter is another folder.
+* It is held while its strategy lives, so that no other host removes it as unused.
 * Byte code is marked unchecked: nothing in the folder ever changes, and the plugin need not look at the sources at all.
 
 Source: docs/adr/0036-runtime-folder-and-copies.md.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import final
 
 from annexe.errors import LaunchError
-from annexe.launch.folders import owned_folder, publish
+from annexe.launch.folders import hold, let_go, owned_folder, publish
 from annexe.launch.python_env import Interpreter
 
 __all__ = ["Runtime", "RuntimeFolders"]
@@ -47,12 +48,10 @@ class Runtime:
     Attributes:
         folder: For the end of ``sys.path``.
         stub: Compiled stub, to be run by path.
-        has_msgspec: MessagePack can be spoken.
     """
 
     folder: Path
     stub: Path
-    has_msgspec: bool
 
 
 @final
@@ -66,6 +65,7 @@ class RuntimeFolders:
     def __init__(self, parent: Path) -> None:
         self._parent = parent
         self._made: dict[Interpreter, Runtime] = {}
+        self._held: dict[Path, int] = {}
 
     def for_interpreter(self, interpreter: Interpreter) -> Runtime:
         """Return the runtime folder for an interpreter, built if need be (once: about a quarter of a second).
@@ -77,6 +77,12 @@ class RuntimeFolders:
         if made is None or not made.stub.exists():
             made = self._made[interpreter] = self._make(interpreter)
         return made
+
+    def close(self) -> None:
+        """Hold nothing any more; every plugin is gone."""
+        self._made.clear()
+        while self._held:
+            let_go(self._held.popitem()[1])
 
     def _make(self, interpreter: Interpreter) -> Runtime:
         fits = interpreter.suffix == EXTENSION_SUFFIXES[0]
@@ -99,8 +105,12 @@ class RuntimeFolders:
             for path in draft.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
 
-        folder = publish(home, build)
-        return Runtime(folder=folder, stub=folder / f"{_STUB}.pyc", has_msgspec=len(packages) > 1)
+        while (held := hold(publish(home, build))) is None:
+            pass  # removed as unused by another host, at this very moment
+        if home in self._held:
+            let_go(self._held[home])
+        self._held[home] = held
+        return Runtime(folder=home, stub=home / f"{_STUB}.pyc")
 
 
 def _compile(draft: Path, interpreter: Interpreter, *, home: Path) -> None:

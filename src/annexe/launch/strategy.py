@@ -132,6 +132,9 @@ class LaunchedPlugin(ABC):
 
         Called by the supervisor exactly when it is done with the instance, whatever happened before; further calls return the same
         report. Takes a few milliseconds when the plugin has ended, at most ``CLOSE_DEADLINE_S`` otherwise.
+
+        Raises:
+            LaunchError: Not everything could be given back; further calls raise it again.
         """
 
 

@@ -4,7 +4,7 @@
 """
 
 from annexe.manifest.digest import folder_digest
-from annexe.manifest.discovery import Discovered, Discovery, discover
+from annexe.manifest.discovery import Discovered, Discovery
 from annexe.manifest.load import MANIFEST_NAME, LoadedManifest, load_manifest, read_manifest
 from annexe.manifest.machine import this_machine
 from annexe.manifest.model import Manifest, Permissions
@@ -21,7 +21,6 @@ __all__ = [
     "Manifest",
     "Permissions",
     "contract_problems",
-    "discover",
     "folder_digest",
     "load_manifest",
     "parse_manifest",

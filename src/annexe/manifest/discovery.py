@@ -4,7 +4,7 @@ Reads manifests only. A plugin is a folder that holds ``plugin.toml``; a folder 
 
 * A broken plugin is found, with its error, and stops no other.
 * Two folders with one id are both refused: taking the first would let whoever adds a folder take a plugin's place.
-* Looking up reads memory alone; ``scan`` alone walks, and reads only manifests that changed.
+* A scan walks the folders, and reads only manifests that changed since the last one.
 * Which manifest changed is told by path, time of change, size and inode.
 
 Source: features LC1 and LC14.
@@ -22,7 +22,7 @@ from annexe.errors import ManifestError
 from annexe.manifest.load import MANIFEST_NAME, read_manifest
 from annexe.manifest.model import Manifest
 
-__all__ = ["Discovered", "Discovery", "discover"]
+__all__ = ["Discovered", "Discovery"]
 
 _Key = tuple[str, int, int, int]
 
@@ -64,20 +64,9 @@ class Discovery:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
         self._read: dict[_Key, Discovered] = {}
-        self._plugins: tuple[Discovered, ...] = ()
-        self._by_id: dict[str, Discovered] = {}
-
-    @property
-    def plugins(self) -> tuple[Discovered, ...]:
-        """What the last scan found, broken ones included, by folder and then by name."""
-        return self._plugins
-
-    def find(self, plugin: str) -> Discovered | None:
-        """Return a plugin of the last scan by its id (a broken one when there is no other), None when there is none."""
-        return self._by_id.get(plugin)
 
     def scan(self) -> tuple[Discovered, ...]:
-        """Walk the folders and return what is there now."""
+        """Walk the folders and return what is there now, broken ones included, by folder and then by name."""
         read: dict[_Key, Discovered] = {}
         found: dict[Path, Discovered] = {}
         for folder in _plugin_folders(self._folders):
@@ -85,10 +74,7 @@ class Discovery:
             if resolved not in found:
                 found[resolved] = self._discovered(resolved, read)
         self._read = read
-        self._plugins = _without_duplicates(found.values())
-        usable_last = sorted(self._plugins, key=lambda plugin: plugin.error is None)
-        self._by_id = {plugin.id: plugin for plugin in usable_last}
-        return self._plugins
+        return _without_duplicates(found.values())
 
     def _discovered(self, folder: Path, read: dict[_Key, Discovered]) -> Discovered:
         """Return what is in a folder, from the earlier scan when the manifest is the same, and remember it in ``read``."""
@@ -107,11 +93,6 @@ class Discovery:
             problem = f"expected a plugin or a folder of plugins, which cannot be read: {error.strerror}"
             return Discovered(folder, None, ManifestError(source=str(folder), problems=[problem]))
         return plugin
-
-
-def discover(folders: Iterable[Path]) -> list[Discovered]:
-    """Find the plugins in some folders, once; ``Discovery`` remembers what it read."""
-    return list(Discovery(tuple(folders)).scan())
 
 
 def _plugin_folders(folders: Iterable[Path]) -> Iterator[Path]:

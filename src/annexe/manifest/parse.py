@@ -18,6 +18,7 @@ from annexe.manifest.format import VERSION_KEY, migrate
 from annexe.manifest.model import Manifest
 from annexe.manifest.reader import Problems, Section
 from annexe.manifest.toml import UnreadableTomlError, parse_toml
+from annexe_sdk import wire
 
 __all__ = ["MAX_MANIFEST_BYTES", "parse_manifest", "read_document"]
 
@@ -108,7 +109,7 @@ def _runtime(root: Section) -> model.Runtime:
             requires_arch=runtime.items("requires-arch", values.choice(*model.ARCHITECTURES)),
             requires_libs=runtime.items("requires-libs", names.library_name),
             concurrency=runtime.take("concurrency", values.integer(1, 256), 1),
-            streams=runtime.take("streams", values.integer(1, 64), 8),
+            streams=runtime.take("streams", values.integer(1, wire.MAX_STREAMS), 8),
             start=cast(Literal["eager", "lazy"], start),
             idle_stop_s=runtime.take("idle-stop", values.duration_s, None),
             instances=_instances(runtime),

@@ -18,18 +18,17 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import msgspec
 
+from annexe.contract.values import CodecName
 from annexe.errors import HostError
 from annexe.record.diff import diff
 from annexe.record.entry import rfc3339
 from annexe.record.fields import bounded
 
-__all__ = ["MAX_STEPS", "MAX_VALUE_BYTES", "Codec", "Explain", "Outcome", "RequestRecord"]
-
-Codec = Literal["json", "msgpack"]
+__all__ = ["MAX_STEPS", "MAX_VALUE_BYTES", "Explain", "Outcome", "RequestRecord"]
 
 MAX_STEPS = 256
 MAX_VALUE_BYTES = 64 * 1024
@@ -64,7 +63,7 @@ class _Digest(NamedTuple):
     sha256: str
 
 
-_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "Codec | None"]
+_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "CodecName | None"]
 
 
 class RequestRecord(msgspec.Struct, eq=False):
@@ -88,7 +87,7 @@ class RequestRecord(msgspec.Struct, eq=False):
         reason: str | None = None,
         before: Any = None,
         after: Any = None,
-        codec: Codec | None = None,
+        codec: CodecName | None = None,
     ) -> None:
         """Keep one step. Positional, for it is called for every plugin of every request.
 
@@ -273,7 +272,7 @@ def _size_of(value: Any) -> dict[str, Any] | None:
     return {"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()} if isinstance(value, bytes) else None
 
 
-def _decoded(value: Any, codec: Codec | None) -> Any:
+def _decoded(value: Any, codec: CodecName | None) -> Any:
     try:
         if codec == "json":
             return msgspec.json.decode(value)

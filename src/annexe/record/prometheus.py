@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-__all__ = ["CONTENT_TYPE", "as_prometheus_text"]
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["as_prometheus_text"]
 
 
 def as_prometheus_text(snapshot: Mapping[str, Any]) -> str:

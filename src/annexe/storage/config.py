@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select, update
 
 from annexe.errors import ConflictError
 from annexe.storage.database import Database
@@ -49,12 +49,6 @@ class ConfigTable:
             row = connection.execute(select(CONFIG).where(CONFIG.c.plugin == plugin)).one_or_none()
         return None if row is None else StoredConfig(**row._mapping)
 
-    def all(self) -> list[StoredConfig]:
-        """Return every configuration, by plugin id."""
-        with self._database.begin() as connection:
-            rows = connection.execute(select(CONFIG).order_by(CONFIG.c.plugin)).all()
-        return [StoredConfig(**row._mapping) for row in rows]
-
     def put(self, plugin: str, value: Mapping[str, Any], *, expected_revision: int | None, now_s: float) -> StoredConfig:
         """Write a plugin's configuration if nobody else has written it meanwhile.
 
@@ -86,8 +80,3 @@ class ConfigTable:
             else:
                 connection.execute(update(CONFIG).where(CONFIG.c.plugin == plugin).values(revision=revision + 1, **stored))
         return StoredConfig(revision=revision + 1, plugin=plugin, value=value, updated_at=now_s)
-
-    def delete(self, plugin: str) -> None:
-        """Forget a plugin's configuration."""
-        with self._database.begin() as connection:
-            connection.execute(delete(CONFIG).where(CONFIG.c.plugin == plugin))

@@ -53,22 +53,19 @@ class EventsTable:
             with self._database.begin() as connection:
                 connection.execute(insert(EVENTS), rows)
 
-    def newest(self, limit: int, *, plugin: str | None = None, kind: str | None = None, before_id: int | None = None) -> list[StoredEvent]:
+    def newest(self, limit: int, *, plugin: str | None = None, kind: str | None = None) -> list[StoredEvent]:
         """Return events, newest first.
 
         Args:
             limit: At most so many.
             plugin: Only this plugin's.
             kind: Only of this kind.
-            before_id: Only older ones than this; the ``id`` of the last one gives the next page.
         """
         query = select(EVENTS).order_by(EVENTS.c.id.desc()).limit(limit)
         if plugin is not None:
             query = query.where(EVENTS.c.plugin == plugin)
         if kind is not None:
             query = query.where(EVENTS.c.kind == kind)
-        if before_id is not None:
-            query = query.where(EVENTS.c.id < before_id)
         with self._database.begin() as connection:
             rows = connection.execute(query).all()
         return [_event(row) for row in rows]

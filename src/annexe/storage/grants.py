@@ -61,12 +61,6 @@ class GrantsTable:
             rows = connection.execute(select(GRANTS).where(GRANTS.c.plugin == plugin).order_by(GRANTS.c.id)).all()
         return [_grant(row) for row in rows]
 
-    def all(self) -> list[StoredGrant]:
-        """Return every grant, by plugin id, oldest first."""
-        with self._database.begin() as connection:
-            rows = connection.execute(select(GRANTS).order_by(GRANTS.c.plugin, GRANTS.c.id)).all()
-        return [_grant(row) for row in rows]
-
     def delete(self, plugin: str) -> int:
         """Take all grants from a plugin.
 

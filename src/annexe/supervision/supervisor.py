@@ -16,6 +16,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
@@ -152,7 +153,8 @@ class Supervisor:
             self._wanted = True
             self._changed.clear()
             self._move(_S.STARTING, reason)
-            self._task = self._loop.create_task(self._live(), name=f"annexe-{self.id}")
+            # In an empty context: the first call starts a lazy plugin, and its deadline must not bound every ping and request to come.
+            self._task = self._loop.create_task(self._live(), name=f"annexe-{self.id}", context=Context())
 
     async def stop(self, reason: str = "asked to") -> None:
         """Take it down and wait until it is down."""
@@ -366,8 +368,12 @@ class Supervisor:
         self.instance = None
         try:
             report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard(kill_s=self._policies.stop.kill_s))
-        except LaunchError as error:
-            self._log.write("error", f"could not be cleared away: {error.message}", source="host")
+        except Exception as error:  # noqa: BLE001 - whatever it was, the life goes on: nothing would ever get it out of this state
+            if not isinstance(error, LaunchError):
+                _LOG.exception("clearing plugin %r away failed inside the host", self.id)
+            reason = f"could not be cleared away: {error}"
+            self._log.write("error", reason, source="host")
+            self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=0, gone=False)
             return
         if report.stragglers or not report.gone:
             reason = f"{report.stragglers} processes had left its group" + ("" if report.gone else "; some are still there")

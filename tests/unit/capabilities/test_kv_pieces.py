@@ -13,7 +13,7 @@ from annexe.capabilities.fair_queue import FairQueue
 from annexe.capabilities.kv_cache import KvCache
 from annexe.capabilities.kv_limits import weight_of
 from annexe.capabilities.kv_params import read_params
-from annexe.capabilities.token_bucket import TokenBucket
+from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.errors import InvalidParamsError, PluginBusyError
 from annexe.storage.kv_values import encode_value
 
@@ -21,7 +21,7 @@ ONE = encode_value(1, method="test")
 
 
 def test_bucket_gives_its_burst_then_its_rate() -> None:
-    bucket = TokenBucket(rate_per_s=2.0, burst=3.0, now_s=100.0)
+    bucket = RetryBucket(rate_per_s=2.0, burst=3.0, now_s=100.0)
 
     assert [bucket.take(1, now_s=100.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     assert bucket.take(1, now_s=100.5) == 0.0
@@ -29,7 +29,7 @@ def test_bucket_gives_its_burst_then_its_rate() -> None:
 
 
 def test_bucket_never_holds_more_than_its_burst() -> None:
-    bucket = TokenBucket(rate_per_s=2.0, burst=3.0, now_s=0.0)
+    bucket = RetryBucket(rate_per_s=2.0, burst=3.0, now_s=0.0)
 
     assert bucket.take(3, now_s=1e9) == 0.0
     assert bucket.take(1, now_s=1e9) == 0.5
@@ -126,36 +126,28 @@ def test_cache_knows_values_and_absences_and_nothing_else() -> None:
     cache.put("x", ONE, None)
     cache.put("gone", None, None)
 
-    assert cache.get("x", now_s=0.0) == (True, 1)
-    assert cache.get("gone", now_s=0.0) == (True, None)
-    assert cache.get("other", now_s=0.0) == (False, None)
+    assert cache.find("x", now_s=0.0) == (True, ONE)
+    assert cache.find("gone", now_s=0.0) == (True, None)
+    assert cache.find("other", now_s=0.0) == (False, None)
 
 
 def test_cache_lets_nothing_live_beyond_its_time() -> None:
     cache = KvCache(10_000)
     cache.put("x", ONE, 10.0)
 
-    assert cache.get("x", now_s=9.9) == (True, 1)
-    assert cache.get("x", now_s=10.0) == (True, None)
-
-
-def test_cache_gives_each_reader_a_value_of_its_own() -> None:
-    cache = KvCache(10_000)
-    cache.put("x", encode_value([1], method="test"), None)
-    cache.get("x", now_s=0.0)[1].append(2)
-
-    assert cache.get("x", now_s=0.0) == (True, [1])
+    assert cache.find("x", now_s=9.9) == (True, ONE)
+    assert cache.find("x", now_s=10.0) == (True, None)
 
 
 def test_cache_drops_the_least_recently_used() -> None:
     cache = KvCache(8 * 270)
     for number in range(8):
         cache.put(f"k{number}", ONE, None)
-    cache.get("k0", now_s=0.0)
+    cache.find("k0", now_s=0.0)
     cache.put("new", ONE, None)
 
-    assert cache.get("k0", now_s=0.0) == (True, 1)
-    assert cache.get("k1", now_s=0.0) == (False, None)
+    assert cache.find("k0", now_s=0.0) == (True, ONE)
+    assert cache.find("k1", now_s=0.0) == (False, None)
 
 
 def test_cache_holds_no_entry_that_would_push_out_the_rest() -> None:
@@ -164,7 +156,7 @@ def test_cache_holds_no_entry_that_would_push_out_the_rest() -> None:
     cache.put("x", b"v" * 300, None)
 
     # Nor may it keep the old value.
-    assert cache.get("x", now_s=0.0) == (False, None)
+    assert cache.find("x", now_s=0.0) == (False, None)
 
 
 def test_cache_made_smaller_shrinks_and_cleared_forgets() -> None:
@@ -172,11 +164,11 @@ def test_cache_made_smaller_shrinks_and_cleared_forgets() -> None:
     for number in range(8):
         cache.put(f"k{number}", ONE, None)
     cache.resize(300)
-    left = [number for number in range(8) if cache.get(f"k{number}", now_s=0.0)[0]]
+    left = [number for number in range(8) if cache.find(f"k{number}", now_s=0.0)[0]]
     cache.clear()
 
     assert left == [7]
-    assert cache.get("k7", now_s=0.0) == (False, None)
+    assert cache.find("k7", now_s=0.0) == (False, None)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.one_of(st.none(), st.binary(max_size=400)), st.integers(0, 4)), max_size=80))

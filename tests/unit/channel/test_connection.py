@@ -99,6 +99,23 @@ def test_arguments_that_cannot_be_sent_use_no_slot_and_no_id() -> None:
     asyncio.run(scenario())
 
 
+def test_arguments_that_cannot_be_sent_ahead_do_not_count_as_waiting() -> None:
+    async def scenario() -> None:
+        async with ends(concurrency=1, sent_ahead=2) as both:
+            holder, following = both.begin(), both.begin()
+            for params in ([object()], ["x" * (11 * 1024 * 1024)]):
+                with pytest.raises(InvalidParamsError):
+                    both.begin(params)
+            assert both.connection.waiting == 1  # the one that was sent ahead
+            for call in (holder, following):
+                await both.peer.answer((await both.peer.called())[1])
+                await outcome(call)
+            assert following.holds_slot
+            await both.works()
+
+    asyncio.run(scenario())
+
+
 def test_a_payload_that_cannot_be_decoded_fails_its_call_alone() -> None:
     async def scenario() -> None:
         async with ends() as both:

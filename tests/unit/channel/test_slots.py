@@ -65,6 +65,17 @@ def test_a_call_that_was_sent_ahead_and_ends_frees_no_slot() -> None:
     assert not slots.leave(first)
 
 
+def test_a_call_that_could_not_be_sent_ahead_waits_no_more() -> None:
+    slots = Slots(ChannelLimits(concurrency=1))
+    first, second, third = call(), call(), call()
+    for made in (first, second, third):
+        entered(slots, made)
+    slots.take_back(third)
+    assert list(slots.ahead) == [second]
+    slots.take_back(first)  # it has its slot: ``leave`` sees to that
+    assert list(slots.ahead) == [second]
+
+
 def test_slots_are_given_up_when_every_holder_was_long_ago() -> None:
     slots = Slots(ChannelLimits(concurrency=2))
     calls = [call(), call(), call()]

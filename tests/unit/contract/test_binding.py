@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from annexe.contract import Codec, MethodDefinition, bind, capability_definition, decode_params, wire_params
+from annexe.contract import CodecName, MethodDefinition, bind, capability_definition, decode_params, wire_params
 from annexe.errors import InvalidParamsError
 from tests.unit.contract.models import Company, Point
 
@@ -28,10 +28,10 @@ class Orders:
 
 METHODS = capability_definition(Orders).methods
 FIND = METHODS["find"]
-CODECS: tuple[Codec, ...] = ("msgpack", "json")
+CODECS: tuple[CodecName, ...] = ("msgpack", "json")
 
 
-def raw(value: Any, codec: Codec) -> bytes:
+def raw(value: Any, codec: CodecName) -> bytes:
     return msgspec.msgpack.encode(value) if codec == "msgpack" else msgspec.json.encode(value)
 
 
@@ -83,7 +83,7 @@ def test_bind_without_parameters_refuses_a_name() -> None:
         pytest.param({"at": {"x": 2}, "id": 1}, (1, "any", Point(2)), id="map"),
     ],
 )
-def test_params_from_a_plugin_become_typed_values(sent: Any, values: tuple[Any, ...], codec: Codec) -> None:
+def test_params_from_a_plugin_become_typed_values(sent: Any, values: tuple[Any, ...], codec: CodecName) -> None:
     assert decode_params(FIND, raw(sent, codec), codec) == values
     assert decode_params(METHODS["nothing"], raw([], codec), codec) == ()
 
@@ -97,7 +97,7 @@ def test_params_from_a_plugin_become_typed_values(sent: Any, values: tuple[Any, 
         pytest.param(7, "", "$", "object | array", "int", id="neither-array-nor-map"),
     ],
 )
-def test_params_of_the_wrong_type_are_refused(sent: Any, parameter: str, path: str, expected: str, actual: str, codec: Codec) -> None:
+def test_params_of_the_wrong_type_are_refused(sent: Any, parameter: str, path: str, expected: str, actual: str, codec: CodecName) -> None:
     with pytest.raises(InvalidParamsError) as caught:
         decode_params(FIND, raw(sent, codec), codec)
     facts = caught.value.data
@@ -106,7 +106,7 @@ def test_params_of_the_wrong_type_are_refused(sent: Any, parameter: str, path: s
 
 
 @pytest.mark.parametrize(("bad", "codec"), [(b"[" * 100_000, "json"), (b"\x91" * 100_000, "msgpack"), (b"\xc1", "msgpack"), (b"", "json")])
-def test_params_that_cannot_be_decoded_are_refused(bad: bytes, codec: Codec) -> None:
+def test_params_that_cannot_be_decoded_are_refused(bad: bytes, codec: CodecName) -> None:
     with pytest.raises(InvalidParamsError) as caught:
         decode_params(FIND, bad, codec)
     assert (caught.value.data["parameter"], caught.value.data["path"]) == ("", "$")

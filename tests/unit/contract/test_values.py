@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annexe.contract import Codec, InvalidValueError, Place, ValueType, value_type
+from annexe.contract import CodecName, InvalidValueError, Place, ValueType, value_type
 from annexe.errors import ContractError
 from annexe_sdk.wire import MAX_NESTING
 from tests.unit.contract import models
@@ -42,18 +42,18 @@ from tests.unit.contract.models import (
 )
 
 PLACE = Place("Chat", "on_request")
-CODECS: tuple[Codec, ...] = ("msgpack", "json")
+CODECS: tuple[CodecName, ...] = ("msgpack", "json")
 
 
 def made(annotation: Any) -> ValueType:
     return value_type(annotation, PLACE, role="the result")
 
 
-def encoded(value: Any, codec: Codec) -> bytes:
+def encoded(value: Any, codec: CodecName) -> bytes:
     return msgspec.msgpack.encode(value) if codec == "msgpack" else msgspec.json.encode(value)
 
 
-def refusal(annotation: Any, raw: bytes, codec: Codec) -> InvalidValueError:
+def refusal(annotation: Any, raw: bytes, codec: CodecName) -> InvalidValueError:
     with pytest.raises(InvalidValueError) as caught:
         made(annotation).decoder(codec)(raw)
     return caught.value
@@ -148,7 +148,7 @@ def test_codecs_agree_on_any_plain_content(kind: Any, plain: Any) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 @FAST
 @given(raw=st.binary(max_size=64))
-def test_any_bytes_give_a_value_or_the_one_error(kind: Any, codec: Codec, raw: bytes) -> None:
+def test_any_bytes_give_a_value_or_the_one_error(kind: Any, codec: CodecName, raw: bytes) -> None:
     try:
         made(kind).decoder(codec)(raw)
     except InvalidValueError as error:
@@ -174,7 +174,7 @@ def test_any_bytes_give_a_value_or_the_one_error(kind: Any, codec: Codec, raw: b
 )
 @pytest.mark.parametrize("codec", CODECS)
 def test_wrong_value_is_refused_with_path_expected_and_actual(
-    kind: Any, value: Any, path: str, expected: str, actual: str, codec: Codec
+    kind: Any, value: Any, path: str, expected: str, actual: str, codec: CodecName
 ) -> None:
     error = refusal(kind, encoded(value, codec), codec)
     assert (error.path, error.expected, error.actual) == (path, expected, actual)
@@ -204,7 +204,7 @@ def test_long_value_is_quoted_only_in_part() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [Any, Account], ids=["native", "pydantic"])
-def test_malformed_bytes_are_refused_at_the_root(kind: Any, raw: bytes, codec: Codec, actual: str) -> None:
+def test_malformed_bytes_are_refused_at_the_root(kind: Any, raw: bytes, codec: CodecName, actual: str) -> None:
     error = refusal(kind, raw, codec)
     assert error.path == "$"
     assert actual in error.actual
@@ -300,7 +300,7 @@ def tree(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_nesting_is_taken_up_to_the_limit_and_refused_beyond(codec: Codec) -> None:
+def test_nesting_is_taken_up_to_the_limit_and_refused_beyond(codec: CodecName) -> None:
     limit = f"at most {MAX_NESTING} levels of nesting"
     assert made(Any).decoder(codec)(encoded(nested(MAX_NESTING), codec)) == nested(MAX_NESTING)
     assert refusal(Any, encoded(nested(MAX_NESTING + 1), codec), codec).expected == limit
@@ -457,7 +457,7 @@ class _FrozenDefaulted:
 
 
 @pytest.mark.parametrize("codec", ["msgpack", "json"])
-def test_defaults_of_a_partial_dataclass_travel_on(codec: Codec) -> None:
+def test_defaults_of_a_partial_dataclass_travel_on(codec: CodecName) -> None:
     encode = msgspec.msgpack.encode if codec == "msgpack" else msgspec.json.encode
     partial = {"text": "hi", "inner": [{}], "maybe": {}}
     value = value_type(_Defaulted, Place("T"), role="result").decoder(codec)(encode(partial))

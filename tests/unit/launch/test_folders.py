@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from annexe.errors import LaunchError
-from annexe.launch.folders import owned_folder, publish, unreachable_at
+from annexe.launch.folders import hold, let_go, owned_folder, publish, remove_unused, unreachable_at
 
 OTHER = os.geteuid() + 1  # a user that owns nothing here
 
@@ -113,6 +113,69 @@ def test_publish_into_nowhere_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(LaunchError) as caught:
         publish(tmp_path / "a", build)
     assert caught.value.data == {"path": str(tmp_path / "a")}
+
+
+def old(path: Path) -> Path:
+    os.utime(path, (1000.0, 1000.0))
+    return path
+
+
+def test_what_nobody_has_used_for_long_is_removed_and_the_rest_kept(tmp_path: Path) -> None:
+    owned_folder(tmp_path / "unused" / "inner")
+    (tmp_path / "victim").touch()
+    (tmp_path / "unused" / "inner" / "link").symlink_to(tmp_path / "victim")
+    (tmp_path / "file").touch()
+    recent, held = owned_folder(tmp_path / "recent"), owned_folder(tmp_path / "held")
+    fd = hold(held)
+    assert fd is not None
+    for path in (tmp_path / "unused", tmp_path / "file", held):
+        old(path)
+    remove_unused(tmp_path, before=2000.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "recent", "victim"]
+    let_go(fd)
+    remove_unused(tmp_path, before=2000.0)
+    assert held.is_dir()  # used until just now
+    os.utime(held, (1000.0, 1000.0))
+    remove_unused(tmp_path, before=2000.0)
+    assert not held.exists()
+    assert recent.is_dir()
+    remove_unused(tmp_path / "nowhere", before=2000.0)
+
+
+def test_folder_that_is_removed_while_somebody_waits_for_it_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    folder = owned_folder(tmp_path / "a")
+    assert hold(tmp_path / "b") is None
+    flock = fcntl.flock
+
+    def be_slow(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        remove_unused(tmp_path, before=2000.0)
+        flock(fd, how)
+
+    old(folder)
+    monkeypatch.setattr(fcntl, "flock", be_slow)
+    before = os.listdir("/proc/self/fd")
+    assert hold(folder) is None
+    assert os.listdir("/proc/self/fd") == before
+    owned_folder(folder)
+
+    def replace(fd: int, how: int) -> None:
+        folder.rename(tmp_path / "gone")
+        owned_folder(folder)
+
+    monkeypatch.setattr(fcntl, "flock", replace)
+    assert hold(folder) is None
+
+
+def test_unused_things_in_a_folder_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a").chmod(0o777)
+    old(tmp_path / "a" / "b")
+    with pytest.raises(LaunchError):
+        remove_unused(tmp_path / "a", before=2000.0)
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_unreachable_at_names_the_first_closed_folder(tmp_path: Path) -> None:

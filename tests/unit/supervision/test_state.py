@@ -62,10 +62,5 @@ def test_only_ready_and_degraded_take_calls() -> None:
     assert {state for state in PluginState if state.takes_calls} == {PluginState.READY, PluginState.DEGRADED}
 
 
-def test_states_with_a_process_are_those_between_launch_and_stop() -> None:
-    expected = {PluginState.STARTING, PluginState.READY, PluginState.DEGRADED, PluginState.DRAINING}
-    assert {state for state in PluginState if state.has_process} == expected
-
-
 def test_quarantine_is_left_by_a_person_only_never_by_backing_off() -> None:
     assert TRANSITIONS[PluginState.QUARANTINED] == {PluginState.STARTING, PluginState.STOPPED, PluginState.BLOCKED}

@@ -1,4 +1,4 @@
-"""How often one plugin may ask for something.
+"""How often one plugin may ask for something, and when it may ask again.
 
 Pure: time is passed in. A bucket holds ``burst`` tokens at most and gains ``rate_per_s`` of them each second.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import final
 
-__all__ = ["TokenBucket"]
+__all__ = ["RetryBucket"]
 
 
 @final
-class TokenBucket:
-    """Tokens of one plugin.
+class RetryBucket:
+    """Tokens of one plugin: given when there are enough, else it is told when there will be.
 
     Args:
         rate_per_s: Tokens gained each second; above 0.
