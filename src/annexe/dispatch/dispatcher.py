@@ -119,9 +119,7 @@ class Dispatcher:
             spec = definition_of(contract)
             self.specs[spec.name] = spec
             for hook in spec.hooks.values():
-                self.pipelines[hook.qualified] = Pipeline(
-                    hook, explain=self._explain, events=self._events, loop=self._loop, clock=self._clock
-                )
+                self.pipelines[hook.qualified] = Pipeline(hook, explain=self._explain, events=self._events, clock=self._clock)
             self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
         else:
             point = definition_of(contract)

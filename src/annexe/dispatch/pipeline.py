@@ -10,7 +10,6 @@ Source: docs/reference/hooks.md; ADR-0005.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, final
@@ -52,21 +51,17 @@ class Pipeline:
         definition: The hook.
         explain: Gets a step for every plugin.
         events: Gets skips and what the breakers do.
-        loop: The host's.
         clock: For times that people read.
     """
 
-    __slots__ = ("_events", "_explain", "_first", "_loop", "_now", "_rest", "absent", "definition", "members")
+    __slots__ = ("_events", "_explain", "_first", "_now", "_rest", "absent", "definition", "members")
 
-    def __init__(
-        self, definition: HookDefinition, *, explain: Explain, events: Events, loop: asyncio.AbstractEventLoop, clock: Clock
-    ) -> None:
+    def __init__(self, definition: HookDefinition, *, explain: Explain, events: Events, clock: Clock) -> None:
         self.definition = definition
         self.members: Sequence[HookMember] = ()
         self.absent: tuple[str, ...] = ()
         self._explain = explain
         self._events = events
-        self._loop = loop
         self._now = clock.now
         self._first = definition.params[0] if definition.params else None
         self._rest = definition.params[1:]

@@ -9,7 +9,6 @@ Source: docs/reference/control.md, "call".
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -125,8 +124,7 @@ class NamedCalls:
             there = ", ".join(member.provider.id for member in hook.members) or "none"
             text = f"plugin {plugin!r} does not implement {hook.definition.qualified}; those that do: {there}"
             raise PluginUnavailableError(text, plugin=plugin, method=hook.definition.method)
-        loop = asyncio.get_running_loop()
-        alone = Pipeline(hook.definition, explain=self._explain, events=self._events, loop=loop, clock=self._clock)
+        alone = Pipeline(hook.definition, explain=self._explain, events=self._events, clock=self._clock)
         alone.members = tuple(dataclasses.replace(member, closed=True) for member in members)
         return alone
 

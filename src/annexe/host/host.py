@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeVar, final
 
 from annexe.capabilities.kv import KvService
 from annexe.capabilities.services import Capability
+from annexe.channel import CodecName
 from annexe.clock import Clock, SystemClock
 from annexe.contract import ExtensionPoint, HookSpec, capability_definition, check_distinct
 from annexe.dispatch.breaker import BreakerPolicy
@@ -121,7 +122,7 @@ class Host:
         name: str = "application",
         version: str = "0",
         default_deadline_s: float = 30.0,
-        codecs: Sequence[Literal["msgpack", "json"]] = ("msgpack", "json"),
+        codecs: Sequence[CodecName] = ("msgpack", "json"),
         control: bool = True,
         explain_values: bool = True,
         clock: Clock | None = None,

@@ -46,6 +46,11 @@ class PluginState(StrEnum):
         """Return whether new calls are sent to a plugin in this state."""
         return self in (PluginState.READY, PluginState.DEGRADED)
 
+    @property
+    def has_process(self) -> bool:
+        """Return whether there is something to stop in this state."""
+        return self in (PluginState.STARTING, PluginState.READY, PluginState.DEGRADED, PluginState.DRAINING)
+
 
 _S = PluginState
 _FAILED = frozenset({_S.BACKING_OFF, _S.QUARANTINED})
