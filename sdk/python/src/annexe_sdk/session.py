@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Broken", "Call", "Session", "Stopped", "Wait"]
+__all__ = ["Broken", "Call", "Session", "Stopped", "Wait", "sendable"]
+
+_MAX_ERROR_CHARS = 4096
 
 _LENGTHS = {REQUEST: 5, RESPONSE: 5, NOTIFICATION: 4, CANCEL: 2, ITEM: 4, END: 2, CREDIT: 3, RELEASE: 2}
 
@@ -338,10 +340,12 @@ class Session:
         return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
-        """Answer a call with an error."""
-        text = message if len(message) <= 4096 else message[:4096] + "…"
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
+        """Answer a call with an error; facts that cannot be sent are left out, so that this always gives an answer."""
+        text = sendable(message)
+        try:
+            return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
+        except CodecError:
+            return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": None}, None, {}])
 
     def item(self, ident: int, value: "Any") -> bytes:
         """Send one item of a stream."""
@@ -364,6 +368,12 @@ class Session:
     def _pack(self, message: "Any") -> bytes:
         body = self.encode(message)
         return len(body).to_bytes(HEAD_BYTES, "big") + body
+
+
+def sendable(text: str) -> str:
+    """Return a text for an error: at most as long as the host reads, and without what UTF-8 cannot say."""
+    text = text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _too_large(body: bytes, limit_bytes: int) -> CodecError:
