@@ -276,9 +276,9 @@ def test_whatever_a_handler_raises_is_answered(error: BaseException, kind: str, 
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, b"bytes", "\ud800", {"deep": None}, "x" * 2_000_000])
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, {b"bytes": 1}, "\ud800", {"deep": None}, "x" * 2_000_000])
 def test_a_result_that_cannot_be_sent_names_the_handler(value: Any) -> None:
-    if isinstance(value, dict):
+    if value == {"deep": None}:
         value["deep"] = value
     with served(answering(lambda text, ctx: value)) as host:
         error = host.error("hook.chat.on_text", ["a"])
