@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import annexe_sdk
 from annexe_sdk import CallCancelled, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
 from annexe_sdk.frames import pack_frame
 from annexe_sdk.wire import CANCEL, CREDIT, ITEM, REQUEST, RESPONSE
@@ -35,7 +36,7 @@ def test_hello_is_answered_before_the_plugin_is_loaded() -> None:
         assert host.result("annexe.hello", HELLO) == {
             "protocol": 1,
             "codec": "json",
-            "sdk": {"name": "annexe-sdk", "language": "python", "version": "0.1.0"},
+            "sdk": {"name": "annexe-sdk", "language": "python", "version": annexe_sdk.__version__},
         }
         at = f"test_runner.py:{shout.__code__.co_firstlineno + 3}"
         assert host.activate() == {"hooks": {"chat.on_text": {"kind": "filter", "at": at}}, "extensions": {}}

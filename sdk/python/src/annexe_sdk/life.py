@@ -8,6 +8,7 @@ Source: docs/reference/protocol.md, "Handshake and life".
 import sys
 from _thread import allocate_lock
 
+from annexe_sdk import __version__
 from annexe_sdk.codec import has_msgspec
 from annexe_sdk.session import Stopped
 from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "describe", "last_frame"]
 
-_SDK_VERSION = "0.1.0"
 # Names that need no conversion, and those of what may hold some; ``bytes`` do, for in JSON they are text.
 _PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "ellipsis", "float", "int", "object", "str"})
 _PLAIN |= {"AsyncIterable", "AsyncIterator", "Iterable", "Iterator", "Optional", "Union", "dict", "list", "tuple"}
@@ -65,7 +65,7 @@ class Life:
             self._use_msgpack = has_msgspec(sys.path)
         self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
         self._runner.session.expects_msgpack = self._use_msgpack
-        sdk = {"name": "annexe-sdk", "language": "python", "version": _SDK_VERSION}
+        sdk = {"name": "annexe-sdk", "language": "python", "version": __version__}
         return self._runner.session.result(
             call.id, {"protocol": max(common), "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk}
         )
