@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from annexe.channel.faults import error_to_wire
 from annexe.clock import Clock
 from annexe.contract import InvalidValueError, bind, capability_definition
-from annexe.errors import InvalidParamsError
+from annexe.errors import AnnexeError, InvalidParamsError
 from annexe.testing.kv import FakeKv
 from annexe_sdk import CallFailed, Context, PermissionDenied
 from annexe_sdk.aio import AsyncContext
-from annexe_sdk.codec import json_codec
+from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
+from annexe_sdk.errors import call_failed
 from annexe_sdk.session import Call, Session
 
 __all__ = ["FakeHost", "LogLine", "MetricValue"]
@@ -87,14 +89,15 @@ class FakeHost:
 
         Raises:
             CallFailed: It was refused.
+            CodecError: The parameters cannot be sent.
         """
         self._check_granted(method)
         if method.startswith("kv."):
             with self._lock:
                 try:
-                    return self.kv.answer(method, params)
-                except TypeError as error:
-                    raise CallFailed("invalid-params", str(error)) from error
+                    return self.kv.answer(method, _sent(params))
+                except AnnexeError as error:
+                    raise call_failed(error_to_wire(error)) from error
         return asyncio.run(self.call_capability(method, params))
 
     def log(self, level: str, message: str, fields: dict[str, Any], _call: Any) -> None:
@@ -137,6 +140,15 @@ class FakeHost:
         if self._granted is not None and right not in self._granted:
             line = "[permissions.kv]" if right == "kv" else f'[permissions] capabilities = ["{right[4:]}"]'
             raise PermissionDenied("permission-denied", f"plugin.toml does not ask for {right!r}; add: {line}")
+
+
+def _sent(params: Any) -> Any:
+    """Return what arrives at the host, as plain values."""
+    codec = msgpack_codec()
+    try:
+        return codec.decode(codec.encode(params))
+    except codec.faults as error:
+        raise CodecError(str(error)) from error
 
 
 @final
