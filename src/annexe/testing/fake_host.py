@@ -118,6 +118,7 @@ class FakeHost:
 
         Raises:
             CallFailed: There is none, or the arguments do not fit.
+            CodecError: The arguments cannot be sent.
         """
         _, name, function = method.split(".", 2)
         target = self._capabilities.get(name)
@@ -125,6 +126,7 @@ class FakeHost:
         definition = known.get(function)
         if definition is None:
             raise CallFailed("method-not-found", f"the test offers no {method!r}; pass an object that has it as capabilities=[…]")
+        params = _sent(params)
         args, named = ((), params) if isinstance(params, dict) else (tuple(params), {})
         try:
             values = bind(definition.params, args, named, method=method)
@@ -132,7 +134,7 @@ class FakeHost:
         except (InvalidParamsError, InvalidValueError) as error:
             raise CallFailed("invalid-params", str(error)) from error
         result = await getattr(target, function)(*checked)
-        return None if definition.result is None else definition.result.to_wire(result)
+        return None if definition.result is None else _sent(definition.result.to_wire(result))
 
     def _check_granted(self, method: str) -> None:
         family, _, rest = method.partition(".")
@@ -143,7 +145,7 @@ class FakeHost:
 
 
 def _sent(params: Any) -> Any:
-    """Return what arrives at the host, as plain values."""
+    """Return what arrives at the other side, as plain values."""
     codec = msgpack_codec()
     try:
         return codec.decode(codec.encode(params))

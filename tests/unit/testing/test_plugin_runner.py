@@ -238,6 +238,26 @@ def test_capabilities_are_called_with_checked_arguments(plugin: Plugin) -> None:
         assert failed.value.code == code
 
 
+def test_what_capabilities_take_and_return_makes_the_trip_over_the_wire(plugin: Plugin) -> None:
+    class Archive:
+        name: ClassVar[str] = "archive"
+
+        async def keep(self, chat: Chat, tags: list[str]) -> Chat:
+            tags.append("lost")
+            chat.messages.append(Message("archive"))
+            return chat
+
+    @plugin.first_result("t.keep")
+    def keep(what: Any, ctx: Context) -> Any:
+        chat, tags = Chat([Message("user")]), ["a"]
+        kept = ctx.cap("archive").keep(chat, tags)
+        assert type(kept) is dict
+        return [kept, tags, len(chat.messages)]
+
+    answer = PluginRunner(plugin, capabilities=[Archive()]).call("t.keep", 0)
+    assert answer == [{"messages": [{"role": "user"}, {"role": "archive"}]}, ["a"], 1]
+
+
 def test_async_handlers_await_the_same(plugin: Plugin) -> None:
     @plugin.filter("t.find")
     async def find(id: int, ctx: AsyncContext) -> Any:
