@@ -9,6 +9,7 @@ Source: docs/reference/sdk.md, "Types".
 import sys
 from binascii import a2b_base64
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_origin, get_type_hints
 
@@ -55,9 +56,8 @@ def _annotations_of(annotated: Any) -> dict[str, Any]:
 
 def _without_missing(annotated: Any) -> dict[str, Any]:
     try:
-        from annotationlib import Format, get_annotations  # type: ignore[import-not-found]  # Python 3.14
-
-        found: dict[str, Any] = get_annotations(annotated, format=Format.FORWARDREF)
+        library = import_module("annotationlib")  # of Python 3.14; named so, or checkers on others would look for a package
+        found: dict[str, Any] = library.get_annotations(annotated, format=library.Format.FORWARDREF)
     except Exception:
         return {}
     return found
