@@ -41,8 +41,8 @@ def limit(request: dict[str, Any], ctx: Context) -> object:  # noqa: ARG001 - th
 
 
 def _shortened(key: str) -> str:
-    """Return a name for a key that fits into the store's."""
-    if len(key.encode()) <= _MAX_KEY_BYTES:
+    """Return a name for a key that fits into the store's, which are short and without control characters."""
+    if len(key.encode()) <= _MAX_KEY_BYTES and key.isprintable():
         return key
     import hashlib  # rarely needed, and slow to import
 

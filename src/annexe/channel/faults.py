@@ -24,6 +24,7 @@ from annexe.errors import (
     PluginUnavailableError,
     RejectedError,
 )
+from annexe_sdk.wire import MAX_REJECT_STATUS, MAX_RETRY_AFTER_S, MIN_REJECT_STATUS
 
 __all__ = ["error_from_wire", "error_to_wire"]
 
@@ -42,10 +43,8 @@ _BY_CODE: dict[str, type[CallError]] = {
     )
 }
 _MAX_FACTS_BYTES = 64 * 1024
-_MAX_STATUS, _MIN_STATUS = 599, 400
 _MAX_MESSAGE_CHARS = 4096
 _MAX_REJECT_CODE_CHARS = 64
-_MAX_RETRY_AFTER_S = 86400.0 * 365
 
 
 def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeError:
@@ -71,10 +70,11 @@ def _facts(error: WireError) -> dict[str, Any]:
 
 def _rejected(error: WireError, facts: dict[str, Any], *, plugin: str, method: str) -> RejectedError:
     status = facts.get("status")
-    if not isinstance(status, int) or not _MIN_STATUS <= status <= _MAX_STATUS:
+    if not isinstance(status, int) or not MIN_REJECT_STATUS <= status <= MAX_REJECT_STATUS:
         status = 403
     retry_after_s = facts.get("retry_after_s")
-    if not isinstance(retry_after_s, (int, float)) or not 0 <= retry_after_s <= _MAX_RETRY_AFTER_S:
+    # Without bool, which is an int to Python: JSON's true says no time.
+    if isinstance(retry_after_s, bool) or not isinstance(retry_after_s, (int, float)) or not 0 <= retry_after_s <= MAX_RETRY_AFTER_S:
         retry_after_s = None
     code = facts.get("code")
     return RejectedError(

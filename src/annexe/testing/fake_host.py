@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from annexe.channel.faults import error_to_wire
 from annexe.clock import Clock
 from annexe.contract import InvalidValueError, bind, capability_definition
-from annexe.errors import InvalidParamsError
+from annexe.errors import AnnexeError, InvalidParamsError
 from annexe.testing.kv import FakeKv
 from annexe_sdk import CallFailed, Context, PermissionDenied
 from annexe_sdk.aio import AsyncContext
-from annexe_sdk.codec import json_codec
+from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
+from annexe_sdk.errors import call_failed
 from annexe_sdk.session import Call, Session
 
 __all__ = ["FakeHost", "LogLine", "MetricValue"]
@@ -87,14 +89,15 @@ class FakeHost:
 
         Raises:
             CallFailed: It was refused.
+            CodecError: The parameters cannot be sent.
         """
         self._check_granted(method)
         if method.startswith("kv."):
             with self._lock:
                 try:
-                    return self.kv.answer(method, params)
-                except TypeError as error:
-                    raise CallFailed("invalid-params", str(error)) from error
+                    return self.kv.answer(method, _sent(params))
+                except AnnexeError as error:
+                    raise call_failed(error_to_wire(error)) from error
         return asyncio.run(self.call_capability(method, params))
 
     def log(self, level: str, message: str, fields: dict[str, Any], _call: Any) -> None:
@@ -115,6 +118,7 @@ class FakeHost:
 
         Raises:
             CallFailed: There is none, or the arguments do not fit.
+            CodecError: The arguments cannot be sent.
         """
         _, name, function = method.split(".", 2)
         target = self._capabilities.get(name)
@@ -122,6 +126,7 @@ class FakeHost:
         definition = known.get(function)
         if definition is None:
             raise CallFailed("method-not-found", f"the test offers no {method!r}; pass an object that has it as capabilities=[…]")
+        params = _sent(params)
         args, named = ((), params) if isinstance(params, dict) else (tuple(params), {})
         try:
             values = bind(definition.params, args, named, method=method)
@@ -129,7 +134,7 @@ class FakeHost:
         except (InvalidParamsError, InvalidValueError) as error:
             raise CallFailed("invalid-params", str(error)) from error
         result = await getattr(target, function)(*checked)
-        return None if definition.result is None else definition.result.to_wire(result)
+        return None if definition.result is None else _sent(definition.result.to_wire(result))
 
     def _check_granted(self, method: str) -> None:
         family, _, rest = method.partition(".")
@@ -137,6 +142,15 @@ class FakeHost:
         if self._granted is not None and right not in self._granted:
             line = "[permissions.kv]" if right == "kv" else f'[permissions] capabilities = ["{right[4:]}"]'
             raise PermissionDenied("permission-denied", f"plugin.toml does not ask for {right!r}; add: {line}")
+
+
+def _sent(params: Any) -> Any:
+    """Return what arrives at the other side, as plain values."""
+    codec = msgpack_codec()
+    try:
+        return codec.decode(codec.encode(params))
+    except codec.faults as error:
+        raise CodecError(str(error)) from error
 
 
 @final

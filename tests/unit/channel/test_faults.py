@@ -41,6 +41,8 @@ def test_any_other_code_is_a_plugin_that_raised(code: str) -> None:
         ({"status": True, "retry_after_s": -1}, "rejected", 403, None),
         ({"code": ["odd"], "retry_after_s": float("nan")}, "rejected", 403, None),
         ({"code": "x" * 1000, "retry_after_s": 1e300}, "x" * 63 + "…", 403, None),
+        ({"code": "full", "status": 400, "retry_after_s": 365 * 86400}, "full", 400, 365 * 86400),
+        ({"code": "full", "status": 599, "retry_after_s": True}, "full", 599, None),
         (None, "rejected", 403, None),
     ],
 )

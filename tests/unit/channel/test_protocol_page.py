@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from annexe.capabilities import kv_params
+from annexe import errors
+from annexe.capabilities import kv_params, services
 from annexe.channel import ChannelLimits, RequestMeta, handshake
-from annexe.channel.faults import _BY_CODE
+from annexe.channel.faults import _BY_CODE, error_to_wire
 from annexe.channel.messages import NotificationMeta, PluginMeta, ResponseMeta, decode_json, decode_msgpack
 from annexe.contract import HookKind
 from annexe.dispatch.request import MAX_STATE_BYTES
@@ -46,8 +47,22 @@ def test_every_rule_has_a_row_and_every_row_is_a_rule() -> None:
     assert first_column(section("Rules")) == rules_in_code()
 
 
-def test_every_error_code_has_a_row_and_every_row_is_a_code() -> None:
-    assert first_column(section("Errors")) == set(wire.ERROR_CODES)
+def codes_sent_by(*senders: str) -> set[str]:
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", section("Errors"), re.MULTILINE)
+    return {code for code, sender in rows if sender in senders}
+
+
+def test_every_error_code_of_a_plugin_has_a_row_and_every_row_is_a_code() -> None:
+    sdk = "".join(path.read_text(encoding="utf-8") for path in SOURCES if "annexe_sdk" in path.parts)
+    assert codes_sent_by("plugin", "both") == set(re.findall(r'\.error\(\s*[\w.]+, "([a-z-]+)"', sdk))
+
+
+def test_every_error_code_of_the_host_has_a_row_and_every_row_is_a_code() -> None:
+    codes = {cls.code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.AnnexeError)}
+    internal = error_to_wire(RuntimeError())["code"]
+    assert codes_sent_by("host", "both") <= codes | {internal}
+    assert codes_sent_by("host", "both") >= {*_BY_CODE, *services._EVENTS, errors.StorageError.code, internal}
+    assert first_column(section("Errors")) == codes_sent_by("host", "both", "plugin")
 
 
 def test_the_codes_taken_from_plugins_are_told() -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from annexe.contract.specs import definition_of
 from annexe.manifest import load_manifest
+from annexe.testing import PluginRunner
+from annexe_sdk import Reject
 from examples.gateway.contract import Chat, UsageReport
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,3 +55,28 @@ def test_plugin_config_of_the_demo_and_of_nobody_fits_its_schema(folder: Path) -
 def test_settings_of_the_demo_are_for_shipped_plugins() -> None:
     settings = tomllib.loads((ROOT / "examples/gateway/settings.toml").read_text())
     assert set(settings) <= {folder.name for folder in FOLDERS}
+
+
+LONG_OR_ODD = [pytest.param(text, id=repr(text[:4])) for text in ("\U0001f600" * 1_000, "/" * 1_000, "\x9f\n%/", "\U0001f600" * 100)]
+
+
+@pytest.mark.parametrize("key", LONG_OR_ODD)
+@pytest.mark.parametrize("model", LONG_OR_ODD)
+def test_usage_of_any_key_and_model_is_counted(key: str, model: str) -> None:
+    exchange = {"request": {"model": model, "messages": []}, "source": "upstream"}
+    exchange["answer"] = {"model": model, "choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3}}
+    with PluginRunner(ROOT / "plugins/usage-meter", config={"prices": {"*": {"input": 1, "output": 1}}}) as runner:
+        for _ in range(2):
+            runner.request(key=key).call("chat.on_answered", exchange)
+        [row] = runner.extension("usage-report").totals(key)
+        assert (row["requests"], row["prompt_tokens"], row["completion_tokens"], row["cost"]) == (2, 4, 6, 0.00001)
+        assert runner.extension("usage-report").totals("") == [row]
+
+
+@pytest.mark.parametrize("key", LONG_OR_ODD)
+def test_requests_of_any_key_are_limited(key: str) -> None:
+    with PluginRunner(ROOT / "plugins/rate-limiter", config={"requests": 1, "window_s": 3600}) as runner:
+        runner.request(key=key).call("chat.on_request", {})
+        with pytest.raises(Reject, match="More than 1 requests"):
+            runner.request(key=key).call("chat.on_request", {})
+        runner.request(key=key + "x").call("chat.on_request", {})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from dataclasses import dataclass
@@ -61,6 +62,18 @@ def test_dataclasses_are_written_as_objects_of_their_fields(codec: Codec) -> Non
 
 def test_tuples_are_arrays(codec: Codec) -> None:
     assert codec.decode(codec.encode((1, (2, 3)))) == [1, [2, 3]]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_json_writes_bytes_as_base64_text_but_where_all_must_be_plain(codec: Codec, kind: Any) -> None:
+    audio = bytes(range(256))
+    written = codec.decode(codec.encode({"audio": [kind(audio), Outer("a", [])]}))
+    expected = audio if codec.name == "msgpack" else base64.b64encode(audio).decode()
+    assert written == {"audio": [expected, {"name": "a", "inner": []}]}
+    if codec.name == "json":
+        with pytest.raises(CodecError, match=f"type {kind.__name__} cannot be sent"):
+            codec.encode_plain([kind(audio)])
+    assert codec.encode_plain([Inner(1)]) == codec.encode([Inner(1)])
 
 
 def refused(codec: Codec, value: Any) -> bool:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import typing
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional, Union
 
 import pytest
 
 from annexe_sdk import Context, Plugin
 from annexe_sdk.convert import converter
+from annexe_sdk.life import _has_rich_annotations
 from annexe_sdk.plugin import Handler
+from tests.unit.sdk.host_end import served
 
 
 def test_every_decorator_registers_under_the_wire_name_with_its_kind() -> None:
@@ -151,3 +156,142 @@ def test_what_does_not_fit_is_passed_on_as_it_came() -> None:
 
 def test_plain_annotations_need_no_conversion() -> None:
     assert converter(Handler("filter", takes_plain)) is None
+
+
+def annotated(**types: Any) -> Any:
+    """Return a function with these annotations."""
+    function = eval(f"lambda {', '.join(types)}: ({', '.join(types)},)")
+    function.__annotations__ = types
+    return function
+
+
+LEAF = {"name": "a"}
+AUDIO = b"\x00\xff\xfe audio"
+TEXT = b64encode(AUDIO).decode()
+
+
+@pytest.mark.parametrize("union", [Leaf | None, Optional[Leaf], Union[None, Leaf], "Leaf | None", "Optional[Leaf]"], ids=str)  # noqa: UP007, UP045
+def test_unions_are_followed_however_they_are_written(union: Any) -> None:
+    function = annotated(value=union)
+    assert converted(function, LEAF) == [Leaf("a")]
+    assert converted(function, None) == [None]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there the type of all unions is called Union; the test above has it")
+def test_unions_are_followed_whatever_their_type_is_called() -> None:
+    class_of_old: Any = typing._UnionGenericAlias  # type: ignore[attr-defined]
+    union = type("Union", (class_of_old,), {}, _root=True)(Union, (Leaf, type(None)))
+    assert type(union).__name__ == "Union"
+    assert converted(annotated(value=union), LEAF) == [Leaf("a")]
+
+
+class Deferred:
+    """A function whose annotations raise when they are read, as from Python 3.14 on where a name in them is for type checkers alone."""
+
+    def __init__(self, function: Any) -> None:
+        self.__code__ = function.__code__
+        self.__globals__ = function.__globals__
+        self.__call = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.__call(*args)
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        raise NameError("name 'Nowhere' is not defined")
+
+
+def test_annotations_that_cannot_be_read_do_not_keep_a_plugin_from_its_start() -> None:
+    plugin = Plugin()
+    plugin.filter("chat.on_text")(Deferred(lambda text: text.upper()))
+    with served(plugin) as host:
+        assert host.result("hook.chat.on_text", ["a"]) == "A"
+
+
+@dataclass
+class Partly:
+    leaf: Leaf
+    other: Nowhere  # type: ignore[name-defined]  # noqa: F821
+    audio: bytes = b""
+
+
+def test_fields_whose_types_cannot_be_found_are_passed_on_and_the_others_converted() -> None:
+    value = {"leaf": LEAF, "other": {"x": 1}, "audio": TEXT}
+    assert converted(annotated(value=Partly), value) == [Partly(Leaf("a"), {"x": 1}, AUDIO)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (bytes, TEXT, AUDIO),
+        (bytes, AUDIO, AUDIO),
+        (bytes, "", b""),
+        (bytes, "no base64", "no base64"),
+        (bytes, "é", "é"),
+        (bytes, 5, 5),
+        (bytes | None, TEXT, AUDIO),
+        (bytes | None, None, None),
+        (Leaf | bytes, TEXT, AUDIO),
+        (Leaf | bytes, LEAF, Leaf("a")),
+        (list[bytes], [TEXT, AUDIO], [AUDIO, AUDIO]),
+        (dict[str, bytes], {"a": TEXT}, {"a": AUDIO}),
+        (tuple[bytes, ...], [TEXT, TEXT], (AUDIO, AUDIO)),
+        (tuple[str, bytes, Leaf], [TEXT, TEXT, LEAF], (TEXT, AUDIO, Leaf("a"))),
+        (tuple[str, bytes], [TEXT], [TEXT]),
+        ("bytes", TEXT, AUDIO),
+    ],
+)
+def test_bytes_are_made_of_base64_text_where_bytes_are_annotated(annotation: Any, value: Any, expected: Any) -> None:
+    function = annotated(value=annotation)
+    assert converted(function, value) == [expected]
+    assert _has_rich_annotations(function)
+
+
+def test_union_of_bytes_and_text_leaves_text_alone() -> None:
+    assert converter(Handler("filter", annotated(value=bytes | str))) is None
+
+
+def test_items_of_streams_are_converted_as_they_come() -> None:
+    def streamed(leaves: Iterator[Leaf], first: Leaf, ctx: Context) -> None: ...
+    async def streamed_async(leaves: AsyncIterator[Leaf], first: Leaf) -> None: ...
+
+    leaves, first = converted(streamed, iter([LEAF, "no leaf"]), LEAF)
+    assert [first, *leaves] == [Leaf("a"), Leaf("a"), "no leaf"]
+    assert converted(streamed, [LEAF], LEAF)[0] == [LEAF], "a list is no stream"
+
+    async def items() -> AsyncIterator[Any]:
+        yield LEAF
+
+    async def collected() -> list[Any]:
+        leaves, first = converted(streamed_async, items(), LEAF)
+        return [first, *[leaf async for leaf in leaves]]
+
+    assert asyncio.run(collected()) == [Leaf("a"), Leaf("a")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "is_rich"),
+    [
+        (dict[str, Any], False),
+        ("dict[str, Any]", False),
+        ("typing.Any | None", False),
+        (int | None, False),
+        (Optional[str], False),  # noqa: UP045
+        (tuple[int, ...], False),
+        (Iterator[str], False),
+        ("AsyncIterator[dict[str, Any]]", False),
+        (None, False),
+        (Leaf, True),
+        ("Leaf", True),
+        (list[Leaf], True),
+        ("list[Leaf]", True),
+        (dict[str, list[Leaf]], True),
+        ("tuple[str, bytes]", True),
+        (Iterator[bytes], True),
+    ],
+)
+def test_what_it_takes_to_convert_is_imported_only_for_annotations_that_need_it(annotation: Any, is_rich: bool) -> None:
+    assert _has_rich_annotations(annotated(value=annotation, ctx=Context)) == is_rich
+    function = annotated(value=int)
+    function.__annotations__["return"] = annotation
+    assert not _has_rich_annotations(function)

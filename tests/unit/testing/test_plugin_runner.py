@@ -12,6 +12,7 @@ import pytest
 from annexe.errors import ActivationError, ManifestError, MethodNotFoundError
 from annexe.testing import FakeClock, LogLine, MetricValue, PluginRunner
 from annexe_sdk import AsyncContext, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
+from annexe_sdk.codec import CodecError
 
 
 @dataclass
@@ -183,6 +184,40 @@ def test_kv_misused_fails_the_call(plugin: Plugin) -> None:
     assert failed.value.code == "invalid-params"
 
 
+def test_kv_value_that_was_read_is_a_copy(plugin: Plugin) -> None:
+    @plugin.action("t.kv")
+    def use(ctx: Context) -> None:
+        given = {"n": 1}
+        ctx.kv.set("k", given)
+        given["n"] = 5
+        read = ctx.kv.get("k")
+        read["n"] += 1  # without set: lost, as under a host
+
+    runner = PluginRunner(plugin)
+    runner.call("t.kv")
+    assert runner.kv == {"k": {"n": 1}}
+    runner.kv["k"]["n"] = 7
+    assert runner.kv == {"k": {"n": 1}}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_kv_refuses_what_the_host_refuses_with_its_facts(plugin: Plugin, is_async: bool) -> None:
+    def use(what: str, ctx: Context) -> Any:
+        return ctx.kv.set("k" * 600, 1) if what == "key" else ctx.kv.set("k", b"bytes" if what == "bytes" else object())
+
+    async def use_async(what: str, ctx: AsyncContext) -> None:
+        await use(what, ctx)
+
+    plugin.action("t.kv")(use_async if is_async else use)
+    with PluginRunner(plugin) as runner:
+        for what, param in {"key": "key", "bytes": "value"}.items():
+            with pytest.raises(CallFailed, match=f"kv.set: {param}: expected ") as failed:
+                runner.call("t.kv", what)
+            assert (failed.value.code, failed.value.data["param"], failed.value.data["method"]) == ("invalid-params", param, "kv.set")
+        with pytest.raises(CodecError):
+            runner.call("t.kv", "object")
+
+
 def test_capabilities_are_called_with_checked_arguments(plugin: Plugin) -> None:
     @plugin.first_result("t.find")
     def find(how: str, ctx: Context) -> Any:
@@ -201,6 +236,26 @@ def test_capabilities_are_called_with_checked_arguments(plugin: Plugin) -> None:
         with pytest.raises(CallFailed) as failed:
             runner.call("t.find", how)
         assert failed.value.code == code
+
+
+def test_what_capabilities_take_and_return_makes_the_trip_over_the_wire(plugin: Plugin) -> None:
+    class Archive:
+        name: ClassVar[str] = "archive"
+
+        async def keep(self, chat: Chat, tags: list[str]) -> Chat:
+            tags.append("lost")
+            chat.messages.append(Message("archive"))
+            return chat
+
+    @plugin.first_result("t.keep")
+    def keep(what: Any, ctx: Context) -> Any:
+        chat, tags = Chat([Message("user")]), ["a"]
+        kept = ctx.cap("archive").keep(chat, tags)
+        assert type(kept) is dict
+        return [kept, tags, len(chat.messages)]
+
+    answer = PluginRunner(plugin, capabilities=[Archive()]).call("t.keep", 0)
+    assert answer == [{"messages": [{"role": "user"}, {"role": "archive"}]}, ["a"], 1]
 
 
 def test_async_handlers_await_the_same(plugin: Plugin) -> None:

@@ -245,10 +245,12 @@ class EventLoop:
         params = list(call.params or [])
         if call.stream != "out":
             params.insert(0, self._items(call))
-        if handler.wants_ctx:
-            params.append(ctx)
         value = None
         try:
+            if handler.convert is not None:
+                params = handler.convert(params)
+            if handler.wants_ctx:
+                params.append(ctx)
             if handler.is_generator:
                 async for item in handler.function(*params):
                     await self._send(call, item)

@@ -5,6 +5,8 @@ accelerator is missing, ``json`` does the same work.
 
 * JSON refuses NaN and infinity both ways. In MessagePack it is the host's types that refuse them.
 * Dataclass instances are written as objects of their fields.
+* JSON writes bytes as base64 text, where the contract may declare bytes. Only the host knows whether it does; where it never can,
+  ``encode_plain`` refuses them, as the host does with those that come as MessagePack.
 
 Source: docs/reference/protocol.md, "Messages"; ADR-0002.
 """
@@ -28,18 +30,26 @@ class Codec:
         name: As on the wire: ``json`` or ``msgpack``.
         encode: Value to bytes.
         decode: Bytes to value.
-        faults: What both raise for wrong values and wrong bytes.
+        faults: What all of them raise for wrong values and wrong bytes.
+        encode_plain: As ``encode``, for places where no contract declares bytes.
     """
 
-    __slots__ = ("decode", "encode", "faults", "name")
+    __slots__ = ("decode", "encode", "encode_plain", "faults", "name")
 
     def __init__(
-        self, name: str, encode: "Callable[[Any], bytes]", decode: "Callable[[bytes], Any]", faults: "tuple[type[Exception], ...]"
+        self,
+        name: str,
+        encode: "Callable[[Any], bytes]",
+        decode: "Callable[[bytes], Any]",
+        faults: "tuple[type[Exception], ...]",
+        *,
+        encode_plain: "Callable[[Any], bytes] | None" = None,
     ) -> None:
         self.name = name
         self.faults = faults
         self.encode = encode
         self.decode = decode
+        self.encode_plain = encode_plain or encode
 
 
 def _fields_of(value: "Any") -> "Any":
@@ -48,6 +58,15 @@ def _fields_of(value: "Any") -> "Any":
     if fields is None:
         raise CodecError(f"a value of type {type(value).__name__} cannot be sent; expected None, bool, int, float, str, list or dict")
     return {name: getattr(value, name) for name in fields}
+
+
+def _as_json(value: "Any") -> "Any":
+    """Turn what JSON has no word for into what it has: bytes into base64 text, a dataclass instance into a dict."""
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        return _fields_of(value)
+    from binascii import b2a_base64  # rarely needed
+
+    return b2a_base64(value, newline=False).decode()
 
 
 def _refuse_constant(name: str) -> "Any":
@@ -63,8 +82,14 @@ def json_codec() -> Codec:
 
     def encode(value: "Any") -> bytes:
         try:
-            return encode_text(value).encode()
-        except (ValueError, TypeError, RecursionError, UnicodeEncodeError) as error:
+            return encode_text(value, _as_json).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CodecError(str(error)) from error
+
+    def encode_plain(value: "Any") -> bytes:
+        try:
+            return encode_text(value, _fields_of).encode()
+        except (ValueError, TypeError, RecursionError) as error:
             raise CodecError(str(error)) from error
 
     def decode(frame: bytes) -> "Any":
@@ -73,10 +98,10 @@ def json_codec() -> Codec:
         except (ValueError, RecursionError, StopIteration) as error:
             raise CodecError(f"not JSON: {error}") from error
 
-    return Codec("json", encode, decode, (CodecError,))
+    return Codec("json", encode, decode, (CodecError,), encode_plain=encode_plain)
 
 
-def _accelerated() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
+def _accelerated() -> "tuple[Callable[..., str], Callable[[str], Any]]":
     from _json import encode_basestring, make_encoder, make_scanner
 
     class Settings:
@@ -90,9 +115,9 @@ def _accelerated() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
 
     scan = make_scanner(Settings)  # type: ignore[arg-type]  # any object with these attributes will do
 
-    def encode(value: "Any") -> str:
+    def encode(value: "Any", default: "Callable[[Any], Any]" = _fields_of) -> str:
         # A set of markers finds cycles; the last argument refuses NaN and infinity.
-        return "".join(make_encoder({}, _fields_of, encode_basestring, None, ":", ",", False, False, False)(value, 0))
+        return "".join(make_encoder({}, default, encode_basestring, None, ":", ",", False, False, False)(value, 0))
 
     def decode(text: str) -> "Any":
         text = text.strip(" \t\r\n")
@@ -107,11 +132,11 @@ def _accelerated() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
     return encode, decode
 
 
-def _plain() -> "tuple[Callable[[Any], str], Callable[[str], Any]]":
+def _plain() -> "tuple[Callable[..., str], Callable[[str], Any]]":
     import json
 
-    def encode(value: "Any") -> str:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_fields_of)
+    def encode(value: "Any", default: "Callable[[Any], Any]" = _fields_of) -> str:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=default)
 
     def decode(text: str) -> "Any":
         return json.loads(text, parse_constant=_refuse_constant)

@@ -225,7 +225,7 @@ class Context:
         """What this plugin keeps for the length of the request, at most 64 KiB; the host holds it between the plugin's hooks."""
         if self._state is None:
             self._state = dict(self._call.meta.get("state") or {}) if self._call else {}
-            encode = self._runner.session.json.encode
+            encode = self._runner.session.json.encode_plain
             self._before = {key: encode(value) for key, value in self._state.items()}
         return self._state
 
@@ -238,7 +238,7 @@ class Context:
         """Return the keys that changed since the handler first looked, None for those it removed."""
         if self._state is None:
             return None
-        encode = self._runner.session.json.encode
+        encode = self._runner.session.json.encode_plain
         changed = {key: value for key, value in self._state.items() if self._before.get(key) != encode(value)}
         changed.update({key: None for key in self._before if key not in self._state})
         return changed or None

@@ -1,13 +1,17 @@
-"""Turn plain values into the dataclasses a handler's annotations name.
+"""Turn plain values into what a handler's annotations name: dataclasses, and bytes where JSON brings base64 text.
 
-Imported only for handlers whose annotations are more than plain types. Types are followed through dataclass fields, lists, tuples, dicts
-and unions; what is not understood is passed on as it came.
+Imported only for handlers whose annotations are more than plain types. Types are followed through dataclass fields, lists, tuples, dicts,
+unions and the items of streams; what is not understood is passed on as it came.
 
 Source: docs/reference/sdk.md, "Types".
 """
 
-from collections.abc import Callable
-from typing import Any
+import sys
+from binascii import a2b_base64
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from importlib import import_module
+from types import UnionType
+from typing import Any, Union, get_origin, get_type_hints
 
 from annexe_sdk.plugin import Handler
 
@@ -15,15 +19,22 @@ __all__ = ["converter"]
 
 _Convert = Callable[[Any], Any]
 
+# A union is told by its origin, never by the name of its type: before Python 3.14 ``A | B`` and ``Optional[A]`` are of two types, since
+# then of one with yet another name. Their origin is one of these two in all versions; from 3.14 on the two are one.
+_UNIONS = (Union, UnionType)
+_STREAMS = (Iterator, Iterable, Generator)
+_ASYNC_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
+
 
 def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
-    """Make the function that converts a call's parameters; None when nothing needs converting."""
+    """Make the function that converts a call's parameters, its stream included; None when nothing needs converting."""
     function: Any = getattr(handler.function, "__func__", handler.function)
     code = function.__code__
     names = list(code.co_varnames[: code.co_argcount])
     if getattr(handler.function, "__self__", None) is not None:
         names = names[1:]
-    converts = [_convert_for(_resolve(function.__annotations__.get(name), function)) for name in names]
+    annotations = _annotations_of(function)
+    converts = [_convert_for(_resolve(annotations.get(name), function.__globals__)) for name in names]
     if not any(converts):
         return None
 
@@ -33,28 +44,67 @@ def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
     return convert
 
 
-def _resolve(annotation: Any, function: Any) -> Any:
+def _annotations_of(annotated: Any) -> dict[str, Any]:
+    """Return annotations by name; those that cannot be read now are left out or are of no use, but do not raise."""
+    try:
+        found: dict[str, Any] = annotated.__annotations__
+    except Exception:
+        # From Python 3.14 on reading is what evaluates them (PEP 649), and a name imported for type checkers alone is not there.
+        return _without_missing(annotated)
+    return found
+
+
+def _without_missing(annotated: Any) -> dict[str, Any]:
+    try:
+        library = import_module("annotationlib")  # of Python 3.14; named so, or checkers on others would look for a package
+        found: dict[str, Any] = library.get_annotations(annotated, format=library.Format.FORWARDREF)
+    except Exception:
+        return {}
+    return found
+
+
+def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, function.__globals__)  # noqa: S307 - the plugin's own annotation, in the plugin's own process
+        return eval(annotation, names)  # noqa: S307 - the plugin's own annotation, in the plugin's own process
     except Exception:
         return None
 
 
 def _convert_for(annotation: Any) -> _Convert | None:
     """Make the conversion to one type; None where the plain value will do."""
+    if annotation is bytes:
+        return _bytes
     if hasattr(annotation, "__dataclass_fields__") and isinstance(annotation, type):
         return _dataclass(annotation)
-    origin: Any = getattr(annotation, "__origin__", None)
+    origin: Any = get_origin(annotation)
     args: tuple[Any, ...] = getattr(annotation, "__args__", ())
-    if type(annotation).__name__ in ("UnionType", "_UnionGenericAlias"):
-        return _union([arg for arg in args if arg is not type(None)])
-    if origin in (list, tuple) and args:
+    if not args:
+        return None
+    if origin in _UNIONS:
+        return _union(args)
+    if origin is tuple and args[-1] is not ...:
+        return _places([_convert_for(arg) for arg in args])
+    if origin in (list, tuple):
         return _items(origin, _convert_for(args[0]))
     if origin is dict and len(args) == 2:
         return _values(_convert_for(args[1]))
+    if origin in _STREAMS:
+        return _stream(_convert_for(args[0]))
+    if origin in _ASYNC_STREAMS:
+        return _async_stream(_convert_for(args[0]))
     return None
+
+
+def _bytes(value: Any) -> Any:
+    """Return bytes for what JSON brings where bytes are declared; MessagePack brings bytes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return a2b_base64(value, strict_mode=True)
+    except ValueError:
+        return value
 
 
 def _dataclass(cls: type) -> _Convert:
@@ -65,26 +115,71 @@ def _dataclass(cls: type) -> _Convert:
         if not isinstance(value, dict):
             return value
         if hints is None:  # at first use, so that a type may hold itself
-            from typing import get_type_hints
-
-            hints = {name: _convert_for(hint) for name, hint in get_type_hints(cls).items() if name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+            hints = {name: _convert_for(hint) for name, hint in _field_types(cls).items()}
         taken = {name: (c(value[name]) if c else value[name]) for name, c in hints.items() if name in value}
         return cls(**taken)
 
     return convert
 
 
-def _union(members: list[Any]) -> _Convert | None:
-    converts = [c for c in map(_convert_for, members) if c is not None]
+def _field_types(cls: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name; None for one that cannot be found, such as one for type checkers alone."""
+    fields = cls.__dataclass_fields__
+    try:
+        hints = get_type_hints(cls)
+    except Exception:
+        names = getattr(sys.modules.get(cls.__module__), "__dict__", {})
+        hints = {name: _resolve(field.type, names) for name, field in fields.items()}
+    return {name: hints.get(name) for name in fields}
+
+
+def _union(members: tuple[Any, ...]) -> _Convert | None:
+    # Text that may be text is left alone: what of it is meant to be bytes cannot be told.
+    converts = [c for c in map(_convert_for, members) if c is not None and not (c is _bytes and str in members)]
     if not converts:
         return None
-    first = converts[0]
-    return lambda value: value if value is None else first(value)
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        for each in converts:  # the members of a contract's union differ on the wire, so at most one takes it
+            value = each(value)
+        return value
+
+    return convert
 
 
 def _items(origin: Any, each: _Convert | None) -> _Convert | None:
     return (lambda value: origin(map(each, value)) if isinstance(value, list) else value) if each else None
 
 
+def _places(converts: list[_Convert | None]) -> _Convert | None:
+    """Make the conversion to a tuple whose items have types of their own."""
+    if not any(converts):
+        return None
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(converts):
+            return value
+        return tuple(c(item) if c else item for c, item in zip(converts, value, strict=True))
+
+    return convert
+
+
 def _values(each: _Convert | None) -> _Convert | None:
     return (lambda value: {key: each(item) for key, item in value.items()} if isinstance(value, dict) else value) if each else None
+
+
+def _stream(each: _Convert | None) -> _Convert | None:
+    return (lambda value: map(each, value) if isinstance(value, Iterator) else value) if each else None
+
+
+def _async_stream(each: _Convert | None) -> _Convert | None:
+    if each is None:
+        return None
+
+    async def converted(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for item in items:
+            yield each(item)
+
+    return lambda value: converted(value) if isinstance(value, AsyncIterator) else value

@@ -4,6 +4,8 @@ Raise ``Reject`` to refuse a request and ``Respond`` to answer it at once; neith
 the application as ``PluginRaisedError`` with file and line.
 """
 
+from annexe_sdk.wire import MAX_REJECT_STATUS, MAX_RETRY_AFTER_S, MIN_REJECT_STATUS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,10 +20,27 @@ class Reject(Exception):  # noqa: N818 - a refusal is an answer, not an error
         code: Kebab-case name of the refusal, for example ``rate-limited``.
         message: For the person who made the request.
         status: The HTTP status that fits, 400 to 599.
-        retry_after_s: When to try again, in seconds.
+        retry_after_s: When to try again, in seconds from 0 to a year of 365 days; None says nothing about it.
+
+    Raises:
+        TypeError: Something is not of its type.
+        ValueError: A number is out of its bounds.
     """
 
     def __init__(self, code: str, message: str, *, status: int = 403, retry_after_s: float | None = None) -> None:
+        # Checked here, where the fault is in the author's line: once it is raised, it could only fail to be sent.
+        for name, text in (("code", code), ("message", message)):
+            if not isinstance(text, str):
+                raise TypeError(f"Reject: {name}: expected text, got {text!r}")
+        if not isinstance(status, int) or isinstance(status, bool):
+            raise TypeError(f"Reject: status: expected a whole number, got {status!r}")
+        if not MIN_REJECT_STATUS <= status <= MAX_REJECT_STATUS:
+            raise ValueError(f"Reject: status: expected {MIN_REJECT_STATUS} to {MAX_REJECT_STATUS}, got {int(status)}")
+        if retry_after_s is not None:
+            if not isinstance(retry_after_s, (int, float)) or isinstance(retry_after_s, bool):
+                raise TypeError(f"Reject: retry_after_s: expected a number of seconds or None, got {retry_after_s!r}")
+            if not 0 <= retry_after_s <= MAX_RETRY_AFTER_S:  # NaN is not either
+                raise ValueError(f"Reject: retry_after_s: expected 0 to {MAX_RETRY_AFTER_S} seconds, got {retry_after_s}")
         super().__init__(message)
         self.code = code
         self.message = message

@@ -41,11 +41,6 @@ class FrameBuffer:
         self._pending = bytearray()
         self._need = HEAD_BYTES
 
-    @property
-    def pending_bytes(self) -> int:
-        """How much of an unfinished frame is held."""
-        return len(self._pending)
-
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take in what was read and return the frames it completes, without their length fields.
 

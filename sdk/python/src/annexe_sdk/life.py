@@ -8,6 +8,7 @@ Source: docs/reference/protocol.md, "Handshake and life".
 import sys
 from _thread import allocate_lock
 
+from annexe_sdk import __version__
 from annexe_sdk.codec import has_msgspec
 from annexe_sdk.session import Stopped
 from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "describe", "last_frame"]
 
-_SDK_VERSION = "0.1.0"
-_PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "bytes", "dict", "float", "int", "list", "object", "str"})
+# Names that need no conversion, and those of what may hold some; ``bytes`` do, for in JSON they are text.
+_PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "ellipsis", "float", "int", "object", "str"})
+_PLAIN |= {"AsyncIterable", "AsyncIterator", "Iterable", "Iterator", "Optional", "Union", "dict", "list", "tuple"}
 
 
 class Life:
@@ -63,7 +65,7 @@ class Life:
             self._use_msgpack = has_msgspec(sys.path)
         self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
         self._runner.session.expects_msgpack = self._use_msgpack
-        sdk = {"name": "annexe-sdk", "language": "python", "version": _SDK_VERSION}
+        sdk = {"name": "annexe-sdk", "language": "python", "version": __version__}
         return self._runner.session.result(
             call.id, {"protocol": max(common), "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk}
         )
@@ -147,14 +149,23 @@ class Life:
 
 
 def _has_rich_annotations(function: "Any") -> bool:
-    """Say whether an annotation may name a dataclass: looked at without importing what it takes to follow it."""
-    for annotation in getattr(function, "__annotations__", {}).values():
-        if isinstance(annotation, str):
-            if annotation.partition("[")[0] not in _PLAIN:
-                return True
-        elif getattr(annotation, "__name__", None) not in _PLAIN:
-            return True
-    return False
+    """Say whether an annotation of a parameter may need a conversion: looked at without importing what it takes to follow it."""
+    try:
+        annotations = getattr(function, "__annotations__", {})
+    except Exception:
+        return True  # the names in them are not all there: see convert
+    return any(not _is_plain(annotation) for name, annotation in annotations.items() if name != "return")
+
+
+def _is_plain(annotation: "Any") -> bool:
+    if isinstance(annotation, str):
+        for mark in "[],|":
+            annotation = annotation.replace(mark, " ")
+        return all(name.rpartition(".")[2] in _PLAIN for name in annotation.split())
+    held = getattr(annotation, "__args__", None)
+    if held:
+        return all(map(_is_plain, held))
+    return annotation is None or getattr(annotation, "__name__", type(annotation).__name__) in _PLAIN
 
 
 def describe(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from annexe_sdk.errors import Reject, Respond, call_failed
 from annexe_sdk.life import Life, describe, last_frame
 from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
-from annexe_sdk.session import Call, Session, Stopped, Wait
+from annexe_sdk.session import Call, Session, Stopped, Wait, sendable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,20 +156,30 @@ class Runner:
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
-        if isinstance(error, Respond):
-            return self._result(call, handler, error.value, "respond", ctx)
-        if isinstance(error, Reject):
-            facts = {"code": str(error.code), "message": str(error.message), "status": error.status}
-            if error.retry_after_s is not None:
-                facts["retry_after_s"] = error.retry_after_s
-            return self.session.error(call.id, "rejected", str(error.message), facts)
+        unsaid = ""
+        if isinstance(error, (Reject, Respond)):
+            try:
+                return self._meant(call, handler, error, ctx)
+            except Exception as fault:  # a class of the plugin's own that leaves out what belongs to it, or has it wrong
+                unsaid = f", which cannot be sent ({describe(fault)})"
         if call.cancelled:
             return self.session.error(call.id, "cancelled", "cancelled while it ran")
         where = last_frame(error) or handler.at
         print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
         sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
-        text = describe(error)
+        text = describe(error) + unsaid
         return self.session.error(call.id, "plugin-raised", f"{text} (at {where})", {"type": type(error).__name__, "at": where})
+
+    def _meant(self, call: Call, handler: Handler, error: "Reject | Respond", ctx: "Context | None") -> bytes:
+        """Make the answer that a handler gave by raising it."""
+        if isinstance(error, Respond):
+            return self._result(call, handler, error.value, "respond", ctx)
+        message = sendable(str(error.message))
+        facts = {"code": sendable(str(error.code)), "message": message, "status": error.status}
+        if error.retry_after_s is not None:
+            facts["retry_after_s"] = error.retry_after_s
+        self.session.encode(facts)  # refuses what cannot be sent: without its facts it would be another refusal
+        return self.session.error(call.id, "rejected", message, facts)
 
     def start_stream(self, call: Call) -> None:
         """Run a streamed call beside the others."""

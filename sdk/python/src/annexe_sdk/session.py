@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Broken", "Call", "Session", "Stopped", "Wait"]
+__all__ = ["Broken", "Call", "Session", "Stopped", "Wait", "sendable"]
+
+_MAX_ERROR_CHARS = 4096
 
 _LENGTHS = {REQUEST: 5, RESPONSE: 5, NOTIFICATION: 4, CANCEL: 2, ITEM: 4, END: 2, CREDIT: 3, RELEASE: 2}
 
@@ -317,14 +319,15 @@ class Session:
         ident = self._last_own_id + 2
         # A thread of the plugin's own may outlive the call whose context it uses: what it asks then belongs to the plugin alone.
         meta = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
-        frame = self._pack([REQUEST, ident, method, params, meta])
+        # What the application's functions take is declared; what the store takes is not.
+        frame = self._pack([REQUEST, ident, method, params, meta], is_plain=method.startswith("kv."))
         self._last_own_id = ident
         self.waits[ident] = wait
         return frame
 
     def notification(self, method: str, params: "Any", parent: "Call | None") -> bytes:
         """Make a notification; ``parent`` is the call it belongs to."""
-        return self._pack([NOTIFICATION, method, params, {"parent": parent.id} if parent is not None else {}])
+        return self._pack([NOTIFICATION, method, params, {"parent": parent.id} if parent is not None else {}], is_plain=True)
 
     def result(self, ident: int, value: "Any", meta: "dict[str, Any] | None" = None) -> bytes:
         """Answer a call; raises CodecError when the value cannot be sent."""
@@ -338,10 +341,12 @@ class Session:
         return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
-        """Answer a call with an error."""
-        text = message if len(message) <= 4096 else message[:4096] + "…"
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
+        """Answer a call with an error; facts that cannot be sent are left out, so that this always gives an answer."""
+        text = sendable(message)
+        try:
+            return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
+        except CodecError:
+            return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": None}, None, {}])
 
     def item(self, ident: int, value: "Any") -> bytes:
         """Send one item of a stream."""
@@ -351,19 +356,25 @@ class Session:
         """Allow that many more bytes of items."""
         return self._pack([CREDIT, ident, granted_bytes])
 
-    def encode(self, message: "Any") -> bytes:
-        """Encode a message; raises CodecError when it cannot be sent."""
+    def encode(self, message: "Any", *, is_plain: bool = False) -> bytes:
+        """Encode a message, one with bytes too unless it is plain; raises CodecError when it cannot be sent."""
         try:
-            body = self.codec.encode(message)
+            body = self.codec.encode_plain(message) if is_plain else self.codec.encode(message)
         except self.codec.faults as error:
             raise CodecError(str(error)) from error
         if len(body) > self.limit_bytes:
             raise _too_large(body, self.limit_bytes)
         return body
 
-    def _pack(self, message: "Any") -> bytes:
-        body = self.encode(message)
+    def _pack(self, message: "Any", *, is_plain: bool = False) -> bytes:
+        body = self.encode(message, is_plain=is_plain)
         return len(body).to_bytes(HEAD_BYTES, "big") + body
+
+
+def sendable(text: str) -> str:
+    """Return a text for an error: at most as long as the host reads, and without what UTF-8 cannot say."""
+    text = text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _too_large(body: bytes, limit_bytes: int) -> CodecError:

@@ -45,9 +45,11 @@ def _run(runner: "Runner", call: Call, handler: "Handler") -> bytes:
     params = list(call.params or [])
     if call.stream != "out":
         params.insert(0, _items(runner, call))
-    if handler.wants_ctx:
-        params.append(ctx)
     try:
+        if handler.convert is not None:
+            params = handler.convert(params)
+        if handler.wants_ctx:
+            params.append(ctx)
         value = handler.function(*params)
         if handler.is_generator:
             for item in value:

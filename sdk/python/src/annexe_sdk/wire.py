@@ -1,4 +1,4 @@
-"""The wire format: frames, kinds of message, error codes, limits.
+"""The wire format: versions, kinds of message, limits.
 
 Pure constants and functions, shared by host and plugin: this is the one source of truth in code. It imports nothing, because every
 import here is paid before a plugin is ready.
@@ -8,10 +8,8 @@ Source: docs/reference/protocol.md.
 
 __all__ = [
     "CANCEL",
-    "CODECS",
     "CREDIT",
     "END",
-    "ERROR_CODES",
     "HEAD_BYTES",
     "HELLO_MAX_FRAME_BYTES",
     "INITIAL_CREDIT_BYTES",
@@ -22,7 +20,10 @@ __all__ = [
     "MAX_ITEM_FRAME_BYTES",
     "MAX_METHOD_CHARS",
     "MAX_NESTING",
+    "MAX_REJECT_STATUS",
+    "MAX_RETRY_AFTER_S",
     "MAX_STREAMS",
+    "MIN_REJECT_STATUS",
     "NOTIFICATION",
     "PROTOCOL_VERSIONS",
     "RELEASE",
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 PROTOCOL_VERSIONS = (1,)
-CODECS = ("msgpack", "json")
 
 # Kinds of message: the first element of every array.
 REQUEST, RESPONSE, NOTIFICATION, CANCEL, ITEM, END, CREDIT, RELEASE = range(8)
@@ -48,24 +48,5 @@ INITIAL_CREDIT_BYTES = 64 * 1024
 MAX_CREDIT_BYTES = 256 * 1024
 MAX_STREAMS = 64
 
-ERROR_CODES = frozenset(
-    {
-        "activation-failed",
-        "busy",
-        "cancelled",
-        "deadline-exceeded",
-        "internal",
-        "invalid-params",
-        "invalid-result",
-        "method-not-found",
-        "outcome-unknown",
-        "permission-denied",
-        "plugin-raised",
-        "protocol-unsupported",
-        "quota-exceeded",
-        "rate-limited",
-        "rejected",
-        "storage-failed",
-        "unavailable",
-    }
-)
+MIN_REJECT_STATUS, MAX_REJECT_STATUS = 400, 599  # of HTTP
+MAX_RETRY_AFTER_S = 365 * 86400
