@@ -133,6 +133,10 @@ class Connection:
         """Bytes that wait to be written, because the plugin does not read."""
         return self._transport.out_bytes
 
+    def wake_when_written(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once nothing waits to be written; the same one is called once only."""
+        self._transport.wake_when_written(wake)
+
     # Life.
 
     def greeted(self) -> None:

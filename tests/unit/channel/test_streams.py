@@ -172,6 +172,35 @@ def test_the_host_waits_for_credit_and_never_takes_more_than_there_can_be() -> N
     asyncio.run(scenario())
 
 
+def test_credit_granted_without_reading_does_not_fill_the_host() -> None:
+    async def scenario() -> None:
+        async with ends() as both:
+            stream = await opened(both)
+            value, sent = "x" * 60_000, 0
+
+            async def feed() -> None:
+                nonlocal sent
+                while True:
+                    await stream.send(value)
+                    sent += 1
+
+            feeding = asyncio.create_task(feed())
+            for _ in range(300):  # far more than is read
+                await both.peer.send(CREDIT, 1, MAX_CREDIT_BYTES)
+                await asyncio.sleep(0)
+            before = sent
+            assert 10 < before < 100
+            assert both.connection.out_bytes < 2 * 1024 * 1024
+            for _ in range(before):
+                assert (await both.peer.read())[0] == ITEM
+            await both.peer.send(CREDIT, 1, MAX_CREDIT_BYTES)
+            await asyncio.sleep(0.05)
+            assert sent > before  # it goes on once what waited has been read
+            feeding.cancel()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("value", ["x" * 70_000, object()])
 def test_an_item_that_cannot_be_sent_is_refused_before_it_is(value: Any) -> None:
     async def scenario() -> None:
