@@ -427,7 +427,9 @@ class Connection:
     # Frames in.
 
     def _on_frame(self, frame: bytes) -> None:
-        self.frame_bytes = len(frame)
+        size = self.frame_bytes = len(frame)
+        if size > wire.MAX_ITEM_FRAME_BYTES:
+            self._incoming.check_large(frame)
         try:
             message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
         except _FAULTS as error:
