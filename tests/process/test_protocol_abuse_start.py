@@ -88,7 +88,7 @@ STARTS: dict[str, tuple[str, str, str]] = {
     "provides-methods-as-number": (
         'wire.greet(extensions={"lab": {"methods": 5}}); time.sleep(9)',
         "activation-failed",
-        "without method 'text'",
+        "Expected `object`, got `int`",
     ),
     "provides-too-much": (
         'wire.greet(extensions={"lab": {"methods": {"text": {}}}, "vault": {"methods": {}, "at": "x.py:1"}}); time.sleep(9)',

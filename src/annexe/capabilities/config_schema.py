@@ -10,7 +10,8 @@ A schema is refused, with :class:`ConfigInvalidError` listing every problem, unl
 4. It is a valid JSON Schema whose patterns need only linear time: no look-around, no back-reference.
 
 Checking takes time with the parts of the schema times the size of the value, and nothing else in the host runs meanwhile. So that product
-is bounded, and a plugin's own defaults are 16 KiB at most.
+is bounded, and a plugin's own defaults are 16 KiB at most. Every value in a list is a part, and so is every 64 characters of text: an error
+of the library's holds the whole list, or text, that it is about.
 
 Source: feature HS4; ADR-0023.
 """
@@ -38,13 +39,17 @@ _MAX_PROBLEMS = 50
 _MAX_DEFAULTS_BYTES = 16 * 1024
 # Parts of the schema times bytes of the value: about as many steps as the check may take.
 _MAX_WORK = 8 * 1024 * 1024
+# Of these, every fault may be told: the library makes an error, and two texts, for each step.
 _MAX_WORK_FOR_ALL = 128 * 1024
+# The library makes the errors of every branch of these before it gives the first one of the whole.
+_BRANCHES = frozenset({"anyOf", "oneOf"})
 # The library's texts hold the value they are about, of any length.
 _MESSAGE_CHARS = 500
 # A pattern is a program of its own to build and keep: 100 of them at most.
 _PARTS_OF_A_PATTERN = 50
 # Compares each item with others.
 _PARTS_OF_UNIQUE_ITEMS = 50
+_CHARS_OF_A_PART = 64
 _PATTERN_BYTES = 1024 * 1024
 _DIALECTS = (
     "https://json-schema.org/draft/2020-12/schema",
@@ -76,6 +81,7 @@ class ConfigSchema:
         if (dialect := document.get("$schema", _DIALECTS[0])) not in (*_DIALECTS, *(f"{name}#" for name in _DIALECTS)):
             raise self._refused("/$schema", f"expected one of {', '.join(_DIALECTS)}, got {dialect!r}")
         self._expanded: dict[str, int] = {}
+        self._has_branches = False
         parts = self._parts(document, pointer="", depth=0)
         if parts > _MAX_PARTS:
             raise self._refused("", f"expected at most {_MAX_PARTS} parts with every $ref written out, got {parts}")
@@ -133,12 +139,14 @@ class ConfigSchema:
             problems.append({"path": _pointer(found.instance_path), "message": found.message[:_MESSAGE_CHARS]})
             if len(problems) == _MAX_PROBLEMS:
                 break
-        raise self._unfit(problems)
+        raise self._unfit(problems or [{"path": "", "message": "does not fit the schema; value and schema are too large to say where"}])
 
     def _errors(self, value: Any) -> Iterable[jsonschema_rs.ValidationError]:
-        """Return every fault where that is cheap, else the first: the library makes all of them before it gives one."""
+        """Return every fault where that is cheap, else the first, or none where even that one could take minutes."""
         if len(msgspec.json.encode(value)) * self._count <= _MAX_WORK_FOR_ALL:
             return self._validator.iter_errors(value)
+        if self._has_branches:
+            return []
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
@@ -166,19 +174,23 @@ class ConfigSchema:
         return copied
 
     def _parts(self, node: Any, *, pointer: str, depth: int) -> int:
-        """Count the objects and arrays of a part of the schema, with its references written out; a pattern counts as many."""
+        """Count the parts of a part of the schema, with its references written out; a pattern counts as many."""
         if depth > _MAX_DEPTH:
             raise self._refused(
                 pointer, f"expected at most {_MAX_DEPTH} levels with every $ref written out, got more; does it refer to itself?"
             )
         if isinstance(node, list):
-            return 1 + sum(self._parts(child, pointer=f"{pointer}/{index}", depth=depth + 1) for index, child in enumerate(node))
+            # Each value counts, also a plain one: `enum` is compared with all of them, and an error lists all of them.
+            return 1 + sum(max(1, self._parts(child, pointer=f"{pointer}/{index}", depth=depth + 1)) for index, child in enumerate(node))
+        if isinstance(node, str):
+            return len(node) // _CHARS_OF_A_PART
         if not isinstance(node, dict):
             return 0
         parts = 1 + _PARTS_OF_A_PATTERN * _patterns(node) + _PARTS_OF_UNIQUE_ITEMS * (node.get("uniqueItems") is True)
         for name, child in node.items():
             self._check_name(name, child, pointer=pointer)
-            parts += self._parts(child, pointer=f"{pointer}/{name}", depth=depth + 1)
+            self._has_branches = self._has_branches or name in _BRANCHES
+            parts += len(name) // _CHARS_OF_A_PART + self._parts(child, pointer=f"{pointer}/{name}", depth=depth + 1)
         if isinstance(reference := node.get("$ref"), str):
             # Counted once and remembered. One that comes back to itself is never done, and so ends at the depth.
             if reference not in self._expanded:

@@ -133,6 +133,10 @@ class Connection:
         """Bytes that wait to be written, because the plugin does not read."""
         return self._transport.out_bytes
 
+    def wake_when_written(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once nothing waits to be written; the same one is called once only."""
+        self._transport.wake_when_written(wake)
+
     # Life.
 
     def greeted(self) -> None:
@@ -424,7 +428,9 @@ class Connection:
     # Frames in.
 
     def _on_frame(self, frame: bytes) -> None:
-        self.frame_bytes = len(frame)
+        size = self.frame_bytes = len(frame)
+        if size > wire.MAX_ITEM_FRAME_BYTES:
+            self._incoming.check_large(frame)
         try:
             message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
         except _FAULTS as error:

@@ -8,7 +8,7 @@ Source: docs/reference/protocol.md, "Handshake and life".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -17,11 +17,26 @@ from annexe.channel.messages import CodecName, RequestMeta, Response
 from annexe.errors import ActivationError, CallError, HandshakeError
 from annexe_sdk.wire import PROTOCOL_VERSIONS
 
-T = TypeVar("T")
-
 _FAULTS = (CallError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
-__all__ = ["Greeting", "Provided", "activate", "hello"]
+__all__ = [
+    "MAX_ACTIVATION_BYTES",
+    "MAX_ANSWER_BYTES",
+    "Greeting",
+    "Provided",
+    "ProvidedExtension",
+    "ProvidedHook",
+    "ProvidedMethod",
+    "activate",
+    "decode_answer",
+    "hello",
+]
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""Longest answer to a method of the host's own, apart from ``annexe.activate``."""
+
+MAX_ACTIVATION_BYTES = 256 * 1024
+"""Longest answer to ``annexe.activate``: some two thousand functions."""
 
 
 class Greeting(msgspec.Struct, frozen=True):
@@ -32,14 +47,29 @@ class Greeting(msgspec.Struct, frozen=True):
     sdk: dict[str, str] = {}
 
 
-class Provided(msgspec.Struct, frozen=True):
-    """What a plugin's code says it provides, by name; each with facts for messages, such as ``at``."""
+class ProvidedHook(msgspec.Struct, frozen=True):
+    """What a plugin's code says of one hook: its kind, and ``at``, file and line of the function."""
 
-    hooks: dict[str, dict[str, Any]] = {}
-    extensions: dict[str, dict[str, Any]] = {}
-    services: dict[str, dict[str, Any]] = {}
-    routes: dict[str, dict[str, Any]] = {}
-    topics: dict[str, dict[str, Any]] = {}
+    kind: str | None = None
+    at: str | None = None
+
+
+class ProvidedMethod(msgspec.Struct, frozen=True):
+    """What it says of one method of an extension: nothing that the host has a use for."""
+
+
+class ProvidedExtension(msgspec.Struct, frozen=True):
+    """What it says of one extension point: its methods, and ``at``, file and line of the class."""
+
+    methods: dict[str, ProvidedMethod] = {}
+    at: str | None = None
+
+
+class Provided(msgspec.Struct, frozen=True):
+    """What a plugin's code says it provides, by name. What else it says is passed over."""
+
+    hooks: dict[str, ProvidedHook] = {}
+    extensions: dict[str, ProvidedExtension] = {}
 
 
 async def hello(
@@ -73,7 +103,7 @@ async def hello(
     }
     try:
         response = await connection.call("annexe.hello", params, RequestMeta(), deadline=deadline)
-        greeting = _decode(response, Greeting)
+        greeting: Greeting = decode_answer(response, Greeting, limit_bytes=MAX_ANSWER_BYTES)
     except _FAULTS as error:
         raise HandshakeError(
             f"plugin {connection.plugin!r} did not get through the handshake: {error}", plugin=connection.plugin
@@ -103,13 +133,22 @@ async def activate(connection: Connection, greeting: Greeting, params: Mapping[s
     """
     try:
         response = await connection.call("annexe.activate", dict(params), RequestMeta(), deadline=deadline)
-        provided = _decode(response, Provided)
+        provided: Provided = decode_answer(response, Provided, limit_bytes=MAX_ACTIVATION_BYTES)
     except _FAULTS as error:
         raise ActivationError(f"plugin {connection.plugin!r} could not be activated: {error}", plugin=connection.plugin) from error
     connection.agree(greeting.codec)
     return provided
 
 
-def _decode(response: Response, cls: type[T]) -> T:
-    decode: Callable[..., T] = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
+def decode_answer(response: Response, cls: Any, *, limit_bytes: int) -> Any:
+    """Return what a plugin answered to one of the host's own methods, as a type that leaves nothing to the plugin.
+
+    Raises:
+        msgspec.ValidationError: It does not fit, or is larger than ``limit_bytes``: it is decoded on the event loop.
+        msgspec.DecodeError: It is broken; RecursionError and UnicodeDecodeError likewise.
+    """
+    size = len(memoryview(response.result))
+    if size > limit_bytes:
+        raise msgspec.ValidationError(f"an answer of {size} bytes; expected at most {limit_bytes}")
+    decode: Callable[..., Any] = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
     return decode(response.result, type=cls)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
-from annexe.channel.messages import Cancel, CodecName, Credit, End, Item, Message, Notification, PluginRequest, Release
+from annexe.channel.messages import Cancel, CodecName, Credit, End, Item, Message, Notification, PluginRequest, Release, kind_of
 from annexe.errors import InvalidResultError, RemoteProtocolError
 from annexe_sdk import wire
 from annexe_sdk.frames import read_head
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from annexe.channel.requests import PluginRequests
 
 __all__ = ["Incoming", "Notify"]
+
+_MAY_BE_LARGE = frozenset({wire.REQUEST, wire.RESPONSE, wire.NOTIFICATION})
 
 Notify = Callable[[str, msgspec.Raw, CodecName, str | None], None]
 """Takes a notification: its method, raw parameters, their codec, and the id of the request it belongs to. Must not raise or block."""
@@ -56,6 +58,22 @@ class Incoming:
         kind = type(message)
         # The classes for JSON are subclasses of those for MessagePack.
         self._by_type[kind if kind in self._by_type else kind.__mro__[1]](message)
+
+    def check_large(self, frame: bytes) -> None:
+        """Refuse a frame longer than 64 KiB whose kind has no use for it, before it costs anything to decode.
+
+        Raises:
+            RemoteProtocolError: Only requests, responses and notifications may be that long.
+        """
+        kind = kind_of(frame)
+        if kind in _MAY_BE_LARGE:
+            return
+        if kind == wire.ITEM:
+            text, rule = f"an item of {len(frame)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}", "credit-exceeded"
+        else:
+            text = f"a message of {len(frame)} bytes that is neither a request, a response nor a notification"
+            rule = "bad-envelope"
+        raise RemoteProtocolError(text, rule=rule, plugin=self._connection.plugin)
 
     def take_bad_frame(self, frame: bytes, error: Exception, *, greeted: bool) -> None:
         """Charge a frame that cannot be decoded to the call whose payload it is.

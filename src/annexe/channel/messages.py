@@ -18,6 +18,7 @@ import msgspec
 
 from annexe.contract.values import CodecName
 from annexe_sdk import wire
+from annexe_sdk.frames import JSON_FIRST_BYTE
 
 __all__ = [
     "ENCODE_FAULTS",
@@ -41,6 +42,7 @@ __all__ = [
     "WireError",
     "decode_json",
     "decode_msgpack",
+    "kind_of",
     "read_map",
 ]
 
@@ -80,6 +82,10 @@ class NotificationMeta(msgspec.Struct, gc=False):
     """What the plugin says beside a notification."""
 
     parent: int | None = None
+
+
+class _ItemMeta(msgspec.Struct, gc=False):
+    """What the plugin says beside an item: nothing that is known today. Passed over, never built."""
 
 
 class WireError(msgspec.Struct, gc=False):
@@ -131,7 +137,7 @@ class Item(_Envelope, tag=wire.ITEM):
 
     id: int
     value: msgspec.Raw
-    meta: dict[str, Any]
+    meta: _ItemMeta
 
 
 class End(_Envelope, tag=wire.END):
@@ -150,7 +156,7 @@ class Credit(_Envelope, tag=wire.CREDIT):
 class Release(_Envelope, tag=wire.RELEASE):
     """The plugin is done with shared-memory regions."""
 
-    regions: list[tuple[int, int]]
+    regions: msgspec.Raw
 
 
 # The same messages, out of JSON frames.
@@ -188,6 +194,20 @@ class Codec:
     decode: Callable[[bytes | msgspec.Raw], Any]
 
 
+def kind_of(frame: bytes) -> int:
+    """Return the kind of the message in a frame without decoding it; -1 where none can be read. In JSON, its first digit."""
+    if frame[0] == JSON_FIRST_BYTE:
+        head = frame[1:_HEAD_BYTES].lstrip()
+        return head[0] - 0x30 if head else -1
+    at = _AFTER_LENGTH.get(frame[0], 1)
+    kind = frame[at : at + 2]
+    if kind[:1] == b"\xcc":  # a longer way to say it
+        kind = kind[1:]
+    return kind[0] if kind else -1
+
+
+_HEAD_BYTES = 32
+_AFTER_LENGTH = {0xDC: 3, 0xDD: 5}
 _MAP_IN_JSON = 0x7B
 _NULLS = (b"", b"null", b"\xc0")
 _json_map = msgspec.json.Decoder(dict[str, Any]).decode

@@ -1,6 +1,7 @@
 """Streamed calls: items both ways, paid for with credit.
 
 * At most the credit granted is ever held for a stream, so a plugin cannot fill the host.
+* Nothing is sent while much waits to be read, whatever credit the plugin grants.
 * The plugin's clock runs only while it has credit and something to do: a slow upstream or a slow reader is never blamed on it.
 
 Source: docs/reference/protocol.md, "Streams"; docs/reference/hooks.md, "Time and failure"; ADR-0061.
@@ -30,6 +31,8 @@ __all__ = ["Decode", "Stream"]
 Decode = Callable[[CodecName, msgspec.Raw], Any]
 
 _ACKNOWLEDGE_BYTES = wire.INITIAL_CREDIT_BYTES // 2
+# Credit is the plugin's word: it may grant without reading. What really waits to be read is bounded by this, all streams together.
+_MAX_UNREAD_BYTES = 1024 * 1024
 
 
 @final
@@ -169,8 +172,10 @@ class Stream:
         if len(body) > wire.MAX_ITEM_FRAME_BYTES:
             text = f"an item for {method} has {len(body)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"
             raise InvalidParamsError(text, plugin=plugin, method=method)
-        while self._credit_bytes < len(body):
+        while self._credit_bytes < len(body) or self._connection.out_bytes > _MAX_UNREAD_BYTES:
             self._check_open()
+            if self._credit_bytes >= len(body):
+                self._connection.wake_when_written(self._wake_writer)
             self._room = self._loop.create_future()
             await self._room
         self._check_open()

@@ -53,6 +53,7 @@ class Transport:
         "_recv",
         "_send",
         "_sock",
+        "_when_written",
         "out_bytes",
         "writing",
     )
@@ -80,6 +81,7 @@ class Transport:
         self.out_bytes = 0
         self.writing = False  # the socket is full; the loop tells when it is not
         self._flush_due = False
+        self._when_written: set[Callable[[], None]] = set()
         self._closed = False
         loop.add_reader(sock.fileno(), self._on_readable)
 
@@ -112,6 +114,10 @@ class Transport:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
+    def wake_when_written(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once the queue is empty; never when it is empty now, or the peer is gone."""
+        self._when_written.add(wake)
+
     def close(self) -> None:
         """Stop reading and writing and close the socket. Idempotent; ``on_lost`` is not called any more."""
         if self._closed:
@@ -122,6 +128,7 @@ class Transport:
             self._loop.remove_writer(self._sock.fileno())
         self._out.clear()
         self._frames.clear()
+        self._when_written.clear()
         self.out_bytes = 0
         self._sock.close()
 
@@ -203,6 +210,11 @@ class Transport:
         if self.writing:
             self.writing = False
             self._loop.remove_writer(self._sock.fileno())
+        if self._when_written:
+            waiting = [*self._when_written]
+            self._when_written.clear()
+            for wake in waiting:
+                wake()
 
     def _gather(self) -> bytes | memoryview:
         """Take frames off the queue, up to what one write should hold."""

@@ -41,6 +41,8 @@ from annexe.record import Events, Explain, Metrics
 
 __all__ = ["DispatchPolicy", "Dispatcher"]
 
+_MAX_QUOTED_CHARS = 256
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,23 +262,21 @@ class Dispatcher:
         plugin, declared = manifest.id, manifest.provides
         for what, given, wanted in (("hook", provided.hooks, declared.hooks), ("extension", provided.extensions, declared.extensions)):
             for name in sorted(given.keys() - wanted.keys()):
-                at = given[name].get("at")
-                where = f" (at {at})" if at else ""
-                raise ActivationError(
-                    f"plugin {plugin!r} answers {what} {name!r}{where}, which its plugin.toml does not declare", plugin=plugin
-                )
+                where = f" (at {_cut(at)})" if (at := given[name].at) else ""
+                text = f"plugin {plugin!r} answers {what} {_cut(name)!r}{where}, which its plugin.toml does not declare"
+                raise ActivationError(text, plugin=plugin)
             for name in sorted(wanted.keys() - given.keys()):
                 raise ActivationError(
                     f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
                 )
         for name, facts in provided.hooks.items():
-            kind, expected = facts.get("kind"), str(self.pipelines[name].definition.kind)
+            kind, expected = _cut(str(facts.kind)), str(self.pipelines[name].definition.kind)
             if kind != expected:
-                text = f"plugin {plugin!r} answers {name} as {kind} (at {facts.get('at')}), expected {expected}: write @plugin.{expected}"
-                raise ActivationError(text, plugin=plugin, expected=expected, actual=str(kind))
-        for name, facts in provided.extensions.items():
-            methods = facts.get("methods")
-            missing = sorted(self.points[name].methods.keys() - (methods if isinstance(methods, dict) else {}).keys())
+                where = f" (at {_cut(facts.at)})" if facts.at else ""
+                text = f"plugin {plugin!r} answers {name} as {kind}{where}, expected {expected}: write @plugin.{expected}"
+                raise ActivationError(text, plugin=plugin, expected=expected, actual=kind)
+        for name, extension in provided.extensions.items():
+            missing = sorted(self.points[name].methods.keys() - extension.methods.keys())
             if missing:
                 raise ActivationError(f"plugin {plugin!r} fills extension point {name!r} without method {missing[0]!r}", plugin=plugin)
 
@@ -311,6 +311,11 @@ class Dispatcher:
         if callers is None:
             raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
         return callers
+
+
+def _cut(text: str) -> str:
+    """Return what a plugin wrote, no longer than messages, states and the store should hold."""
+    return text[:_MAX_QUOTED_CHARS]
 
 
 def _ordered(plugin: str, manifest: Manifest, hook: HookDefinition) -> Ordered:

@@ -18,6 +18,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, Refused, RequestMeta, Serve, activate, hello
+from annexe.channel.handshake import MAX_ANSWER_BYTES, decode_answer
 from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.record import PipeCapture, PluginLog
@@ -27,6 +28,12 @@ __all__ = ["Instance", "InstancePlan", "StopPolicy"]
 
 _CAPTURE_DRAIN_S = 0.5
 _EXIT_NEWS_S = 0.2
+
+
+class _Configured(msgspec.Struct):
+    """The answer to ``annexe.configure``; null and what else is there say nothing."""
+
+    restart: bool = False
 
 
 @final
@@ -193,13 +200,12 @@ class Instance:
         """
         deadline = monotonic() + timeout_s
         response = await self.connection.call("annexe.configure", {"config": dict(config)}, RequestMeta(), deadline=deadline)
-        decode = msgspec.json.decode if response.codec == "json" else msgspec.msgpack.decode
         try:
-            answer = decode(response.result)
+            answer: _Configured | None = decode_answer(response, _Configured | None, limit_bytes=MAX_ANSWER_BYTES)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            text = f"plugin {self.plan.launch.plugin!r} answered annexe.configure with what cannot be decoded: {error}"
+            text = f"plugin {self.plan.launch.plugin!r} answered annexe.configure with what cannot be used: {error}"
             raise InvalidResultError(text, plugin=self.plan.launch.plugin, method="annexe.configure") from error
-        return isinstance(answer, dict) and answer.get("restart") is True
+        return answer is not None and answer.restart
 
     async def stop(self, policy: StopPolicy) -> TreeReport:
         """Take the plugin down by the ladder; the caller has stopped sending it calls."""

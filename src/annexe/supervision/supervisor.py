@@ -46,6 +46,8 @@ __all__ = ["Policies", "Supervisor"]
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
 _MAX_PLACE_CHARS = 256
+# Parts of a reason may be the plugin's words; it goes into the history, the store and every list of plugins.
+_MAX_REASON_CHARS = 4096
 
 
 @final
@@ -281,9 +283,7 @@ class Supervisor:
         """Let it take calls until it ends or is not wanted; return why it ended, None when it is not wanted."""
         self.instance = instance
         self.connection = instance.connection
-        self._handlers = {
-            name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if isinstance(at := facts.get("at"), str)
-        }
+        self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if (at := facts.at) is not None}
         self._ready_at = self.last_used = monotonic()
         self._health = Health()
         self._move(_S.READY, "activated")
@@ -339,6 +339,7 @@ class Supervisor:
     def _failed(self, reason: str, *, ready_s: float) -> float | None:
         """Count a failure; return how long to back off, None when the life ends here."""
         policy = self._policies.restart
+        reason = reason[:_MAX_REASON_CHARS]
         self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
         self._memory.failed(self.id, reason=reason, count=self.failures)
         self._log.write("error", f"failed: {reason}", {"failures_in_a_row": self.failures}, source="host")
@@ -381,6 +382,7 @@ class Supervisor:
 
     def _move(self, state: PluginState, reason: str) -> None:
         before = self.life.state
+        reason = reason[:_MAX_REASON_CHARS]
         self.life = self.life.moved(state, reason=reason, at=self._clock.now())
         self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
         self._log.write("info", f"{before} → {state}: {reason}", source="host")

@@ -263,6 +263,26 @@ def test_of_a_great_many_faults_the_first_is_told_without_making_the_rest() -> N
     assert time.monotonic() - began < 5.0
 
 
+def test_each_value_of_a_list_and_each_stretch_of_text_is_a_part() -> None:
+    bomb = {"properties": {"a": {"default": [7] * 8000, "items": {"enum": list(range(100, 40_000))}}}}
+    assert "at most 5000 parts" in refusal(bomb)[0]["message"]
+    assert "at most 5000 parts" in refusal({"required": ["a"] * 5000})[0]["message"]
+    assert "at most 5000 parts" in refusal({"enum": ["x" * 640] * 500})[0]["message"]
+    with pytest.raises(ConfigInvalidError, match="with a schema of so many parts"):
+        schema({"properties": {"a": {"items": {"enum": list(range(100, 2_900))}}}}).complete({"a": [7] * 2_000})
+
+
+@pytest.mark.parametrize("word", ["anyOf", "oneOf"])
+def test_no_fault_is_told_where_even_the_first_would_take_minutes(word: str) -> None:
+    fitting = schema({"properties": {"a": {word: [{"items": {"enum": ["a"]}}] * 900}}})
+    began = time.monotonic()
+    with pytest.raises(ConfigInvalidError) as caught:
+        fitting.complete({"a": [7] * 800})
+    assert time.monotonic() - began < 1.0  # 10 s and 800 MB where the library makes the errors
+    (problem,) = caught.value.data["problems"]
+    assert problem == {"path": "", "message": "does not fit the schema; value and schema are too large to say where"}
+
+
 def test_schema_with_too_many_unique_items_is_refused() -> None:
     assert "at most 5000 parts" in refusal({"allOf": [{"uniqueItems": True}] * 100})[0]["message"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from annexe.channel import Greeting, Provided, activate, hello
+from annexe.channel.handshake import MAX_ACTIVATION_BYTES, ProvidedHook
 from annexe.errors import ActivationError, CallTimeoutError, HandshakeError
 from annexe_sdk.frames import pack_frame
 from annexe_sdk.wire import NOTIFICATION, RESPONSE
@@ -107,7 +108,7 @@ def test_after_activation_the_host_speaks_the_codec_that_was_chosen() -> None:
             assert message[3] == {"config": {"a": 1}, "grants": ["kv"], "data_dir": None, "log_level": "debug"}
             await both.peer.send(4, 1, {"fraction": 0.5}, {})  # progress
             await both.peer.answer(1, {"hooks": {"a.b": {"kind": "filter"}}, "unknown": 1})
-            assert await task == Provided(hooks={"a.b": {"kind": "filter"}})
+            assert await task == Provided(hooks={"a.b": ProvidedHook(kind="filter")})
             assert both.connection.codec.name == "msgpack"
 
     asyncio.run(scenario())
@@ -134,7 +135,7 @@ def test_a_plugin_that_does_not_activate_says_why(error: dict[str, Any]) -> None
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("result", [b"5", b'{"hooks":[]}', b'{"hooks":{"a":{"x":"\xff"}}}', b'{"hooks":' + b"[" * 50_000])
+@pytest.mark.parametrize("result", [b"5", b'{"hooks":[]}', b'{"hooks":{"a":{"at":"\xff"}}}', b'{"hooks":' + b"[" * 50_000])
 def test_nonsense_for_an_answer_is_an_activation_that_failed(result: bytes) -> None:
     async def scenario() -> None:
         async with ends() as both:
@@ -155,5 +156,37 @@ def test_messages_of_every_kind_are_refused_before_hello_is_answered() -> None:
             await both.peer.send(NOTIFICATION, "log", {}, {})
             assert await both.broken_rule() == "before-hello"
             await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"hooks": {}, "topics": {"a": [{}] * (MAX_ACTIVATION_BYTES // 3)}}, "expected at most 262144"),
+        ({"hooks": {"a.b": {"kind": "filter", "at": "A" * MAX_ACTIVATION_BYTES}}}, "expected at most 262144"),
+        ({"hooks": {"a.b": {"kind": ["filter"]}}}, "Expected `str | null`"),
+        ({"extensions": {"a": {"methods": ["b"]}}}, "Expected `object`"),
+    ],
+)
+def test_an_answer_to_activate_that_is_too_large_or_of_another_form_is_refused(answer: Any, told: str) -> None:
+    async def scenario() -> None:
+        async with ends() as both:
+            task = activated(both)
+            await both.peer.called("annexe.activate")
+            await both.peer.answer(1, answer)
+            with pytest.raises(ActivationError, match=told):
+                await task
+
+    asyncio.run(scenario())
+
+
+def test_what_the_host_has_no_use_for_in_the_answer_to_activate_is_not_built() -> None:
+    async def scenario() -> None:
+        async with ends() as both:
+            task = activated(both)
+            await both.peer.called("annexe.activate")
+            await both.peer.answer(1, {"hooks": {"a.b": {"kind": "filter", "more": [{}] * 9}}, "topics": {"a": {"b": [{}] * 9}}})
+            assert await task == Provided(hooks={"a.b": ProvidedHook(kind="filter")})
 
     asyncio.run(scenario())

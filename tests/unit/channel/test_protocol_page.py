@@ -16,6 +16,7 @@ from annexe.capabilities import kv_params, services
 from annexe.channel import ChannelLimits, RequestMeta, handshake
 from annexe.channel.faults import _BY_CODE, error_to_wire
 from annexe.channel.messages import NotificationMeta, PluginMeta, ResponseMeta, decode_json, decode_msgpack
+from annexe.channel.streams import _MAX_UNREAD_BYTES
 from annexe.contract import HookKind
 from annexe.dispatch.request import MAX_STATE_BYTES
 from annexe_sdk import wire
@@ -139,6 +140,7 @@ LIMITS = ChannelLimits()
         ("streams of the host's at once", f"`limits.streams`: {LIMITS.streams}, or the manifest's up to {wire.MAX_STREAMS}"),
         ("requests of the plugin's open at once", f"{LIMITS.plugin_requests:,} "),
         ("calls within calls", f"{LIMITS.depth} "),
+        ("unread by the plugin while items are sent", f"{_MAX_UNREAD_BYTES // 2**20} MiB"),
         ("unread by the plugin", f"{LIMITS.out_bytes // 2**20} MiB"),
         ("time of a plugin's request without parent", f"{LIMITS.default_deadline_s:g} s"),
         ("state of a request", f"{MAX_STATE_BYTES // 1024} KiB"),

@@ -5,9 +5,12 @@ import json
 from time import monotonic
 from typing import Any
 
+import msgspec
 import pytest
 
+from annexe.channel.messages import Item, decode_json, kind_of
 from annexe.errors import CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, InvalidResultError, PluginRaisedError
+from annexe_sdk.frames import pack_frame
 from annexe_sdk.wire import CANCEL, CREDIT, END, INITIAL_CREDIT_BYTES, ITEM, MAX_CREDIT_BYTES, RELEASE, RESPONSE
 from tests.unit.channel.peer import Ends, ends
 
@@ -145,6 +148,50 @@ def test_messages_for_a_stream_that_is_over_are_ignored() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("frame", "rule"),
+    [
+        (b'[4,1,null,{"a":[' + b"{}," * 30_000 + b"0]}]", "credit-exceeded"),
+        (b"\x94\x04\x01\xc0\x81\xa1a\xdd" + (70_000).to_bytes(4, "big") + b"\x80" * 70_000, "credit-exceeded"),
+        (b"[3,1" + b" " * 70_000 + b"]", "bad-envelope"),
+        (b"[5,1" + b" " * 70_000 + b"]", "bad-envelope"),
+        (b"[6,1" + b" " * 70_000 + b",5]", "bad-envelope"),
+        (b"[7,[" + b"[0,0]," * 20_000 + b"[0,0]]]", "bad-envelope"),
+        (b"[" + b" " * 70_000 + b"4,1,null,{}]", "bad-envelope"),
+    ],
+)
+def test_a_long_frame_of_a_kind_that_needs_none_is_refused_for_a_call_that_is_over_too(frame: bytes, rule: str) -> None:
+    async def scenario() -> None:
+        async with ends() as both:
+            await both.works()
+            await both.peer.raw(pack_frame(frame))
+            assert await both.broken_rule() == rule
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind"),
+    [
+        (b"[0,2]", 0),
+        (b"[ 4 ,1]", 4),
+        (b"[" + b" " * 40 + b"4]", -1),
+        (b"\x94\x04\x01", 4),
+        (b"\xdc\x00\x04\x04", 4),
+        (b"\xdd\x00\x00\x00\x04\xcc\x01", 1),
+        (b"\x91", -1),
+    ],
+)
+def test_the_kind_of_a_message_is_read_off_its_head(frame: bytes, kind: int) -> None:
+    assert kind_of(frame) == kind
+
+
+def test_meta_of_an_item_is_passed_over_and_not_built() -> None:
+    item = decode_json(b'[4,1,"x",{"a":[{},{}],"b":1}]')
+    assert isinstance(item, Item)
+    assert msgspec.structs.fields(item.meta) == ()
+
+
 def test_the_host_waits_for_credit_and_never_takes_more_than_there_can_be() -> None:
     async def scenario() -> None:
         async with ends() as both:
@@ -168,6 +215,35 @@ def test_the_host_waits_for_credit_and_never_takes_more_than_there_can_be() -> N
                     sent += 1
             assert sent <= MAX_CREDIT_BYTES // 40_000
             third.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_credit_granted_without_reading_does_not_fill_the_host() -> None:
+    async def scenario() -> None:
+        async with ends() as both:
+            stream = await opened(both)
+            value, sent = "x" * 60_000, 0
+
+            async def feed() -> None:
+                nonlocal sent
+                while True:
+                    await stream.send(value)
+                    sent += 1
+
+            feeding = asyncio.create_task(feed())
+            for _ in range(300):  # far more than is read
+                await both.peer.send(CREDIT, 1, MAX_CREDIT_BYTES)
+                await asyncio.sleep(0)
+            before = sent
+            assert 10 < before < 100
+            assert both.connection.out_bytes < 2 * 1024 * 1024
+            for _ in range(before):
+                assert (await both.peer.read())[0] == ITEM
+            await both.peer.send(CREDIT, 1, MAX_CREDIT_BYTES)
+            await asyncio.sleep(0.05)
+            assert sent > before  # it goes on once what waited has been read
+            feeding.cancel()
 
     asyncio.run(scenario())
 
