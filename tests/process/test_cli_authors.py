@@ -22,10 +22,10 @@ from annexe import Policies, RestartPolicy, SyncHost
 from annexe.cli.new import new
 from annexe.cli.samples import sample_of
 from annexe.cli.schema import schema
+from annexe.contract.named import contracts_named
 from annexe.errors import ContractError
 from annexe.manifest import load_manifest
 from annexe.testing import PluginRunner
-from annexe.testing.contracts import contracts_named
 from tests.process.test_testing import run_pytest
 
 pytestmark = pytest.mark.any_user

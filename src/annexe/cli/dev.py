@@ -23,13 +23,13 @@ import click
 from watchfiles import DefaultFilter, awatch
 
 from annexe.cli.options import python_option
+from annexe.contract.named import BESIDE, contracts_beside, contracts_named
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginHandle
 from annexe.manifest.load import read_manifest
 from annexe.record.safetext import escaped
 from annexe.supervision.state import PluginState
-from annexe.testing.contracts import BESIDE, contracts_beside, contracts_named
 
 __all__ = ["dev"]
 

@@ -12,8 +12,8 @@ import click
 
 from annexe.cli.scaffold import Scaffold, scaffold_for, scaffold_of
 from annexe.contract import HookKind
+from annexe.contract.named import contracts_named
 from annexe.ids import is_plugin_id
-from annexe.testing.contracts import contracts_named
 
 __all__ = ["new"]
 

@@ -16,8 +16,8 @@ import click
 from annexe.cli.events import event_line
 from annexe.cli.options import python_option, state_option
 from annexe.cli.terminal import print_text
+from annexe.contract.named import contracts_named
 from annexe.errors import ContractError
-from annexe.testing.contracts import contracts_named
 
 if TYPE_CHECKING:
     from annexe.host.host import Host

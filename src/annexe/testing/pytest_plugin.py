@@ -45,7 +45,7 @@ def annexe_capabilities() -> Sequence[Any]:
 @pytest.fixture
 def annexe_contracts(annexe_folder: Path) -> Sequence[type[Any]]:
     """Return what ``annexe_host`` opens: the contracts in ``contracts.py`` beside ``plugin.toml``; override to give others."""
-    from annexe.testing.contracts import contracts_beside
+    from annexe.contract.named import contracts_beside
 
     return contracts_beside(annexe_folder)
 

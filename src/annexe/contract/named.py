@@ -1,6 +1,7 @@
 """Contracts as their names say: ``module:Class``, ``module:LIST``, ``module``, ``path/to/file.py:Class``, ``path/to/file.py``.
 
-Importing them runs the code of that module; that is the application's own, or its author's.
+Importing them runs the code of that module; that is the application's own, or its author's. The one module of this package that does so:
+for the ``annexe`` command and for tests, never for a running host.
 
 Source: ADR-0057.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from annexe.contract import ExtensionPoint, HookSpec
+from annexe.contract.specs import ExtensionPoint, HookSpec
 from annexe.errors import ContractError
 
 __all__ = ["BESIDE", "contracts_beside", "contracts_named"]
