@@ -334,7 +334,12 @@ def test_streams_and_extensions_by_the_contract_are_checked(plugin: Plugin) -> N
 
     runner = PluginRunner(plugin, contracts=[Shop, Words])
     assert runner.stream("shop.lines", ["a"], 1) == ["a", "end"]
-    for item, count, error in (("a", 0, InvalidResultError), (1, 1, InvalidParamsError), ("a", "1", InvalidParamsError)):
+    cases: list[tuple[Any, Any, type[Exception]]] = [
+        ("a", 0, InvalidResultError),
+        (1, 1, InvalidParamsError),
+        ("a", "1", InvalidParamsError),
+    ]
+    for item, count, error in cases:
         with pytest.raises(error):
             runner.stream("shop.lines", [item], count)
     words = runner.extension("words")
