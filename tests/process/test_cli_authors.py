@@ -375,6 +375,7 @@ def test_dev_runs_the_plugin_starts_it_again_on_save_and_stops_in_order(here: Pa
         ready, said = sorted([dev.until(either), dev.until(either)], key=lambda line: "said by" in line)
         assert "\\x1b[31m" in said  # escaped, for it could be anything
         second = pid_of(ready)
+        assert sum('grants="manifest"' in line for line in dev.seen) == 1, "once is enough"
         assert first != second and not Path(f"/proc/{first}").exists()
         assert dev.stop() == 0
         assert dev.seen[-1] == "annexe dev: stopped"
@@ -399,6 +400,8 @@ def test_dev_shows_what_is_broken_with_file_and_line_and_goes_on_when_it_is_mend
         code.write_text(good_code)
         dev.until("is ready")
         assert dev.stop(signal.SIGTERM) == 0
+        assert any("starting → backing-off" in line for line in dev.seen)
+        assert not any("started again in" in line for line in dev.seen), "that is for who saves a file to do"
 
 
 def test_dev_starts_a_plugin_that_failed_so_often_that_it_is_in_quarantine(here: Path) -> None:

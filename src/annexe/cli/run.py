@@ -117,7 +117,10 @@ def _print_start(host: Host) -> None:
 
 def _print_event(event: Event) -> None:
     told = event.as_dict()
-    _say(event_line(told["time"], event.plugin, str(event.kind), event.reason.split("\n")[0], told["facts"]))
+    # An event has no line breaks; a list of problems had some. Indented, so that no line can pass for another event.
+    reason, *problems = event.reason.split("\\n  - ")
+    line = event_line(told["time"], event.plugin, str(event.kind), reason, told["facts"])
+    _say("\n".join([line, *(f"    - {problem}" for problem in problems)]))
 
 
 def _say(text: str) -> None:

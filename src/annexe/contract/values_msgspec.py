@@ -74,11 +74,14 @@ def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any]
         try:
             if check is not None:
                 check(value, MAX_NESTING)
-            # msgpack would send a datetime in a form of its own, which only a reader that knows the type could undo.
-            return msgspec.to_builtins(value, builtin_types=(bytes,)) if as_text else value
         except InvalidValueError:
             raise
-        except Exception as error:  # the value is not of the declared type
+        except Exception as error:  # it looked for what a value of the declared type has
+            raise InvalidValueError(path="$", expected=name, actual=bounded(type(value).__name__)) from error
+        try:
+            # msgpack would send a datetime in a form of its own, which only a reader that knows the type could undo.
+            return msgspec.to_builtins(value, builtin_types=(bytes,)) if as_text else value
+        except Exception as error:  # it holds what cannot be sent
             raise InvalidValueError(path="$", expected=name, actual=bounded(f"{type(value).__name__} ({error})")) from error
 
     return to_wire
