@@ -93,7 +93,9 @@ def cli_page() -> str:
         "All others ask a running host, over its [control socket](control.md): the host of the state directory that `--state` or the\n"
         "variable `ANNEXE_STATE` names. With `--json` a command prints one JSON document (`logs` and `events`: one a line), and its\n"
         "errors are JSON too, on standard error. What plugins wrote is shown with everything escaped that is not printable. Colour is for\n"
-        "terminals, and never where `NO_COLOR` is set.\n",
+        "terminals, and never where `NO_COLOR` is set.\n\n"
+        "A `call` to one plugin fails when that plugin gives no result, whatever the hook's policy ([control](control.md#call)).\n"
+        "`grant` also starts a plugin that was stopped.\n",
         *(command_section(path, command) for path, command in commands(cli, "annexe") if command is not cli),
         "\n## Exit codes\n\n| code | meaning |\n|---|---|\n",
         *(f"| {code} | {meaning} |\n" for code, meaning in sorted(exit_meanings().items())),

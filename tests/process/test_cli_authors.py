@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import re
 import signal
@@ -22,10 +23,10 @@ from annexe import Policies, RestartPolicy, SyncHost
 from annexe.cli.new import new
 from annexe.cli.samples import sample_of
 from annexe.cli.schema import schema
+from annexe.contract.named import contracts_named, importable_as
 from annexe.errors import ContractError
 from annexe.manifest import load_manifest
 from annexe.testing import PluginRunner
-from annexe.testing.contracts import contracts_named
 from tests.process.test_testing import run_pytest
 
 pytestmark = pytest.mark.any_user
@@ -80,7 +81,7 @@ def forget_modules() -> Iterator[None]:
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("shop_contracts", "hello", "shop_plug", "kinds"):
+        if name.partition(".")[0] in ("shop_contracts", "hello", "shop_plug", "kinds", "app", "orders", "broken_contracts"):
             del sys.modules[name]
 
 
@@ -151,7 +152,49 @@ def test_new_says_what_it_made_and_what_to_do_next(here: Path) -> None:
     assert "Made hello/:" in said
     for name in re.findall(r"^  (\S+)  ", said.partition("Next:")[0], re.MULTILINE):
         assert (here / "hello" / name).exists(), name
-    assert "cd hello && pytest" in said and "annexe dev hello" in said
+
+
+def test_new_says_next_what_can_be_pasted_in_order(here: Path) -> None:
+    said = invoke(new, "plugins/hello").output
+    lines = [line.strip() for line in said.partition("Next, from here:")[2].splitlines() if line.strip()]
+    assert [line.partition("  #")[0].rstrip() for line in lines] == ["pytest plugins/hello", "annexe dev plugins/hello"]
+    assert "2 passed" in run_pytest(here / "plugins" / "hello", here)
+    script = "\n".join(lines).replace("annexe dev", "test -d")  # it would run on
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "python_path"),
+    [
+        pytest.param("plugins/shop-plug", "shop_contracts:Shop", ". ../..", id="module"),
+        pytest.param("plugins/shop-plug", "shop_contracts.py:Shop", ". ../..", id="file"),
+        pytest.param("shop-plug", "app/orders.py:Shop", ". ../app", id="file-elsewhere"),
+        pytest.param("shop-plug", "app.orders:Shop", ". ..", id="package"),
+        pytest.param("plugins/shop-plug", "our app/contracts.py:Shop", "'../../our app' .", id="contracts"),
+    ],
+)
+def test_new_plugin_finds_the_application_where_it_is(here: Path, folder: str, named: str, python_path: str) -> None:
+    for copy in ("app/orders.py", "our app/contracts.py"):
+        (here / copy).parent.mkdir()
+        (here / copy).write_text(CONTRACTS)
+    result = invoke(new, folder, "--contracts", named)
+    assert result.exit_code == 0, result.output
+    assert f"pythonpath = {python_path}\n" in (here / folder / "pytest.ini").read_text()
+    assert "6 passed" in (said := run_pytest(here / folder, here)), said
+
+
+def test_new_plugin_one_folder_up_from_where_one_is_finds_the_application(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "plugins").mkdir()
+    monkeypatch.chdir(here / "plugins")
+    result = invoke(new, "shop-plug", "--contracts", "../shop_contracts.py:Shop")
+    assert result.exit_code == 0, result.output
+    assert "from shop_contracts import Shop\n" in (here / "plugins" / "shop-plug" / "contracts.py").read_text()
+    assert "6 passed" in (said := run_pytest(here / "plugins" / "shop-plug", here)), said
+    with running(here / "plugins" / "shop-plug") as dev:
+        dev.until("is ready")
+        dev.stop()
 
 
 def test_new_overwrites_nothing(here: Path) -> None:
@@ -169,7 +212,7 @@ def test_new_overwrites_nothing(here: Path) -> None:
     ("args", "said"),
     [
         pytest.param(["Hello World"], "lower-case words joined by hyphens", id="name"),
-        pytest.param(["../up"], "lower-case words joined by hyphens", id="path"),
+        pytest.param(["hello/.."], "lower-case words joined by hyphens", id="path"),
         pytest.param(["hello", "--hook", "nothing"], "SPEC.HOOK", id="hook"),
         pytest.param(["hello", "--hook", "a.b:sieve"], "first_result", id="kind"),
         pytest.param(["hello", "--contracts", "shop_contracts:Shop", "--hook", "shop.cost"], "they open: shop.act", id="unknown"),
@@ -185,7 +228,21 @@ def test_new_refuses_what_makes_no_sense_and_makes_nothing(here: Path, args: lis
 def test_new_with_contracts_that_are_not_there_makes_nothing(here: Path) -> None:
     result = invoke(new, "hello", "--contracts", "shop_contracts:Store")
     assert isinstance(result.exception, ContractError)
+    result = invoke(new, "hello", "--contracts", "kitchen:Store")
+    assert isinstance(result.exception, ContractError)
+    assert f"looked for in {here}" in str(result.exception) and "run this where kitchen.py lies, set PYTHONPATH" in str(result.exception)
+    (here / "shop-two.py").write_text(CONTRACTS)
+    result = invoke(new, "hello", "--contracts", "shop-two.py")
+    assert "call the file shop_two.py" in str(result.exception)
     assert not (here / "hello").exists()
+
+
+def test_what_a_module_of_contracts_imports_itself_is_named_alone(here: Path) -> None:
+    (here / "broken_contracts.py").write_text("import nowhere_to_be_found\n")
+    result = invoke(schema, "broken_contracts")
+    assert str(result.exception).endswith("No module named 'nowhere_to_be_found'")
+    assert importable_as("json") == ("json", None)
+    assert importable_as("sys") == ("sys", None)
 
 
 def test_new_plugin_named_like_a_module_of_python_gets_a_package_of_its_own(here: Path) -> None:
@@ -318,6 +375,7 @@ def test_dev_runs_the_plugin_starts_it_again_on_save_and_stops_in_order(here: Pa
         ready, said = sorted([dev.until(either), dev.until(either)], key=lambda line: "said by" in line)
         assert "\\x1b[31m" in said  # escaped, for it could be anything
         second = pid_of(ready)
+        assert sum('grants="manifest"' in line for line in dev.seen) == 1, "once is enough"
         assert first != second and not Path(f"/proc/{first}").exists()
         assert dev.stop() == 0
         assert dev.seen[-1] == "annexe dev: stopped"
@@ -342,6 +400,8 @@ def test_dev_shows_what_is_broken_with_file_and_line_and_goes_on_when_it_is_mend
         code.write_text(good_code)
         dev.until("is ready")
         assert dev.stop(signal.SIGTERM) == 0
+        assert any("starting → backing-off" in line for line in dev.seen)
+        assert not any("started again in" in line for line in dev.seen), "that is for who saves a file to do"
 
 
 def test_dev_starts_a_plugin_that_failed_so_often_that_it_is_in_quarantine(here: Path) -> None:

@@ -16,9 +16,9 @@ from types import ModuleType
 import pytest
 
 from annexe import HookSpec, hook
+from annexe.contract.named import contracts_beside, contracts_named
 from annexe.errors import ActivationError, ContractError
 from annexe.testing import async_host_for, host_for
-from annexe.testing.contracts import contracts_beside, contracts_named
 
 pytestmark = pytest.mark.any_user
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
 import signal
 import sys
 import tempfile
@@ -23,17 +25,18 @@ import click
 from watchfiles import DefaultFilter, awatch
 
 from annexe.cli.options import python_option
+from annexe.contract.named import BESIDE, contracts_beside, contracts_named
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginHandle
 from annexe.manifest.load import read_manifest
 from annexe.record.safetext import escaped
 from annexe.supervision.state import PluginState
-from annexe.testing.contracts import BESIDE, contracts_beside, contracts_named
 
 __all__ = ["dev"]
 
 _DEBOUNCE_MS = 50
+_AGAIN = re.compile(r"; failure \d+, started again in [\d.]+ s\Z")
 _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -50,10 +53,28 @@ def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state
     with contextlib.ExitStack() as stack:
         kept = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="annexe-dev-")))
         kept.chmod(0o700) if kept.exists() else None
+        logger, once = logging.getLogger("annexe.host"), _OnceFilter()
+        logger.addFilter(once)
+        stack.callback(logger.removeFilter, once)
         session = _Session(path.resolve(), contracts, pythons, kept)
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             asyncio.run(session.run())
         _say("stopped")
+
+
+@final
+class _OnceFilter(logging.Filter):
+    """Lets each warning through once: a host says the same at each start, and here there is one after every save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._told
+        self._told.add(text)
+        return is_new or record.levelno != logging.WARNING
 
 
 @final
@@ -148,7 +169,9 @@ def _show(record: Mapping[str, Any]) -> None:
     fields = " ".join(f"{name}={value!r}" for name, value in record["fields"].items())
     time = str(record["time"])[11:23]
     shown = level if source == "log" else source
-    text = escaped(f"{time} {shown:<7} {record['message']}{'  ' + fields if fields else ''}")
+    # Here nobody starts it again but who saves a file.
+    message = _AGAIN.sub("", record["message"]) if source == "host" else record["message"]
+    text = escaped(f"{time} {shown:<7} {message}{'  ' + fields if fields else ''}")
     click.echo(click.style(text, fg=_COLOURS.get(level)))
 
 

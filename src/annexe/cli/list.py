@@ -25,7 +25,16 @@ def list_plugins(state_dir: Path, as_json: bool) -> None:
         print_text("no plugins; `annexe status` says which folders the host looks into")
     else:
         rows = [
-            (one["id"], one["version"], one["state"], "" if one["enabled"] else "disabled", one["pid"], one["reason"].split("\n")[0])
+            (one["id"], one["version"], one["state"], "" if one["enabled"] else "disabled", one["pid"], _why(one["reason"], one["id"]))
             for one in plugins
         ]
         print_table(("ID", "VERSION", "STATE", "", "PID", "WHY"), rows)
+
+
+def _why(reason: str, plugin: str) -> str:
+    """Return a reason in one line: of a list of problems the first."""
+    first, *problems = reason.split("\n  - ")
+    if not problems:
+        return first.split("\n")[0]
+    more = f" (and {len(problems) - 1} more; see: annexe show {plugin})" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"

@@ -16,9 +16,9 @@ import click
 from annexe.cli.events import event_line
 from annexe.cli.options import python_option, state_option
 from annexe.cli.terminal import print_text
+from annexe.contract.named import contracts_named
 from annexe.errors import ContractError
 from annexe.host.advice import command
-from annexe.testing.contracts import contracts_named
 
 if TYPE_CHECKING:
     from annexe.host.host import Host
@@ -118,7 +118,10 @@ def _print_start(host: Host) -> None:
 
 def _print_event(event: Event) -> None:
     told = event.as_dict()
-    _say(event_line(told["time"], event.plugin, str(event.kind), event.reason.split("\n")[0], told["facts"]))
+    # An event has no line breaks; a list of problems had some. Indented, so that no line can pass for another event.
+    reason, *problems = event.reason.split("\\n  - ")
+    line = event_line(told["time"], event.plugin, str(event.kind), reason, told["facts"])
+    _say("\n".join([line, *(f"    - {problem}" for problem in problems)]))
 
 
 def _say(text: str) -> None:

@@ -6,10 +6,10 @@ Everything about hooks and extension points comes from their definitions, so tha
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 from annexe.cli.samples import sample_of
@@ -73,13 +73,14 @@ def scaffold_for(name: str, kinds: Mapping[str, HookKind]) -> Scaffold:
     return Scaffold({**made.files, "contracts.py": contracts}, made.purposes, made.known)
 
 
-def scaffold_of(name: str, contracts: Mapping[type[Any], str], *, only: frozenset[str]) -> Scaffold:
+def scaffold_of(name: str, contracts: Mapping[type[Any], str], *, only: frozenset[str], python_path: Sequence[str] = ()) -> Scaffold:
     """Make a plugin for an application's contracts.
 
     Args:
         name: Its id.
-        contracts: Hook specs and extension points, with the module each was found in.
+        contracts: Hook specs and extension points, with the module each is imported from.
         only: Qualified names of the hooks and extension points to answer; empty: all.
+        python_path: Folders in which those modules are, as seen from the plugin's.
     """
     definitions = [definition_of(contract) for contract in contracts]
     hooks = [hook for spec in definitions if isinstance(spec, SpecDefinition) for hook in spec.hooks.values()]
@@ -97,7 +98,7 @@ def scaffold_of(name: str, contracts: Mapping[type[Any], str], *, only: frozense
         "config.schema.json": _CONFIG_SCHEMA,
         "contracts.py": _imported_contracts(contracts),
         "tests/test_plugin.py": _tests(name, hooks),
-        "pytest.ini": "[pytest]\ntestpaths = tests\npythonpath = . ..\n",
+        "pytest.ini": _pytest_settings(contracts.values(), python_path),
         "README.md": _readme(name, package, hooks, points),
     }
     if types.lines:
@@ -241,11 +242,17 @@ def _example_signature(name: str, kind: HookKind) -> str:
 def _imported_contracts(contracts: Mapping[type[Any], str]) -> str:
     lines = ['"""What the application opens to plugins: for tests and `annexe dev`. The application must be importable for them."""', ""]
     by_module: dict[str, list[str]] = {}
-    for contract, where in contracts.items():
-        module = ".".join(Path(where).with_suffix("").parts) if where.endswith(".py") else where
+    for contract, module in contracts.items():
         by_module.setdefault(module, []).append(contract.__name__)
     lines += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(by_module.items())]
     return "\n".join([*lines, "", f"__all__ = [{', '.join(repr(contract.__name__) for contract in contracts)}]".replace("'", '"'), ""])
+
+
+def _pytest_settings(modules: Iterable[str], python_path: Sequence[str]) -> str:
+    folders = list(map(shlex.quote, python_path))
+    # The application's own contracts.py would be hidden by the plugin's, which imports it.
+    seen = [*folders, "."] if "contracts" in modules else [".", *folders]
+    return f"[pytest]\ntestpaths = tests\npythonpath = {' '.join(seen)}\n"
 
 
 def _tests(name: str, hooks: list[HookDefinition]) -> str:

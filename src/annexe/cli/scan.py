@@ -25,4 +25,4 @@ def scan(state_dir: Path, as_json: bool) -> None:
     for what in ("added", "removed"):
         for plugin in told[what]:
             print_text(f"{what}: {plugin}")
-    print_text(f"{told['known']} plugins are known")
+    print_text("1 plugin is known" if told["known"] == 1 else f"{told['known']} plugins are known")

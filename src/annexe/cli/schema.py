@@ -7,7 +7,7 @@ import json
 import click
 
 from annexe.contract import check_distinct, definition_of, export_schema, export_stub
-from annexe.testing.contracts import contracts_named
+from annexe.contract.named import contracts_named
 
 __all__ = ["schema"]
 

@@ -52,7 +52,11 @@ def _print_head(told: dict[str, Any]) -> None:
     if told["description"]:
         print_text(_one_line(told["description"]))
     print_text()
-    print_text(f"state:     {told['state']} since {told['since']}: {_one_line(told['reason'])}")
+    reason, problems = told["reason"], told["problems"] or ""
+    if "\n" in problems:
+        reason = reason.split("\n")[0].removesuffix(":")  # they are listed below
+    since = f" since {told['since']}" if told["since"] else ""
+    print_text(f"state:     {told['state']}{since}: {_one_line(reason)}")
     print_text(f"enabled:   {'yes' if told['enabled'] else 'no'}; starts {told['starts']}, failures in a row {told['failures']}")
     for hook, seconds in told["breakers"].items():
         print_text(f"breaker:   open at {hook}: it failed too often there, and is passed over for {seconds:.0f} s more")
@@ -61,14 +65,14 @@ def _print_head(told: dict[str, Any]) -> None:
     print_text(f"content:   {told['digest'] or '-'}")
     provided = [*told["hooks"], *told["extensions"]]
     print_text(f"provides:  {', '.join(provided) or 'nothing'}")
-    if told["problems"]:
-        print_text(f"\nProblems:\n{told['problems']}")
+    if problems and problems not in reason:
+        print_text(f"\nProblems:\n{problems}")
 
 
 def _print_limits(told: dict[str, Any]) -> None:
     if told["limits"]:
         print_text("\nLimits:")
-        rows = [(limit["name"], limit["value"], limit["worth"], limit["why"]) for limit in told["limits"]]
+        rows = [(limit["name"], _with_unit(limit["name"], limit["value"]), limit["worth"], limit["why"]) for limit in told["limits"]]
         print_table(("LIMIT", "VALUE", "WORTH", "WHY"), rows)
 
 
@@ -79,6 +83,18 @@ def _print_isolation(told: dict[str, Any]) -> None:
         return
     print_text("\nIsolation receipt:")
     print_text("\n".join(f"  {line}" for line in text.split("\n")))
+
+
+def _with_unit(name: str, value: Any) -> str:
+    if name.endswith("-timeout"):
+        return f"{value:g} s"
+    if name not in ("memory", "disk"):
+        return str(value)
+    for unit in ("B", "KiB", "MiB"):
+        if value % 1024:
+            return f"{value} {unit}"
+        value //= 1024
+    return f"{value} GiB"
 
 
 def _one_line(text: str) -> str:

@@ -14,16 +14,18 @@ from typing import Any, final
 
 import msgspec
 
-__all__ = ["MAX_QUOTED_CHARS", "InvalidValueError", "bounded", "from_decoder", "nesting_error"]
+__all__ = ["MAX_QUOTED_CHARS", "ONE_OF_THE_DECLARED", "InvalidValueError", "bounded", "from_decoder", "nesting_error"]
 
 MAX_QUOTED_CHARS = 200
+ONE_OF_THE_DECLARED = "one of the declared values"
+"""What is expected of an enum, as long as nobody has looked up its values."""
 
 _AT = re.compile(r" - at (?P<key>`key` in )?`(?P<path>\$.*)`\Z", re.DOTALL)
 _EXPECTED_GOT = re.compile(r"Expected (?P<expected>.+), got (?P<actual>.+)\Z", re.DOTALL)
 _OTHER_FORMS = (
     (re.compile(r"Object missing required field `(.+)`\Z", re.DOTALL), "an object with the field {}", "an object without it"),
     (re.compile(r"Object contains unknown field `(.+)`\Z", re.DOTALL), "an object without unknown fields", "the field {}"),
-    (re.compile(r"Invalid enum value (.+)\Z", re.DOTALL), "one of the declared values", "{}"),
+    (re.compile(r"Invalid enum value (.+)\Z", re.DOTALL), ONE_OF_THE_DECLARED, "{}"),
     (re.compile(r"Expected (.+)\Z", re.DOTALL), "{}", "something else"),
 )
 

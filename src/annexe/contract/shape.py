@@ -7,15 +7,17 @@ Source: ADR-0010 says which types a contract may use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import final
 
 from msgspec import inspect as shapes
 
-__all__ = ["ObjectNode", "Shape", "children", "reachable", "unwrap"]
+__all__ = ["ObjectNode", "Shape", "children", "declared_values", "reachable", "unwrap"]
 
 ObjectNode = shapes.DataclassType | shapes.StructType | shapes.TypedDictType
 
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _LEAVES = (
     shapes.AnyType,
     shapes.BoolType,
@@ -83,6 +85,45 @@ class Shape:
     def holds_instants(self) -> bool:
         """Say whether there is a datetime, which MessagePack would send in a form of its own and JSON as text."""
         return any(isinstance(node, shapes.DateTimeType) for node in self.nodes)
+
+
+def declared_values(root: shapes.Type, path: str) -> list[object]:
+    """Return the values that enums and literals declare for one place in a value; empty where there is none.
+
+    Args:
+        root: The type of the whole.
+        path: As decoding tells it: ``$.items[0].unit``, ``$[...]`` for the value of some key.
+    """
+    nodes = _members([root])
+    for name, index in _STEP.findall(path):
+        nodes = _members([below for node in nodes for below in _below(node, name, index)])
+    values: list[object] = []
+    for node in nodes:
+        if isinstance(node, shapes.LiteralType):
+            values += node.values
+        elif isinstance(node, shapes.EnumType):
+            values += [member.value for member in node.cls]
+    return values
+
+
+def _members(nodes: list[shapes.Type]) -> list[shapes.Type]:
+    """Return the nodes with unions opened; a union holds no union."""
+    plain = list(map(unwrap, nodes))
+    return [unwrap(member) for node in plain for member in (node.types if isinstance(node, shapes.UnionType) else (node,))]
+
+
+def _below(node: shapes.Type, name: str, index: str) -> list[shapes.Type]:
+    match node:
+        case shapes.DataclassType() | shapes.StructType() | shapes.TypedDictType():
+            return [field.type for field in node.fields if field.encode_name == name]
+        case shapes.ListType() | shapes.VarTupleType():
+            return [node.item_type]
+        case shapes.TupleType():
+            return list(node.item_types[int(index) : int(index) + 1]) if index.isdecimal() else []
+        case shapes.DictType():
+            return [node.value_type]
+        case _:
+            return []
 
 
 def unwrap(node: shapes.Type) -> shapes.Type:

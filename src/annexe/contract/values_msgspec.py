@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from annexe.contract.invalid import InvalidValueError, bounded, from_decoder
-from annexe.contract.shape import Shape
+from annexe.contract.invalid import ONE_OF_THE_DECLARED, InvalidValueError, bounded, from_decoder
+from annexe.contract.shape import Shape, declared_values
 from annexe.contract.values import Decode, Payload, ValueType
 from annexe.contract.wire_check import Check, compile_check
 from annexe_sdk.wire import MAX_NESTING
@@ -32,8 +32,10 @@ def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType
     """
     check = compile_check(shape, floats=True, ints=False)
     as_json = msgspec.json.Decoder(annotation)
-    decode_json = _decoder(as_json.decode, name, compile_check(shape, floats=False, ints=True, decoded=True))
-    decode_msgpack = _decoder(msgspec.msgpack.Decoder(annotation).decode, name, compile_check(shape, floats=True, ints=False, decoded=True))
+    decode_json = _decoder(as_json.decode, name, shape, compile_check(shape, floats=False, ints=True, decoded=True))
+    decode_msgpack = _decoder(
+        msgspec.msgpack.Decoder(annotation).decode, name, shape, compile_check(shape, floats=True, ints=False, decoded=True)
+    )
     strict = compile_check(shape, floats=True, ints=True, decoded=True)
     as_text = shape.holds_instants()
     return ValueType(
@@ -42,18 +44,18 @@ def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType
         admits_none=_decodes(decode_json, b"null"),
         native=check is None and not as_text,
         to_wire=_to_wire(name, check, as_text=as_text),
-        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, strict),
+        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, shape, strict),
         decoders={"msgpack": decode_msgpack, "json": decode_json},
         make_schema=lambda: msgspec.json.schema(annotation),
     )
 
 
-def _decoder(raw_decode: Callable[[Any], Any], name: str, check: Check | None) -> Decode:
+def _decoder(raw_decode: Callable[[Any], Any], name: str, shape: Shape, check: Check | None) -> Decode:
     def decode(raw: Payload) -> Any:
         try:
             return raw_decode(raw)
         except Exception as error:  # a model's own __post_init__ may raise anything
-            raise from_decoder(error, expected=name) from error
+            raise _refusal(error, name, shape) from error
 
     if check is None:
         return decode
@@ -62,11 +64,18 @@ def _decoder(raw_decode: Callable[[Any], Any], name: str, check: Check | None) -
         try:
             value = raw_decode(raw)
         except Exception as error:  # as above
-            raise from_decoder(error, expected=name) from error
+            raise _refusal(error, name, shape) from error
         check(value, MAX_NESTING)
         return value
 
     return decode_and_check
+
+
+def _refusal(error: Exception, name: str, shape: Shape) -> InvalidValueError:
+    refusal = from_decoder(error, expected=name)
+    if refusal.expected == ONE_OF_THE_DECLARED and (values := declared_values(shape.root, refusal.path)):
+        return InvalidValueError(path=refusal.path, expected=bounded(f"one of {', '.join(map(repr, values))}"), actual=refusal.actual)
+    return refusal
 
 
 def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any], Any]:
@@ -74,11 +83,14 @@ def _to_wire(name: str, check: Check | None, *, as_text: bool) -> Callable[[Any]
         try:
             if check is not None:
                 check(value, MAX_NESTING)
-            # msgpack would send a datetime in a form of its own, which only a reader that knows the type could undo.
-            return msgspec.to_builtins(value, builtin_types=(bytes,)) if as_text else value
         except InvalidValueError:
             raise
-        except Exception as error:  # the value is not of the declared type
+        except Exception as error:  # it looked for what a value of the declared type has
+            raise InvalidValueError(path="$", expected=name, actual=bounded(type(value).__name__)) from error
+        try:
+            # msgpack would send a datetime in a form of its own, which only a reader that knows the type could undo.
+            return msgspec.to_builtins(value, builtin_types=(bytes,)) if as_text else value
+        except Exception as error:  # it holds what cannot be sent
             raise InvalidValueError(path="$", expected=name, actual=bounded(f"{type(value).__name__} ({error})")) from error
 
     return to_wire

@@ -69,20 +69,34 @@ def contract_problems(manifest: Manifest, *, hooks: Mapping[str, int], extension
         extensions: Revision by name of every extension point that is open.
 
     Returns:
-        One error for each that is unknown (with the nearest known name) or of another revision; empty when all fit.
+        One error for each that is of another revision, or unknown and near to a known name; one for all others of a kind that are unknown;
+        empty when all fit.
     """
     provided = [("hook", name, hook.revision, hooks) for name, hook in manifest.provides.hooks.items()]
     provided += [("extension point", name, extension.revision, extensions) for name, extension in manifest.provides.extensions.items()]
     problems: list[ContractError] = []
+    strange: dict[str, list[str]] = {}
     for kind, name, revision, opened in provided:
         if name not in opened:
-            problems.append(_unknown(manifest.id, kind, name, sorted(opened)))
+            close = nearest(name, sorted(opened))
+            if close:
+                problems.append(_unknown(manifest.id, kind, [name], f"expected {close!r}"))
+            else:
+                strange.setdefault(kind, []).append(name)
         elif revision != opened[name]:
             problems.append(RevisionMismatchError(plugin=manifest.id, contract=f"{kind} {name}", expected=opened[name], actual=revision))
+    for kind, opened in (("hook", hooks), ("extension point", extensions)):
+        if kind in strange:
+            problems.append(_unknown(manifest.id, kind, strange[kind], _opened(opened)))
     return problems
 
 
-def _unknown(plugin: str, kind: str, name: str, known: list[str]) -> ContractError:
-    close = nearest(name, known)
-    expected = f"expected {close!r}" if close else "expected one of " + ", ".join(map(repr, known)) if known else "the host opens none"
-    return ContractError(f"plugin {plugin!r} provides {kind} {name!r}, which the host does not open; {expected}.", plugin=plugin, name=name)
+def _opened(opened: Mapping[str, int]) -> str:
+    if opened:
+        return f"expected one of {', '.join(map(repr, sorted(opened)))}"
+    return "it opens none; name what the application opens, by --contracts MODULE:SPEC or Host(contracts=[…])"
+
+
+def _unknown(plugin: str, kind: str, names: list[str], what_helps: str) -> ContractError:
+    what = f"{kind}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+    return ContractError(f"plugin {plugin!r} provides {what}, which the host does not open; {what_helps}", plugin=plugin, name=names[0])

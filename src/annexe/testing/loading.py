@@ -26,6 +26,7 @@ class LoadedPlugin:
 
     Attributes:
         manifest: Its manifest.
+        folder: The same folder, as an absolute path.
         plugin: What its entry module calls ``plugin``.
 
     Raises:
@@ -36,6 +37,7 @@ class LoadedPlugin:
     def __init__(self, folder: Path) -> None:
         loaded = load_manifest(folder)
         self.manifest: Manifest = loaded.manifest
+        self.folder = loaded.folder
         self._path = str(loaded.folder)
         entry = self.manifest.runtime.entry
         _forget_others(entry.partition(".")[0], self._path)

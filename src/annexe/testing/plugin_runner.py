@@ -2,7 +2,8 @@
 
 The handlers get real contexts of the SDK; behind those are a dictionary for the store, a list for the log, and the test's own objects for
 capabilities. What goes in and out makes the trip through MessagePack, as it would on the wire. An exception that a handler raises
-reaches the test as it is, with its own traceback.
+reaches the test as it is, with its own traceback. A folder's configuration is completed and checked by its schema, and with contracts
+parameters and results are held against their types, as a host does.
 
 Source: docs/reference/testing.md; ADR-0058.
 """
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
 import msgspec
 
+from annexe.capabilities.config import schema_of
 from annexe.errors import ActivationError, MethodNotFoundError
 from annexe.ids import new_request_id
+from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
 from annexe.testing.loading import LoadedPlugin
@@ -39,9 +43,13 @@ class PluginRunner:
 
     Args:
         plugin: Its folder, or the ``Plugin`` itself. With a folder the manifest counts: what it does not ask for is refused.
-        config: Seen as ``ctx.config``.
+        config: Seen as ``ctx.config``; with a folder completed and checked by the schema that its manifest names.
         capabilities: Objects of classes with a ``name`` and ``async def`` methods, as a host takes them.
         clock: Decides when keys are over.
+        contracts: What the application opens: parameters and results are held against its types.
+
+    Raises:
+        ConfigInvalidError: The configuration does not fit the schema.
 
     Attributes:
         config: As handlers see it; ``configure`` changes it.
@@ -60,12 +68,14 @@ class PluginRunner:
         config: Mapping[str, Any] | None = None,
         capabilities: Iterable[Any] = (),
         clock: FakeClock | None = None,
+        contracts: Iterable[type[Any]] = (),
     ) -> None:
         self._loaded = LoadedPlugin(Path(plugin)) if isinstance(plugin, str | Path) else None
         self.plugin = plugin if isinstance(plugin, Plugin) else self._loaded.plugin if self._loaded is not None else Plugin()
         self.clock = clock or FakeClock()
         granted = self._loaded.manifest.permission_set() if self._loaded is not None else None
-        self._host = FakeHost(config=dict(config or {}), capabilities=capabilities, clock=self.clock, granted=granted)
+        self._checks = Checks(contracts, plugin=self._loaded.manifest.id if self._loaded is not None else "plugin")
+        self._host = FakeHost(config=self._completed(config or {}), capabilities=capabilities, clock=self.clock, granted=granted)
         self._runner: asyncio.Runner | None = None  # the loop of async handlers, from the first on
         self.logs = self._host.logs
         self.metrics = self._host.metrics
@@ -108,8 +118,12 @@ class PluginRunner:
         self._run_life(self.plugin.activate_handlers)
 
     def configure(self, config: Mapping[str, Any]) -> bool:
-        """Change the configuration; say whether the plugin asks to be restarted."""
-        self._host.config = dict(config)
+        """Change the configuration; say whether the plugin asks to be restarted.
+
+        Raises:
+            ConfigInvalidError: It does not fit the schema; nothing is changed.
+        """
+        self._host.config = self._completed(config)
         return "restart" in self._run_life(self.plugin.configure_handlers)
 
     def shutdown(self) -> None:
@@ -151,11 +165,18 @@ class PluginRunner:
             raise MethodNotFoundError(f"the plugin does not answer {what}; it answers: {known}", method=method)
         return handler
 
+    def _completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if self._loaded is None:
+            return dict(config)
+        manifest = self._loaded.manifest
+        return schema_of(self._loaded.folder, manifest.config_schema, plugin=manifest.id).complete(dict(config))
+
     def _run_life(self, handlers: list[Handler]) -> list[Any]:
         return [self._run(handler, [], {}) for handler in handlers]
 
     def _run(self, handler: Handler, params: list[Any], meta: dict[str, Any]) -> Any:
         """Call a handler; returns what it returned, items of a stream as a list. State goes back into ``meta``."""
+        _check_given(handler, params)
         ctx = self._host.async_context(meta) if handler.is_async else self._host.context(meta)
         params = [*params, ctx] if handler.wants_ctx else params
         result = handler.function(*params)
@@ -222,18 +243,20 @@ class RunnerRequest:
             Reject: The handler refused.
             Respond: The handler answered for all.
             MethodNotFoundError: The plugin does not answer the hook.
+            InvalidParamsError: What the test gives does not fit the contract.
+            InvalidResultError: What the handler gave does not.
         """
-        handler = self._runner._handler(f"hook.{hook}", f"hook {hook!r}")
-        sent = _travelled(list(params))
-        result = self._run(handler, _travelled(sent))
-        if result is UNCHANGED:
-            return sent[0]
-        return _travelled(result)
+        method = f"hook.{hook}"
+        handler = self._runner._handler(method, f"hook {hook!r}")
+        return self._call(method, handler, self._runner._checks.bound(method, params, {}))
 
     def stream(self, hook: str, items: Iterable[Any], *params: Any) -> list[Any]:
         """Pass items through a stream filter and return what comes out."""
-        handler = self._runner._handler(f"hook.{hook}", f"hook {hook!r}")
-        passed: list[Any] = self._stream(handler, items, list(params))
+        method, checks = f"hook.{hook}", self._runner._checks
+        handler = self._runner._handler(method, f"hook {hook!r}")
+        _, *others = checks.bound(method, (items, *params), {})
+        checks.check_params(method, _travelled(others))
+        passed: list[Any] = checks.result(method, self._stream(handler, checks.items_in(method, map(_travelled, items)), others))
         return passed
 
     def extension(self, point: str) -> Any:
@@ -242,16 +265,32 @@ class RunnerRequest:
         methods = [method for method in handlers if method.rpartition(".")[0] == f"ext.{point}"]
         if not methods:
             self._runner._handler(f"ext.{point}", f"extension point {point!r}")
-        return _Methods({method.rpartition(".")[2]: self._method(handlers[method]) for method in methods})
+        return _Methods({method.rpartition(".")[2]: self._method(method, handlers[method]) for method in methods})
 
-    def _method(self, handler: Handler) -> Callable[..., Any]:
-        def call(*params: Any) -> Any:
-            source = next((param for param in params if isinstance(param, Iterator)), None)
-            if source is not None:
-                return self._stream(handler, source, [param for param in params if param is not source])
-            return _travelled(self._run(handler, _travelled(list(params))))
+    def _method(self, method: str, handler: Handler) -> Callable[..., Any]:
+        checks = self._runner._checks
+
+        def call(*params: Any, **named: Any) -> Any:
+            values = checks.bound(method, params, named)
+            source = next((value for value in values if isinstance(value, Iterator)), None)
+            if source is None:
+                return self._call(method, handler, values)
+            others = [value for value in values if value is not source]
+            checks.check_params(method, _travelled(others))
+            return checks.result(method, self._stream(handler, checks.items_in(method, map(_travelled, source)), others))
 
         return call
+
+    def _call(self, method: str, handler: Handler, params: list[Any]) -> Any:
+        checks = self._runner._checks
+        sent = _travelled(params)
+        checks.check_params(method, sent)
+        try:
+            result = self._run(handler, _travelled(sent))
+        except Respond as answer:
+            checks.result(method, answer.value, is_response=True)
+            raise
+        return sent[0] if result is UNCHANGED else checks.result(method, _travelled(result))
 
     def _stream(self, handler: Handler, items: Iterable[Any], params: list[Any]) -> Any:
         source: Any = map(_travelled, items)
@@ -267,6 +306,16 @@ class RunnerRequest:
         except Respond as answer:
             answer.value = _travelled(answer.value)
             raise
+
+
+def _check_given(handler: Handler, params: list[Any]) -> None:
+    """Refuse a call with too few parameters: the context would stand in for the first that is missing."""
+    names = list(signature(handler.function, follow_wrapped=False).parameters.values())
+    missing = names[len(params) : len(names) - handler.wants_ctx]
+    needed = [param.name for param in missing if param.default is Parameter.empty and param.kind is not Parameter.VAR_POSITIONAL]
+    if needed:
+        text = f"the handler at {handler.at} needs {', '.join(map(repr, needed))}, which the test does not give"
+        raise TypeError(f"{text}; defaults that the application declares are known when its contracts are given")
 
 
 class _Methods:

@@ -44,18 +44,21 @@ def annexe_capabilities() -> Sequence[Any]:
 
 @pytest.fixture
 def annexe_contracts(annexe_folder: Path) -> Sequence[type[Any]]:
-    """Return what ``annexe_host`` opens: the contracts in ``contracts.py`` beside ``plugin.toml``; override to give others."""
-    from annexe.testing.contracts import contracts_beside
+    """Return what the application opens: the contracts in ``contracts.py`` beside ``plugin.toml``; override to give others."""
+    from annexe.contract.named import contracts_beside
 
     return contracts_beside(annexe_folder)
 
 
 @pytest.fixture
-def annexe_plugin(annexe_folder: Path, annexe_config: dict[str, Any], annexe_capabilities: Sequence[Any]) -> Iterator[PluginRunner]:
-    """Run the plugin in memory, without a host."""
+def annexe_plugin(
+    annexe_folder: Path, annexe_contracts: Sequence[type[Any]], annexe_config: dict[str, Any], annexe_capabilities: Sequence[Any]
+) -> Iterator[PluginRunner]:
+    """Run the plugin in memory, without a host; what it is given and gives is held against the contracts."""
     from annexe.testing.plugin_runner import PluginRunner
 
-    with PluginRunner(annexe_folder, config=annexe_config, capabilities=annexe_capabilities) as runner:
+    made = PluginRunner(annexe_folder, contracts=annexe_contracts, config=annexe_config, capabilities=annexe_capabilities)
+    with made as runner:
         yield runner
 
 

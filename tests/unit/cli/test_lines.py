@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from annexe.cli.events import event_line
+from annexe.cli.list import _why
 from annexe.cli.logs import _line
+from annexe.cli.run import _print_event
+from annexe.cli.show import _print_head, _with_unit
+from annexe.clock import SystemClock
+from annexe.record.events import EventKind, Events
 
 RECORD: dict[str, object] = {"time": "T", "level": "info", "source": "log", "message": "m", "request": None, "fields": {}}
 
@@ -24,3 +29,71 @@ def test_a_message_that_plays_the_host_stays_behind_its_source(message: str) -> 
 def test_the_hosts_own_events_bear_a_name_no_plugin_can_have() -> None:
     assert event_line("T", None, "host-started", "opened", {}) == "T [host]: host-started: opened"
     assert event_line("T", "host", "plugin-added", "found", {}) == "T host: plugin-added: found"
+
+
+def test_why_in_a_list_is_the_first_problem_and_where_the_others_are() -> None:
+    assert _why("activated\nmore", "a") == "activated"
+    assert _why("x is not a valid manifest:\n  - line 1: one", "a") == "line 1: one"
+    assert _why("x is not a valid manifest:\n  - line 1: one\n  - line 2: two", "a") == "line 1: one (and 1 more; see: annexe show a)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("memory", 256 * 2**20, "256 MiB"),
+        ("memory", 3 * 2**40, "3072 GiB"),
+        ("disk", 1000, "1000 B"),
+        ("disk", 5120, "5 KiB"),
+        ("call-timeout", 0.5, "0.5 s"),
+        ("start-timeout", 10.0, "10 s"),
+        ("cpu", 0.5, "0.5"),
+        ("streams", 8, "8"),
+    ],
+)
+def test_limits_are_shown_with_their_units(name: str, value: float, shown: str) -> None:
+    assert _with_unit(name, value) == shown
+
+
+HEAD: dict[str, object] = {
+    "id": "a",
+    "version": "",
+    "name": "",
+    "description": "",
+    "state": "blocked",
+    "since": None,
+    "reason": "",
+    "problems": None,
+    "enabled": True,
+    "starts": 0,
+    "failures": 0,
+    "breakers": {},
+    "pid": None,
+    "strategy": "process",
+    "start": "",
+    "folder": "f",
+    "digest": None,
+    "hooks": {},
+    "extensions": {},
+}
+
+
+def test_head_tells_problems_once(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = "f is not a valid manifest:\n  - line 1: one"
+    _print_head({**HEAD, "reason": listed, "problems": listed})
+    said = capsys.readouterr().out
+    assert "state:     blocked: f is not a valid manifest\n" in said
+    assert said.count("line 1: one") == 1
+    _print_head({**HEAD, "reason": "wrong; worse", "problems": "wrong", "since": "T"})
+    said = capsys.readouterr().out
+    assert "state:     blocked since T: wrong; worse\n" in said and "Problems" not in said
+    _print_head({**HEAD, "reason": "stopped by a person", "problems": "wrong"})
+    assert "\nProblems:\nwrong\n" in capsys.readouterr().out
+
+
+def test_problems_of_an_event_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    events = Events(SystemClock())
+    events.subscribe(_print_event)
+    events.add(EventKind.MANIFEST_REFUSED, plugin="a", reason="f is not a valid manifest:\n  - line 1: one\nT b: ready\n  - line 2: two")
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("a: manifest-refused: f is not a valid manifest:")
+    assert rest == ["    - line 1: one\\nT b: ready", "    - line 2: two"]

@@ -163,8 +163,8 @@ def test_any_bytes_give_a_value_or_the_one_error(kind: Any, codec: CodecName, ra
         pytest.param(int | None, "a", "$", "int | null", "str", id="union"),
         pytest.param(Tree, {}, "$", "an object with the field name", "an object without it", id="missing-field"),
         pytest.param(Strict, {"a": 1, "b": 1}, "$", "an object without unknown fields", "the field b", id="unknown-field"),
-        pytest.param(Color, "green", "$", "one of the declared values", "'green'", id="enum"),
-        pytest.param(Literal["a", "b"], "c", "$", "one of the declared values", "'c'", id="literal"),
+        pytest.param(Color, "green", "$", "one of 'red', 'blue'", "'green'", id="enum"),
+        pytest.param(Literal["a", "b"], "c", "$", "one of 'a', 'b'", "'c'", id="literal"),
         pytest.param(Point, {"x": -1}, "$.x", "int >= 0", "something else", id="constraint"),
         pytest.param(uuid.UUID, "x", "$", "UUID", "Invalid UUID", id="text-of-a-kind"),
         pytest.param(list[uuid.UUID], ["x"], "$[0]", "a valid value", "Invalid UUID", id="text-of-a-kind-inside"),
@@ -179,6 +179,45 @@ def test_wrong_value_is_refused_with_path_expected_and_actual(
     error = refusal(kind, encoded(value, codec), codec)
     assert (error.path, error.expected, error.actual) == (path, expected, actual)
     assert str(error) == f"at {path}: expected {expected}, got {actual}"
+
+
+@dataclass
+class Dish:
+    course: Literal["starter", "main"] | None = None
+    colours: dict[str, list[Color]] = field(default_factory=dict)
+    size: tuple[int, Literal["g", "kg"]] = (1, "g")
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "expected"),
+    [
+        pytest.param({"course": "sweet"}, "$[0].course", "one of 'main', 'starter'", id="field"),
+        pytest.param({"colours": {"of": ["red", "green"]}}, "$[0].colours[...][1]", "one of 'red', 'blue'", id="dict-and-list"),
+        pytest.param({"size": [1, "lb"]}, "$[0].size[1]", "one of 'g', 'kg'", id="tuple"),
+    ],
+)
+@pytest.mark.parametrize("codec", CODECS)
+def test_values_that_are_declared_further_down_are_named(value: Any, path: str, expected: str, codec: CodecName) -> None:
+    error = refusal(list[Dish | None], encoded([value], codec), codec)
+    assert (error.path, error.expected) == (path, expected)
+
+
+def test_many_declared_values_are_named_only_in_part() -> None:
+    many = enum.Enum("many", {f"name_{number}": f"value {number}" for number in range(100)})  # type: ignore[misc]
+    error = refusal(many, msgspec.json.encode("other"), "json")
+    assert error.expected.startswith("one of 'value 0', 'value 1'") and len(error.expected) == 200
+
+
+def test_what_is_sent_in_place_of_a_dataclass_is_named_by_its_type_alone() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        made(Priced).to_wire({"price": 1.0})
+    assert (caught.value.expected, caught.value.actual) == ("Priced", "dict")
+
+
+@dataclass
+class Priced:
+    price: float
+    items: list[float]
 
 
 def test_key_of_the_wrong_type_is_refused_at_the_key() -> None:

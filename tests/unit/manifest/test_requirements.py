@@ -94,13 +94,20 @@ def test_contract_unknown_hook_names_the_nearest() -> None:
     assert type(problem) is ContractError
     assert problem.plugin == "demo"
     assert problem.data == {"name": "chat.on_requst"}
-    assert "which the host does not open; expected 'chat.on_request'." in str(problem)
+    assert "which the host does not open; expected 'chat.on_request'" in str(problem)
 
 
 def test_contract_unknown_names_like_nothing_list_what_is_there() -> None:
     hook, extension = contract_problems(providing({"x.y": 1}, {"zzz": 1}), hooks={"chat.a": 1, "chat.b": 1}, extensions={})
-    assert "expected one of 'chat.a', 'chat.b'." in str(hook)
-    assert "extension point 'zzz', which the host does not open; the host opens none." in str(extension)
+    assert "expected one of 'chat.a', 'chat.b'" in str(hook)
+    assert "extension point 'zzz', which the host does not open; it opens none; name what the application opens" in str(extension)
+    assert "--contracts MODULE:SPEC or Host(contracts=[…])" in str(extension)
+
+
+def test_contract_names_that_are_all_unknown_are_one_problem() -> None:
+    (problem,) = contract_problems(providing({"x.y": 1, "x.z": 1}, {}), hooks={}, extensions={})
+    assert "provides hooks 'x.y', 'x.z', which the host does not open; it opens none" in str(problem)
+    assert problem.data == {"name": "x.y"}
 
 
 @pytest.mark.parametrize(("revision", "older"), [(1, "the plugin must be upgraded"), (3, "the host must be upgraded")])

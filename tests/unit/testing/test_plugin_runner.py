@@ -1,5 +1,6 @@
 """The runner without a host: what handlers see, and what tests get back."""
 
+# mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from annexe.errors import ActivationError, ManifestError, MethodNotFoundError
+from annexe import ExtensionPoint, HookSpec, hook
+from annexe.errors import ActivationError, ConfigInvalidError, InvalidParamsError, InvalidResultError, ManifestError, MethodNotFoundError
 from annexe.testing import FakeClock, LogLine, MetricValue, PluginRunner
 from annexe_sdk import AsyncContext, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
 from annexe_sdk.codec import CodecError
@@ -23,6 +25,23 @@ class Message:
 @dataclass
 class Chat:
     messages: list[Message] = field(default_factory=list)
+
+
+class Shop(HookSpec, name="shop", revision=1):
+    @hook.filter(responds=int)
+    async def price(self, chat: Chat, rate: float = 0.5) -> Chat: ...
+
+    @hook.action
+    async def told(self, text: str) -> None: ...
+
+    @hook.stream_filter
+    def lines(self, lines: AsyncIterator[str], count: int) -> AsyncIterator[str]: ...
+
+
+class Words(ExtensionPoint, name="words", revision=1):
+    async def tax(self, order: int, rate: float = 0.2) -> float: ...
+    async def join(self, words: AsyncIterator[str], by: str = "-") -> str: ...
+    def split(self, text: str) -> AsyncIterator[str]: ...
 
 
 class Orders:
@@ -306,6 +325,96 @@ def test_streams_and_extensions(plugin: Plugin) -> None:
     assert words.join(iter(["a", "b"]), "-") == "a-b"
 
 
+def test_call_without_a_parameter_says_which_is_missing(plugin: Plugin) -> None:
+    @plugin.filter("shop.price")
+    def price(chat: Any, rate: float, ctx: Context) -> Any:
+        return [chat, rate]
+
+    with pytest.raises(TypeError, match=r"handler at test_plugin_runner.py:\d+ needs 'rate', which the test does not give"):
+        PluginRunner(plugin).call("shop.price", {})
+    answer = PluginRunner(plugin).call("shop.price", {}, 0.1)
+    assert answer == [{}, 0.1]
+
+
+def test_call_by_the_contract_is_checked_as_a_host_does(plugin: Plugin) -> None:
+    @plugin.filter("shop.price")
+    def price(chat: dict[str, Any], rate: float, ctx: Context) -> Any:
+        if rate > 1:
+            raise Respond("much" if rate > 2 else 7)
+        return {"messages": [{"role": rate}]} if rate < 0 else {"messages": [{"role": str(rate)}]}
+
+    @plugin.action("shop.told")
+    def told(text: str) -> str:
+        return text
+
+    @plugin.first_result("shop.unknown")
+    def unknown(value: Any) -> Any:
+        return value
+
+    runner = PluginRunner(plugin, contracts=[Shop, Words])
+    assert runner.call("shop.price", Chat()) == {"messages": [{"role": "0.5"}]}
+    assert runner.call("shop.told", "a") is None
+    assert runner.call("shop.unknown", "anything") == "anything"
+    with pytest.raises(InvalidParamsError, match="needs parameter 'chat'") as missing:
+        runner.call("shop.price")
+    assert missing.value.data["parameter"] == "chat"
+    with pytest.raises(InvalidParamsError) as wrong:
+        runner.call("shop.price", {"messages": [{"role": 1}]})
+    assert (wrong.value.data["parameter"], wrong.value.data["path"]) == ("chat", "$.messages[0].role")
+    with pytest.raises(InvalidResultError) as answered:
+        runner.call("shop.price", {}, -1.0)
+    assert (answered.value.data["path"], answered.value.data["expected"]) == ("$.messages[0].role", "str")
+    with pytest.raises(Respond):
+        runner.call("shop.price", {}, 1.5)
+    with pytest.raises(InvalidResultError):
+        runner.call("shop.price", {}, 2.5)
+
+
+def test_streams_and_extensions_by_the_contract_are_checked(plugin: Plugin) -> None:
+    @plugin.stream_filter("shop.lines")
+    def lines(lines: Iterator[Any], count: int) -> Iterator[Any]:
+        yield from lines
+        yield "end" if count else 0
+
+    @plugin.extension("words")
+    class Answers:
+        def tax(self, order: int, rate: float, ctx: Context) -> Any:
+            return "nothing" if rate > 1 else order * rate
+
+        def join(self, words: Iterator[str], by: str) -> str:
+            return by.join(words)
+
+        def split(self, text: str) -> Iterator[Any]:
+            yield from text.split() if text else iter((0,))
+
+    runner = PluginRunner(plugin, contracts=[Shop, Words])
+    assert runner.stream("shop.lines", ["a"], 1) == ["a", "end"]
+    cases: list[tuple[Any, Any, type[Exception]]] = [
+        ("a", 0, InvalidResultError),
+        (1, 1, InvalidParamsError),
+        ("a", "1", InvalidParamsError),
+    ]
+    for item, count, error in cases:
+        with pytest.raises(error):
+            runner.stream("shop.lines", [item], count)
+    words = runner.extension("words")
+    assert (words.tax(10), words.tax(10, rate=0.5), words.tax(10, 0.1)) == (2.0, 5.0, 1.0)
+    assert words.join(iter(["a", "b"])) == "a-b"
+    assert words.split("a b") == ["a", "b"]
+    for name, given, refused in (
+        ("tax", (10, 2.0), InvalidResultError),
+        ("tax", ("ten",), InvalidParamsError),
+        ("tax", (), InvalidParamsError),
+        ("join", (iter([1]),), InvalidParamsError),
+        ("split", ("",), InvalidResultError),
+    ):
+        with pytest.raises(refused):
+            getattr(words, name)(*given)
+    with pytest.raises(InvalidParamsError, match="can be named when its contract is given"):
+        PluginRunner(plugin).extension("words").tax(10, rate=0.5)
+    assert runner.call("shop.lines", ["a"], 1) == ["a", "end"]  # as it is
+
+
 def test_life_runs_and_tells(plugin: Plugin) -> None:
     happened: list[Any] = []
 
@@ -384,6 +493,21 @@ def test_folder_gets_no_more_rights_than_its_manifest_asks_for(folder: Path) -> 
     with PluginRunner(folder, capabilities=[Orders()]) as runner:
         assert runner.call("t.edit", "kv") == "kv late"
         assert runner.call("t.edit", "cap") == "cap late"
+
+
+def test_folder_has_its_configuration_completed_and_checked_by_its_schema(folder: Path) -> None:
+    with pytest.raises(ConfigInvalidError, match=r"which has no \[config\] schema"):
+        PluginRunner(folder, config={"limit": 1})
+    (folder / "plugin.toml").write_text(MANIFEST + '[config]\nschema = "schema.json"\n')
+    (folder / "schema.json").write_text('{"properties": {"limit": {"type": "integer"}, "factor": {"default": 2}}}')
+    with PluginRunner(folder, config={"limit": 1}) as runner:
+        assert runner.config == {"limit": 1, "factor": 2}
+        with pytest.raises(ConfigInvalidError) as refused:
+            runner.configure({"limit": "one"})
+        assert refused.value.data["problems"][0]["path"] == "/limit"
+        assert runner.config == {"limit": 1, "factor": 2}
+        runner.configure({"factor": 3})
+        assert runner.config == {"factor": 3}
 
 
 def test_folder_whose_code_and_manifest_differ_is_refused(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Contracts as their names say: ``module:Class``, ``module:LIST``, ``module``, ``path/to/file.py:Class``, ``path/to/file.py``.
 
-Importing them runs the code of that module; that is the application's own, or its author's.
+Importing them runs the code of that module; that is the application's own, or its author's. The one module of this package that does so:
+for the ``annexe`` command and for tests, never for a running host.
 
 Source: ADR-0057.
 """
@@ -9,14 +10,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from annexe.contract import ExtensionPoint, HookSpec
+from annexe.contract.specs import ExtensionPoint, HookSpec
 from annexe.errors import ContractError
 
-__all__ = ["BESIDE", "contracts_beside", "contracts_named"]
+__all__ = ["BESIDE", "contracts_beside", "contracts_named", "importable_as"]
 
 BESIDE = "contracts.py"
 _OURS = "annexe_contracts_"
@@ -48,17 +50,47 @@ def contracts_named(name: str) -> list[type[Any]]:
 def contracts_beside(folder: Path) -> list[type[Any]]:
     """Return the contracts in ``contracts.py`` of a plugin's folder; none when there is no such file.
 
-    What that file imports is looked for beside the folder, too: the application is there, for a plugin that grows up with it. A test that
-    has imported the file has its classes, and the host must open those very classes.
+    What that file imports is looked for beside the folder, too, and last one folder further up (``app.py`` beside ``plugins/ID/``): the
+    application is there, for a plugin that grows up with it. A test that has imported the file has its classes, and the host must open
+    those very classes.
     """
     path = (folder / BESIDE).resolve()
     if not path.is_file():
         return []
     _see(path.parent.parent)
+    above = str(path.parent.parent.parent)
+    if above not in sys.path:
+        sys.path.append(above)  # last: it must hide nothing
     imported = sys.modules.get(path.stem)
     if imported is not None and _is_made_from(imported, path):
         return _contracts_in(imported)
     return contracts_named(str(path))
+
+
+def importable_as(where: str) -> tuple[str, Path | None]:
+    """Return by what name code elsewhere can import a module of contracts, and the folder that must be on its path for that.
+
+    Args:
+        where: The module, which ``contracts_named`` has imported: a dotted name or the path of a file.
+
+    Returns:
+        Its name, and an absolute folder; None for what is installed and found anyway.
+
+    Raises:
+        ContractError: No ``import`` can name the file.
+    """
+    if where.endswith(".py"):
+        path = Path(where).resolve()
+        if not path.stem.isidentifier():
+            raise ContractError(f"{where!r} cannot be imported by that name; call the file {path.stem.replace('-', '_')}.py", name=where)
+        return path.stem, path.parent
+    file = getattr(sys.modules[where], "__file__", None)
+    if file is None:
+        return where, None
+    path = Path(file).resolve()
+    folder = path.parents[where.count(".") + (path.name == "__init__.py")]
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    return where, None if folder in installed else folder
 
 
 def _contracts_in(module: ModuleType) -> list[type[Any]]:
@@ -78,7 +110,17 @@ def _module(where: str) -> ModuleType:
     try:
         return _of_file(Path(where)) if where.endswith(".py") else _of_name(where)
     except (ImportError, OSError) as error:
-        raise ContractError(f"the contracts in {where!r} could not be imported: {error}", name=where) from error
+        text = f"the contracts in {where!r} could not be imported: {error}{_what_helps(where, error)}"
+        raise ContractError(text, name=where) from error
+
+
+def _what_helps(where: str, error: Exception) -> str:
+    """Return where a module was looked for, when it is that one that was not found; empty for what it imports itself."""
+    if where.endswith(".py") or getattr(error, "name", None) not in (where, where.partition(".")[0]):
+        return ""
+    file = f"{where.partition('.')[0]}.py"
+    looked = f"It was looked for in {Path.cwd()} and where Python looks"
+    return f". {looked}; run this where {file} lies, set PYTHONPATH, or give the path of the file"
 
 
 def _of_file(path: Path) -> ModuleType:
