@@ -48,7 +48,7 @@ Source: docs/reference/errors.md is generated from this module.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "ActivationError",
@@ -123,14 +123,14 @@ class AnnexeError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Applications send errors between their processes (task queues, process pools); most subclasses cannot be made from the text alone.
-        return restored, (type(self), self.message, self.plugin, dict(self.data))
+        return type(self).restored, (self.message, self.plugin, dict(self.data))
 
-
-def restored(kind: type[AnnexeError], message: str, plugin: str | None, data: Mapping[str, Any]) -> AnnexeError:
-    """Return an error that was made elsewhere, with the text it had there."""
-    error = kind.__new__(kind, message)
-    AnnexeError.__init__(error, message, plugin=plugin, **data)
-    return error
+    @classmethod
+    def restored(cls, message: str, plugin: str | None, data: Mapping[str, Any]) -> Self:
+        """Return an error that was made elsewhere, with the text it had there."""
+        error = cls.__new__(cls, message)
+        AnnexeError.__init__(error, message, plugin=plugin, **data)
+        return error
 
 
 class ManifestError(AnnexeError):

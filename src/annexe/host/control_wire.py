@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from annexe.errors import AnnexeError, HostError, restored
+from annexe.errors import AnnexeError, HostError
 
 __all__ = ["MAX_HELLO_BYTES", "MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "PROTOCOL", "error_from_dict"]
 
@@ -31,7 +31,7 @@ def error_from_dict(told: Mapping[str, Any]) -> AnnexeError:
     facts = told.get("data")
     named = {name: value for name, value in facts.items() if name not in _OWN_NAMES} if isinstance(facts, dict) else {}
     plugin = told.get("plugin")
-    return restored(cls, str(told.get("message", "")), plugin if isinstance(plugin, str) else None, named)
+    return cls.restored(str(told.get("message", "")), plugin if isinstance(plugin, str) else None, named)
 
 
 def _walk(cls: type[AnnexeError]) -> Iterator[type[AnnexeError]]:

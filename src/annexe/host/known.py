@@ -63,3 +63,8 @@ class KnownPlugin:
         if self.supervisor is not None:
             return self.supervisor.life.reason
         return self.error.message if self.error is not None else ""
+
+    async def wait_settled(self) -> None:
+        """Wait while it is starting."""
+        if self.supervisor is not None:
+            await self.supervisor.wait_settled()

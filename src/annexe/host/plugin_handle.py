@@ -103,8 +103,7 @@ class PluginHandle(PluginView):
             PluginBlockedError: It is disabled.
         """
         known = await self._registry.start(self.id)
-        if known.supervisor is not None:
-            await known.supervisor.wait_settled()
+        await known.wait_settled()
 
     async def stop(self) -> None:
         """Stop it until it is started again or the host is; ``disable`` is for good."""
@@ -113,14 +112,12 @@ class PluginHandle(PluginView):
     async def restart(self) -> None:
         """Start it afresh, also out of quarantine, and wait until it is ready or has failed."""
         known = await self._registry.restart(self.id)
-        if known.supervisor is not None:
-            await known.supervisor.wait_settled()
+        await known.wait_settled()
 
     async def enable(self) -> None:
         """Let it run, also after the host's next start; wait until it is ready or has failed."""
         known = await self._registry.set_enabled(self.id, True)
-        if known.supervisor is not None:
-            await known.supervisor.wait_settled()
+        await known.wait_settled()
 
     async def disable(self) -> None:
         """Stop it, also after the host's next start."""
@@ -129,8 +126,7 @@ class PluginHandle(PluginView):
     async def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False) -> None:
         """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled."""
         known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content)
-        if known.supervisor is not None:
-            await known.supervisor.wait_settled()
+        await known.wait_settled()
 
     async def revoke(self, *, by: str = "the application") -> None:
         """Take its grants back; it is stopped if it asks for any right."""
@@ -143,5 +139,4 @@ class PluginHandle(PluginView):
             ConfigInvalidError: It does not fit the plugin's schema; nothing was changed.
         """
         known = await self._registry.configure(self.id, value, expected_revision=expected_revision)
-        if known.supervisor is not None:
-            await known.supervisor.wait_settled()
+        await known.wait_settled()

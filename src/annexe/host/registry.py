@@ -256,8 +256,7 @@ class Registry:
     async def wait_settled(self) -> None:
         """Wait until none is starting."""
         for known in list(self.plugins.values()):
-            if known.supervisor is not None:
-                await known.supervisor.wait_settled()
+            await known.wait_settled()
 
     async def start(self, plugin: str) -> KnownPlugin:
         """Start a plugin that is stopped.

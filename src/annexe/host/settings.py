@@ -19,7 +19,7 @@ __all__ = ["Grants", "HostSettings", "StrategyName"]
 
 Grants = Literal["stored", "manifest"] | Path
 StrategyName = Literal["process", "in-process"]
-Policy = Literal["open", "closed"]
+_Policy = Literal["open", "closed"]
 
 
 @final
@@ -52,7 +52,7 @@ class HostSettings:
     def __post_init__(self) -> None:
         strategies = {"strategy": self.strategy} if isinstance(self.strategy, str) else _by_name("strategy", self.strategy)
         wrong = _not_among(get_args(StrategyName), strategies)
-        wrong += _not_among(get_args(Policy), _by_name("on_failure", self.dispatch.on_failure))
+        wrong += _not_among(get_args(_Policy), _by_name("on_failure", self.dispatch.on_failure))
         wrong += _not_among(get_args(CodecName), {f"codecs[{number}]": codec for number, codec in enumerate(self.codecs)})
         if not self.codecs:
             wrong.append("codecs: expected at least one")
