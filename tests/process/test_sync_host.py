@@ -190,6 +190,14 @@ def test_hook_of_nobody_answers_without_the_loop(host: SyncHost) -> None:
     busy.join()
 
 
+def test_name_that_is_not_there_is_answered_by_those_that_are(host: SyncHost) -> None:
+    with pytest.raises(AttributeError, match=r"'notes' has no 'prize'; it has: [a-z_, ]*on_save") as missing:
+        host.hooks(Notes).prize("x")
+    assert missing.value.name == "prize"
+    with pytest.raises(AttributeError, match="'words' has no 'prize'; it has: count, join, split, upper"):
+        host.extension(Words).prize("x")
+
+
 def test_errors_come_as_they_are(host: SyncHost) -> None:
     with pytest.raises(RejectedError) as rejected:
         host.hooks(Notes).on_save(Note("refuse"))

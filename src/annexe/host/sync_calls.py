@@ -95,6 +95,11 @@ class _Caller:
     def __repr__(self) -> str:
         return f"<blocking {self._target!r}>"
 
+    def __getattr__(self, name: str) -> Any:
+        """Say what there is: called for what is not there alone."""
+        known = ", ".join(sorted(name for name in vars(type(self)) if not name.startswith("_"))) or "nothing"
+        raise AttributeError(f"{type(self).__name__.removesuffix('-blocking')!r} has no {name!r}; it has: {known}", name=name, obj=self)
+
     @property
     def plugin(self) -> str:
         """Id of the plugin, at an extension point."""
