@@ -112,7 +112,7 @@ class PluginServices:
         return method(call)
 
     def withdraw(self) -> None:
-        """Take every right back, at once: the plugin is about to be stopped, and may take its time."""
+        """Take every right back."""
         self._methods.clear()
 
     def _refusal(self, call: PluginCall) -> AnnexeError:

@@ -68,3 +68,8 @@ class KnownPlugin:
         """Wait while it is starting."""
         if self.supervisor is not None:
             await self.supervisor.wait_settled()
+
+    def withdraw_rights(self) -> None:
+        """Take every right back from the instance that runs, at once: it is about to be stopped, and may take its time."""
+        if self.services is not None:
+            self.services.withdraw()

@@ -141,8 +141,8 @@ class Registry:
             if discovered.error is not None or manifest is None:
                 self._note_refusal(plugin, discovered)
                 return
-            folder = str(discovered.folder)
-            self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", folder=folder, version=manifest.version)
+            facts = {"folder": str(discovered.folder), "version": manifest.version}
+            self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
             supervisor = known.supervisor = Supervisor(
                 plugin,
                 plan=partial(self._planner.plan, known),
@@ -237,17 +237,16 @@ class Registry:
         verdict = await self._judged(known)
         if verdict is not None:
             await self._block(known, verdict, because=reason)
-        else:
-            supervisor.allow(reason)
-            if known.enabled and start:
-                supervisor.start(reason)
+            return
+        supervisor.allow(reason)
+        if known.enabled and start:
+            supervisor.start(reason)
 
     @staticmethod
     async def _block(known: KnownPlugin, verdict: str, *, because: str = "") -> None:
+        known.withdraw_rights()
         supervisor = known.supervisor
         assert supervisor is not None
-        if known.services is not None:
-            known.services.withdraw()
         await supervisor.stop(because or verdict)
         if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
             supervisor.allow(because or verdict)
@@ -311,18 +310,17 @@ class Registry:
                 known.error = discovered.error
                 self._note_refusal(plugin, discovered)
                 await self._block(known, discovered.error.message)
-            else:
-                if discovered is not None:
-                    self._adopt(known, discovered)
-                await self._reconsider(known, "restarted")
+                return known
+            if discovered is not None:
+                self._adopt(known, discovered)
+            await self._reconsider(known, "restarted")
             return known
 
     async def _in_its_folder(self, known: KnownPlugin) -> Discovered | None:
         """Return what is in a plugin's folder now; what is elsewhere under its id only when that folder is gone."""
         async with self._scanning:
             there = [found for found in await asyncio.to_thread(self._discovery.scan) if self._id_of(found) == known.id]
-        there.sort(key=lambda found: found.folder != known.found.folder)
-        return there[0] if there else None
+        return min(there, key=lambda found: found.folder != known.found.folder, default=None)
 
     async def grant(self, plugin: str, *, by: str, note: str, to_content: bool) -> KnownPlugin:
         """Store a grant of all that a plugin asks for, and act on it."""
