@@ -428,8 +428,8 @@ class Connection:
 
     def _on_frame(self, frame: bytes) -> None:
         size = self.frame_bytes = len(frame)
-        if size > wire.MAX_ITEM_FRAME_BYTES:
-            self._incoming.check_large(frame)
+        if size > wire.MAX_ITEM_FRAME_BYTES and self._incoming.has_refused_large(frame):
+            return
         try:
             message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
         except _FAULTS as error:
@@ -445,7 +445,7 @@ class Connection:
     def _on_response(self, message: Response) -> None:
         call = self.open_calls.pop(message.id, None)
         if call is None:
-            self._refuse_response(message)
+            self.refuse_response(message.id)
             return
         self._leave(call)
         if not call.future.done():
@@ -453,9 +453,10 @@ class Connection:
         if call.stream is not None or call.requests or self._queue or self._idle is not None:
             self._ended(call)
 
-    def _refuse_response(self, message: Response) -> None:
-        what = "twice" if message.id & 1 and 0 < message.id <= self.last_id else "though it was never asked"
-        raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
+    def refuse_response(self, ident: int) -> None:
+        """End the connection for an answer to what is not open."""
+        what = "twice" if ident & 1 and 0 < ident <= self.last_id else "though it was never asked"
+        raise RemoteProtocolError(f"request {ident} was answered {what}", rule="unknown-id", plugin=self.plugin)
 
     def fail(self, call: HostCall, error: CallError) -> None:
         """The plugin answered, but not so that anything can be made of it."""
