@@ -30,6 +30,7 @@ from annexe.channel.messages import (
     MSGPACK,
     Codec,
     CodecName,
+    Message,
     RequestMeta,
     Response,
     decode_json,
@@ -105,6 +106,7 @@ class Connection:
         self._full_since: float | None = None
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
         self._greeted = False
+        self._decode_binary: Callable[[bytes], Message] = self._refuse_binary
         self.frame_bytes = 0  # of the frame being handled
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
@@ -139,9 +141,11 @@ class Connection:
 
     # Life.
 
-    def greeted(self) -> None:
-        """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome."""
+    def greeted(self, codec: CodecName) -> None:
+        """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome, and the codec that it chose."""
         self._greeted = True
+        if codec == "msgpack":
+            self._decode_binary = decode_msgpack
         self._transport.accept(self.limits.max_frame_bytes)
 
     def agree(self, codec: CodecName) -> None:
@@ -431,7 +435,7 @@ class Connection:
         if size > wire.MAX_ITEM_FRAME_BYTES and self._incoming.has_refused_large(frame):
             return
         try:
-            message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
+            message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else self._decode_binary(frame)
         except _FAULTS as error:
             self._incoming.take_bad_frame(frame, error, greeted=self._greeted)
             return
@@ -441,6 +445,9 @@ class Connection:
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
         else:
             self._incoming.take(message)
+
+    def _refuse_binary(self, _frame: bytes) -> Message:
+        raise RemoteProtocolError("a MessagePack frame, but JSON was agreed", rule="codec-not-agreed", plugin=self.plugin)
 
     def _on_response(self, message: Response) -> None:
         call = self.open_calls.pop(message.id, None)
