@@ -100,6 +100,15 @@ class KvHandle:
             raise MethodNotFoundError(f"no method {name!r}; expected one of {known}.", plugin=self.plugin, method=name)
         return method(params)
 
+    def pay_for(self, size_bytes: int) -> None:
+        """Take from the rate what it costs to decode so many bytes of parameters; before it is done.
+
+        Raises:
+            RateLimitedError: It asks too often; ``retry_after_s``.
+        """
+        if (weight := read_weight_of(size_bytes)) > 0:
+            self._take(weight)
+
     def _get(self, params: Any) -> Any:
         # A key that the cache knows was checked when it came there.
         if type(params) is dict and len(params) == 1 and type(key := params.get("key")) is str:

@@ -1,8 +1,8 @@
 """Bounds on what plugins can make the key-value service do.
 
 Pure. The unit of work is the *weight* of a request: 1, and 1 more for every 16 KiB it carries and every 50 keys it asks for, so that
-one large value or long list takes the place of many small requests in every bound. To read a value costs its size in the rate besides,
-even out of the cache, for it is decoded and encoded again.
+one large value or long list takes the place of many small requests in every bound. To read or write a value costs its size in the rate
+besides, even out of the cache, for it is decoded and encoded again; what comes from the plugin is paid for before it is decoded.
 
 Source: ADR-0022.
 """
@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["KvLimits", "read_weight_of", "weight_of"]
+__all__ = ["FREE_BYTES", "KvLimits", "read_weight_of", "weight_of"]
 
 _BYTES_OF_WEIGHT = 16 * 1024
 _KEYS_OF_WEIGHT = 50
-_FREE_BYTES = 4 * 1024
+FREE_BYTES = 4 * 1024
+"""What is as large as that at most costs nothing of the rate beside the request itself."""
 _READ_BYTES_OF_WEIGHT = 1024
 
 
@@ -27,7 +28,7 @@ def weight_of(*, size_bytes: int = 0, keys: int = 0) -> int:
 
 def read_weight_of(size_bytes: int) -> int:
     """Return what it costs of the rate to turn so many bytes of a plugin's own choice into values: nothing up to 4 KiB, then 1 per KiB."""
-    return 0 if size_bytes <= _FREE_BYTES else size_bytes // _READ_BYTES_OF_WEIGHT
+    return 0 if size_bytes <= FREE_BYTES else size_bytes // _READ_BYTES_OF_WEIGHT
 
 
 @final

@@ -18,6 +18,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.capabilities.kv_handle import KvHandle
+from annexe.capabilities.kv_limits import FREE_BYTES
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
@@ -94,7 +95,7 @@ class PluginServices:
         self._methods: dict[str, Callable[[PluginCall], Any]] = {}
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")
-            self._methods.update({f"kv.{name}": partial(_call_kv, kv.call, f"kv.{name}") for name in names})
+            self._methods.update({f"kv.{name}": partial(_call_kv, kv, f"kv.{name}") for name in names})
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
                 for method in capability.definition.methods.values():
@@ -172,6 +173,8 @@ class PluginServices:
         if size > _MAX_NOTIFICATION_BYTES or not self._log.is_open():
             self._log.drop(1)
             return
+        if size >= _BYTES_OF_COST:
+            self._log.charge(size // _BYTES_OF_COST)  # for reading it; what is written of it may be short
         given = _decoded(params, codec)
         given = given if isinstance(given, dict) else {}
         if method == "log":
@@ -195,13 +198,15 @@ class PluginServices:
             self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)
 
 
-def _call_kv(call_kv: Callable[[str, Any], Any], name: str, call: PluginCall) -> Any:
+def _call_kv(kv: KvHandle, name: str, call: PluginCall) -> Any:
     # Beside its values, a request is a key or two.
     limit_bytes = _KV_VALUES.get(name, 0) * MAX_VALUE_BYTES + _MAX_KV_PARAMS_BYTES
     size = len(memoryview(call.params))
     if size > limit_bytes:
         raise InvalidParamsError(f"{name}: expected parameters of at most {limit_bytes} bytes, got {size}.", method=name)
-    return call_kv(name, _decoded(call.params, call.codec))
+    if size > FREE_BYTES:
+        kv.pay_for(size)
+    return kv.call(name, _decoded(call.params, call.codec))
 
 
 def _decoded(raw: msgspec.Raw, codec: CodecName) -> Any:

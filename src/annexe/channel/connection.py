@@ -30,6 +30,7 @@ from annexe.channel.messages import (
     MSGPACK,
     Codec,
     CodecName,
+    Message,
     RequestMeta,
     Response,
     decode_json,
@@ -105,6 +106,7 @@ class Connection:
         self._full_since: float | None = None
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
         self._greeted = False
+        self._decode_binary: Callable[[bytes], Message] = self._refuse_binary
         self.frame_bytes = 0  # of the frame being handled
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
@@ -139,9 +141,11 @@ class Connection:
 
     # Life.
 
-    def greeted(self) -> None:
-        """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome."""
+    def greeted(self, codec: CodecName) -> None:
+        """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome, and the codec that it chose."""
         self._greeted = True
+        if codec == "msgpack":
+            self._decode_binary = decode_msgpack
         self._transport.accept(self.limits.max_frame_bytes)
 
     def agree(self, codec: CodecName) -> None:
@@ -429,10 +433,10 @@ class Connection:
 
     def _on_frame(self, frame: bytes) -> None:
         size = self.frame_bytes = len(frame)
-        if size > wire.MAX_ITEM_FRAME_BYTES:
-            self._incoming.check_large(frame)
+        if size > wire.MAX_ITEM_FRAME_BYTES and self._incoming.has_refused_large(frame):
+            return
         try:
-            message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else decode_msgpack(frame)
+            message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else self._decode_binary(frame)
         except _FAULTS as error:
             self._incoming.take_bad_frame(frame, error, greeted=self._greeted)
             return
@@ -443,10 +447,13 @@ class Connection:
         else:
             self._incoming.take(message)
 
+    def _refuse_binary(self, _frame: bytes) -> Message:
+        raise RemoteProtocolError("a MessagePack frame, but JSON was agreed", rule="codec-not-agreed", plugin=self.plugin)
+
     def _on_response(self, message: Response) -> None:
         call = self.open_calls.pop(message.id, None)
         if call is None:
-            self._refuse_response(message)
+            self.refuse_response(message.id)
             return
         self._leave(call)
         if not call.future.done():
@@ -454,9 +461,10 @@ class Connection:
         if call.stream is not None or call.requests or self._queue or self._idle is not None:
             self._ended(call)
 
-    def _refuse_response(self, message: Response) -> None:
-        what = "twice" if message.id & 1 and 0 < message.id <= self.last_id else "though it was never asked"
-        raise RemoteProtocolError(f"request {message.id} was answered {what}", rule="unknown-id", plugin=self.plugin)
+    def refuse_response(self, ident: int) -> None:
+        """End the connection for an answer to what is not open."""
+        what = "twice" if ident & 1 and 0 < ident <= self.last_id else "though it was never asked"
+        raise RemoteProtocolError(f"request {ident} was answered {what}", rule="unknown-id", plugin=self.plugin)
 
     def fail(self, call: HostCall, error: CallError) -> None:
         """The plugin answered, but not so that anything can be made of it."""

@@ -115,7 +115,7 @@ async def hello(
     if greeting.codec not in codecs:
         text = f"plugin {connection.plugin!r} chose codec {greeting.codec!r}, expected one of {list(codecs)}"
         raise HandshakeError(text, plugin=connection.plugin, expected=list(codecs), actual=greeting.codec)
-    connection.greeted()
+    connection.greeted(greeting.codec)
     return greeting
 
 

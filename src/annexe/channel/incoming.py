@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import msgspec
 
 from annexe.channel.messages import Cancel, CodecName, Credit, End, Item, Message, Notification, PluginRequest, Release, kind_of
+from annexe.channel.weight import COUNTED_FROM_BYTES, MAX_PARTS, MAX_VALUES, is_too_much
 from annexe.errors import InvalidResultError, RemoteProtocolError
 from annexe_sdk import wire
 from annexe_sdk.frames import read_head
@@ -59,21 +60,39 @@ class Incoming:
         # The classes for JSON are subclasses of those for MessagePack.
         self._by_type[kind if kind in self._by_type else kind.__mro__[1]](message)
 
-    def check_large(self, frame: bytes) -> None:
-        """Refuse a frame longer than 64 KiB whose kind has no use for it, before it costs anything to decode.
+    def has_refused_large(self, frame: bytes) -> bool:
+        """Refuse a frame longer than 64 KiB that would cost much to decode, or whose kind has no use for it; say whether it was.
 
         Raises:
-            RemoteProtocolError: Only requests, responses and notifications may be that long.
+            RemoteProtocolError: Only requests, responses and notifications may be that long, and what is in them must be some call's.
         """
+        size, plugin = len(frame), self._connection.plugin
         kind = kind_of(frame)
-        if kind in _MAY_BE_LARGE:
-            return
         if kind == wire.ITEM:
-            text, rule = f"an item of {len(frame)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}", "credit-exceeded"
+            text = f"an item of {size} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"
+            raise RemoteProtocolError(text, rule="credit-exceeded", plugin=plugin)
+        if kind not in _MAY_BE_LARGE:
+            text = f"a message of {size} bytes that is neither a request, a response nor a notification"
+            raise RemoteProtocolError(text, rule="bad-envelope", plugin=plugin)
+        if kind == wire.NOTIFICATION or size <= COUNTED_FROM_BYTES or not is_too_much(frame):
+            return False
+        head = read_head(frame)
+        if head is None:
+            raise RemoteProtocolError(f"a message of {size} bytes without a head", rule="bad-envelope", plugin=plugin)
+        self._refuse_too_much(*head)
+        return True
+
+    def _refuse_too_much(self, kind: int, ident: int) -> None:
+        connection = self._connection
+        told = f"more than {MAX_PARTS} texts, arrays and maps, or more than {MAX_VALUES} values; expected fewer, or it in parts"
+        call = connection.open_calls.get(ident)
+        if kind == wire.REQUEST:
+            self._requests.refuse(ident, "invalid-params", told)
+        elif call is None:
+            connection.refuse_response(ident)
         else:
-            text = f"a message of {len(frame)} bytes that is neither a request, a response nor a notification"
-            rule = "bad-envelope"
-        raise RemoteProtocolError(text, rule=rule, plugin=self._connection.plugin)
+            text = f"plugin {connection.plugin!r} answered {call.method} with {told}"
+            connection.fail(call, InvalidResultError(text, plugin=connection.plugin, method=call.method))
 
     def take_bad_frame(self, frame: bytes, error: Exception, *, greeted: bool) -> None:
         """Charge a frame that cannot be decoded to the call whose payload it is.

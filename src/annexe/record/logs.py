@@ -135,6 +135,10 @@ class PluginLog:
         """Say whether the plugin's rate allows a line now. For who would rather not make the line if not."""
         return self._bucket.is_open(self._clock.monotonic())
 
+    def charge(self, lines: float) -> None:
+        """Take of the plugin's rate as many lines, for work that comes before a line."""
+        self._bucket.charge(lines)
+
     def drop(self, count: int) -> None:
         """Count lines that were thrown away unread."""
         if count:

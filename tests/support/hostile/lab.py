@@ -515,6 +515,7 @@ def stream_without_end(call: Call) -> None:
 
 
 wire.greet(
+    codec="msgpack",
     hooks={
         "abuse.on_text": {"kind": "filter"},
         "abuse.strict": {"kind": "filter"},

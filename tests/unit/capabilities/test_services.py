@@ -33,6 +33,10 @@ class _Log:
     def __init__(self) -> None:
         self.lines: list[object] = []
         self.dropped = 0
+        self.charged = 0.0
+
+    def charge(self, lines: float) -> None:
+        self.charged += lines
 
     def is_open(self) -> bool:
         return True
@@ -47,6 +51,10 @@ class _Log:
 class _Kv:
     def __init__(self) -> None:
         self.called: list[str] = []
+        self.paid_bytes: list[int] = []
+
+    def pay_for(self, size_bytes: int) -> None:
+        self.paid_bytes.append(size_bytes)
 
     def call(self, name: str, params: Any) -> None:
         self.called.append(name)
@@ -87,6 +95,23 @@ def test_large_log_line_is_dropped_and_counted() -> None:
     desk.notify("log", {"level": "info", "message": "v" * 65_536})
     desk.notify("log", {"level": "info", "message": "small"})
     assert (desk.log.lines, desk.log.dropped) == (["small"], 1)
+
+
+def test_a_log_line_is_paid_for_by_what_was_received_of_it() -> None:
+    desk = _Desk()
+    desk.notify("log", {"level": "info", "message": "small"})
+    assert desk.log.charged == 0.0
+    desk.notify("log", {"level": "info", "message": "bomb", "more": [{}] * 60_000})
+    assert desk.log.charged == 60_000 // 1024
+    assert desk.log.lines == ["small", "bomb"]
+
+
+def test_kv_parameters_are_paid_for_before_they_are_decoded() -> None:
+    desk = _Desk()
+    desk.ask("kv.set", b"\xc0" * 4096)
+    assert desk.kv.paid_bytes == []
+    desk.ask("kv.set", b"\xc0" * 500_000)
+    assert desk.kv.paid_bytes == [500_000]
 
 
 def test_large_metric_is_dropped_and_counted() -> None:

@@ -145,7 +145,7 @@ async def ends(*, greeted: bool = True, **limits: Any) -> AsyncIterator[Ends]:
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     both = Ends(ChannelLimits(**limits))
     if greeted:
-        both.connection.greeted()
+        both.connection.greeted("msgpack")
     try:
         yield both
     finally:

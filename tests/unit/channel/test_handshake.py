@@ -4,6 +4,7 @@ import asyncio
 from time import monotonic
 from typing import Any
 
+import msgspec
 import pytest
 
 from annexe.channel import Greeting, Provided, activate, hello
@@ -188,5 +189,23 @@ def test_what_the_host_has_no_use_for_in_the_answer_to_activate_is_not_built() -
             await both.peer.called("annexe.activate")
             await both.peer.answer(1, {"hooks": {"a.b": {"kind": "filter", "more": [{}] * 9}}, "topics": {"a": {"b": [{}] * 9}}})
             assert await task == Provided(hooks={"a.b": ProvidedHook(kind="filter")})
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_messagepack_is_read_where_it_was_chosen_and_ends_the_connection_elsewhere(codec: str) -> None:
+    async def scenario() -> None:
+        async with ends(greeted=False) as both:
+            task = greet(both)
+            await both.peer.called("annexe.hello")
+            await both.peer.answer(1, GREETING | {"codec": codec})
+            await task
+            await both.peer.raw(pack_frame(msgspec.msgpack.encode((2, "log", {"message": "hi"}, {}))))
+            if codec == "json":
+                assert await both.broken_rule() == "codec-not-agreed"
+            else:
+                await both.works()
+                assert both.notified == [("log", {"message": "hi"}, None)]
 
     asyncio.run(scenario())

@@ -17,6 +17,7 @@ from annexe.channel import ChannelLimits, RequestMeta, handshake
 from annexe.channel.faults import _BY_CODE, error_to_wire
 from annexe.channel.messages import NotificationMeta, PluginMeta, ResponseMeta, decode_json, decode_msgpack
 from annexe.channel.streams import _MAX_UNREAD_BYTES
+from annexe.channel.weight import MAX_PARTS, MAX_VALUES
 from annexe.contract import HookKind
 from annexe.dispatch.request import MAX_STATE_BYTES
 from annexe_sdk import wire
@@ -143,6 +144,10 @@ LIMITS = ChannelLimits()
         ("unread by the plugin while items are sent", f"{_MAX_UNREAD_BYTES // 2**20} MiB"),
         ("unread by the plugin", f"{LIMITS.out_bytes // 2**20} MiB"),
         ("time of a plugin's request without parent", f"{LIMITS.default_deadline_s:g} s"),
+        ("texts, arrays and maps in a request or response above 128 KiB", f"{MAX_PARTS:,} "),
+        ("values in it, numbers included", f"{MAX_VALUES:,} "),
+        ("answer to `annexe.hello` and `annexe.configure`", f"{handshake.MAX_ANSWER_BYTES // 1024} KiB"),
+        ("answer to `annexe.activate`", f"{handshake.MAX_ACTIVATION_BYTES // 1024} KiB"),
         ("state of a request", f"{MAX_STATE_BYTES // 1024} KiB"),
     ],
 )

@@ -317,6 +317,31 @@ def test_untyped_place_takes_plain_json_only(value: Any, path: str, actual: str)
     assert refusal(Loose, msgspec.msgpack.encode(Loose(value)), "msgpack").path == path
 
 
+@pytest.mark.parametrize(
+    "items",
+    [[], ["a", None, True], [1.5] * 3, [1, 2**64 - 1, -(2**63)], [1, 1.5, "a", [None]], [True, 1]],
+    ids=["none", "still", "f", "i", "all", "b"],
+)
+def test_list_in_an_untyped_place_may_hold_any_scalars(items: list[Any]) -> None:
+    assert made(Loose).to_wire(Loose(items)).extra == items
+
+
+@pytest.mark.parametrize(
+    ("items", "path"),
+    [
+        ([1.5, float("nan")], "$.extra[1]"),
+        ([1, 2, 2**64], "$.extra[2]"),
+        ([-(2**63) - 1], "$.extra[0]"),
+        (["a", b"b"], "$.extra[1]"),
+        ([None, 1, float("inf")], "$.extra[2]"),
+    ],
+)
+def test_list_in_an_untyped_place_names_the_item_that_cannot_travel(items: list[Any], path: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        made(Loose).to_wire(Loose(items))
+    assert caught.value.path == path
+
+
 def test_untyped_place_in_a_union_takes_plain_json() -> None:
     declared = made(list[int | Any])
     assert declared.decoder("msgpack")(msgspec.msgpack.encode([1, "a", None])) == [1, "a", None]
