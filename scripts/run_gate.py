@@ -3,7 +3,8 @@
 Layers, in this order; every one runs, whatever became of those before it, and any failure makes the exit code 1:
 
 1. the checks that run nothing of ours (``--lint-only`` ends here), two at a time;
-2. the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it;
+2. the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; beside them, as they want one
+   core only,
 3. the tests marked ``both_users``, as ``nobody``, when started as root;
 4. all other tests, as whoever started this; with ``--slow`` also the long ones.
 
@@ -53,8 +54,10 @@ def main() -> int:
     outcomes = Outcomes()
     run_checks(outcomes)
     if not options.lint_only:
-        measure_pure_modules(outcomes)
-        run_as_nobody(outcomes)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            measuring = beside.submit(measure_pure_modules)
+            run_as_nobody(outcomes)
+            tell_of_pure_modules(outcomes, *measuring.result())
         run_all(outcomes, slow=options.slow)
     print(f"\nlayers, after {time.monotonic() - started_s:.0f} s:", *outcomes.lines, sep="\n", flush=True)
     return 1 if outcomes.failed else 0
@@ -102,17 +105,34 @@ def pure_modules() -> list[Path]:
     return [path for path in sources if re.search(r"^Pure\b", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE)]
 
 
-def measure_pure_modules(outcomes: Outcomes) -> None:
-    print("-- unit tests, with the branch coverage of pure modules", flush=True)
+def measure_pure_modules() -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+    """Return what became of the unit tests, and of the coverage that they leave."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "coverage")}
         selection = ["tests/unit", "-m", "not slow", "-q", "-p", "no:cacheprovider", "--cov", "--cov-report="]
-        tested = subprocess.run([*PYTEST, *selection], cwd=ROOT, env=environment, check=False).returncode
+        tested = _run_quietly([*PYTEST, *selection], environment)
         only = ",".join(str(path) for path in pure_modules())
         report = [sys.executable, "-m", "coverage", "report", "--include", only, "--skip-covered", "--show-missing", "--fail-under=100"]
-        code = subprocess.run(report, cwd=ROOT, env=environment, check=False).returncode
-    outcomes.add("unit tests", ok=tested == 0)
-    outcomes.add("branch coverage of pure modules", ok=code == 0)
+        return tested, _run_quietly(report, environment)
+
+
+def tell_of_pure_modules(outcomes: Outcomes, tested: subprocess.CompletedProcess[str], report: subprocess.CompletedProcess[str]) -> None:
+    print("-- unit tests, with the branch coverage of pure modules", tested.stdout, report.stdout, sep="\n", flush=True)
+    outcomes.add("unit tests", ok=tested.returncode == 0)
+    outcomes.add("branch coverage of pure modules", ok=report.returncode == 0)
+
+
+def _run_quietly(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
 
 
 # -- 3. and 4. tests

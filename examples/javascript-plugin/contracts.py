@@ -1,3 +1,4 @@
+# mypy: disable-error-code="empty-body"
 """What an application would open to this plugin; for `annexe dev`."""
 
 from collections.abc import AsyncIterator

@@ -60,6 +60,12 @@ def test_stopped_can_be_reached_from_everywhere(source: PluginState) -> None:
 
 def test_only_ready_and_degraded_take_calls() -> None:
     assert {state for state in PluginState if state.takes_calls} == {PluginState.READY, PluginState.DEGRADED}
+    assert {state for state in PluginState if state.has_process} == {
+        PluginState.STARTING,
+        PluginState.READY,
+        PluginState.DEGRADED,
+        PluginState.DRAINING,
+    }
 
 
 def test_quarantine_is_left_by_a_person_only_never_by_backing_off() -> None:
