@@ -25,12 +25,12 @@ import click
 from watchfiles import DefaultFilter, awatch
 
 from annexe.cli.options import python_option
+from annexe.cli.terminal import safe
 from annexe.contract.named import BESIDE, contracts_beside, contracts_named
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginHandle
 from annexe.manifest.load import read_manifest
-from annexe.record.safetext import escaped
 from annexe.supervision.state import PluginState
 
 __all__ = ["dev"]
@@ -171,7 +171,7 @@ def _show(record: Mapping[str, Any]) -> None:
     shown = level if source == "log" else source
     # Here nobody starts it again but who saves a file.
     message = _AGAIN.sub("", record["message"]) if source == "host" else record["message"]
-    text = escaped(f"{time} {shown:<7} {message}{'  ' + fields if fields else ''}")
+    text = safe(f"{time} {shown:<7} {message}{'  ' + fields if fields else ''}")
     click.echo(click.style(text, fg=_COLOURS.get(level)))
 
 
@@ -189,12 +189,12 @@ def _is_up(plugin: PluginHandle) -> bool:
 
 
 def _say(text: str, *, bold: bool = False) -> None:
-    click.echo(click.style(f"annexe dev: {escaped(text)}", bold=bold))
+    click.echo(click.style(f"annexe dev: {safe(text)}", bold=bold))
     sys.stdout.flush()
 
 
 def _complain(text: str) -> None:
     """Show an error; its lines stay lines."""
     for line in text.splitlines():
-        click.echo(click.style(f"annexe dev: {escaped(line)}", fg="red"))
+        click.echo(click.style(f"annexe dev: {safe(line)}", fg="red"))
     _say("waiting for a change")
