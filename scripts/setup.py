@@ -34,7 +34,10 @@ PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 MAX_DOWNLOAD_BYTES = 32 * 1024 * 1024
 
 # command, Debian package, which profile wants it, what is lost without it
-SYSTEM_TOOLS = (("node", "nodejs", "dev", "the plugin in another language is not tried (its test is skipped; under CI it fails)"),)
+SYSTEM_TOOLS = (
+    ("node", "nodejs", "dev", "the plugin in another language is not tried (its test is skipped; under CI it fails)"),
+    ("curl", "curl", "dev", "the README's demo is not tried (its test is skipped; under CI it fails)"),
+)
 
 
 class SetupError(Exception):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -17,6 +16,7 @@ import pytest
 from annexe import HookSpec, Host, hook
 from annexe.errors import RejectedError
 from annexe.launch.removal import remove_tree
+from tests.support.tools import need_tool
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "javascript-plugin"
 
@@ -45,9 +45,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    if shutil.which("node") is None:
-        lacking = pytest.fail if os.environ.get("CI") else pytest.skip
-        lacking("there is no `node` on PATH; `apt install nodejs`")
+    need_tool("node", "nodejs")
     folder = Path(tempfile.mkdtemp(prefix="annexe-tests-", dir="/tmp"))
     folder.chmod(0o755)
     scene = Scene(folder / "state")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pages import ROOT, Block, blocks_of, commands_of, reader_in
+from tests.support.tools import need_tool
 
 README = ROOT / "README.md"
 SCREEN_LINES = 62
@@ -34,6 +35,7 @@ def free_port() -> int:
 
 
 def test_demo_runs_as_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_tool("curl", "curl")
     # A make above this one, as in `make test`, has nothing to say to it.
     for name in [name for name in os.environ if name.startswith("MAKE") or name == "MFLAGS"]:
         monkeypatch.delenv(name)
