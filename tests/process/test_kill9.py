@@ -174,7 +174,7 @@ def kill_again_and_again(root: Path, mark: str, times: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_killed_host_leaves_no_plugin_process(tmp_path: Path, mark: str) -> None:
-    kill_again_and_again(tmp_path, mark, 20)
+    kill_again_and_again(tmp_path, mark, 10)
 
 
 @pytest.mark.slow
