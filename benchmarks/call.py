@@ -10,7 +10,7 @@ NAME = "call"
 TITLE = "One call: 1 KB in, really edited, 1 KB out"
 _OWN_WORK = (
     "both processes run Python of their own for each call: checking, encoding, decoding into the declared type, request, trace, deadline, "
-    "slot, explain and figures. An interpreter built without optimisation adds a fifth."
+    "slot, explain and figures."
 )
 MARKS = (
     Mark(key="async_floor_pinned", limit=3.5, about="async call ÷ floor, pinned to one core", held_back_by=_OWN_WORK),

@@ -294,12 +294,15 @@ def machine() -> dict[str, Any]:
 
 
 def _python_work_ns() -> int:
-    """Return what one round of ordinary Python work takes: builds of one version differ by half, and ratios to peers in C with them."""
+    """Return the nanoseconds of one round of ordinary Python work.
+
+    Builds of one version differ by half in it, and ratios to peers in C with them.
+    """
 
     def work(rounds: int) -> None:
         for number in range(rounds):
             record = SimpleNamespace(number=number, items=[number])
-            {"number": record.number, "items": record.items, "name": f"r-{number}"}  # noqa: B018 - made and dropped
+            record.told = {"number": record.number, "items": record.items, "name": f"r-{number}"}
 
     return round(min(timeit.repeat(lambda: work(10_000), number=1, repeat=7)) / 10_000 * 1e9)
 

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +23,6 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from annexe import Host, Responded
-from annexe.errors import PluginUnavailableError
 from annexe.ids import is_request_id, new_request_id
 from examples.gateway.contract import Chat, ChatAnswer, ChatChunk, ChatExchange, ChatRequest, Source, UsageReport
 from examples.gateway.failures import Failure, failure_of
@@ -74,20 +73,14 @@ class _Gateway:
         self._upstream = upstream
 
     async def models(self, http: Request) -> Response:
-        try:
-            return _json(await self._upstream.models(http.headers.get("authorization")))
-        except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the client gets an answer
-            return _refusal(_failure(error, "list of models"))
+        return await _answered("list of models", self._upstream.models(http.headers.get("authorization")))
 
     async def usage(self, http: Request) -> Response:
         """Say what the asking key used so far."""
-        try:
-            totals = await self._host.extension(UsageReport).totals(_key_of(http))
-        except PluginUnavailableError as error:
-            return _refusal(Failure(status=503, code=error.code, message=error.message))
-        except Exception as error:  # noqa: BLE001 - the edge, as above
-            return _refusal(_failure(error, "usage"))
-        return _json({"object": "list", "data": totals})
+        return await _answered("usage", self._totals(_key_of(http)))
+
+    async def _totals(self, key: str) -> dict[str, Any]:
+        return {"object": "list", "data": await self._host.extension(UsageReport).totals(key)}
 
     async def chat(self, http: Request, body: bytes | None, send: Send) -> None:
         """Serve one chat, to its answer or its refusal."""
@@ -106,7 +99,7 @@ class _Gateway:
             hooks = request.hooks(Chat)
             try:
                 await self._answer(hooks, chat, http.headers.get("authorization"), responder)
-            except Exception as error:  # noqa: BLE001 - the edge, as above
+            except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the client and the plugins that watch are told
                 failure = _failure(error, f"request {request_id}")
                 await hooks.on_error(failure.observed())
                 await responder.fail(failure)
@@ -189,16 +182,20 @@ def _request_id_of(http: Request) -> str:
     return wanted if is_request_id(wanted) else new_request_id()
 
 
+async def _answered(what: str, work: Awaitable[Any]) -> Response:
+    try:
+        return _json(await work)
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the client gets an answer
+        failure = _failure(error, what)
+    return _json(failure.body(), status=failure.status, headers=failure.headers)
+
+
 def _failure(error: Exception, what: str) -> Failure:
     """Return what the client is told of an error; what nobody expected is logged, for it says nothing of itself."""
     failure = failure_of(error)
     if failure.status == 500:
         _log.error("%s failed", what, exc_info=error)
     return failure
-
-
-def _refusal(failure: Failure) -> Response:
-    return _json(failure.body(), status=failure.status, headers=failure.headers)
 
 
 def _json(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

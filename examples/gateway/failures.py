@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from annexe.errors import AnnexeError, CallTimeoutError, HookError, PluginBusyError, RejectedError
+from annexe.errors import AnnexeError, CallTimeoutError, HookError, PluginBusyError, PluginUnavailableError, RejectedError
 from examples.gateway.contract import ChatFailure
 from examples.gateway.upstream import UpstreamError
 
@@ -49,6 +49,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(status=502, code="plugin_failed", message=error.message)
         case CallTimeoutError():
             return Failure(status=504, code="deadline_exceeded", message=error.message)
+        case PluginUnavailableError():
+            return Failure(status=503, code=error.code, message=error.message)
         case PluginBusyError():
             return Failure(status=503, code="busy", message=error.message, headers={"retry-after": "1"})
         case AnnexeError():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ QUOTA = 16 * 1024 * 1024
 MOST, LEAST = 2**63 - 1, -(2**63)
 
 
-class Store:
+class Store(ABC):
     """A store to ask, on a clock of the test's."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
 
+    @abstractmethod
     def call(self, method: str, **params: Any) -> Any:
-        raise NotImplementedError
+        """Ask it, as a plugin would; ``method`` is without ``kv.``."""
 
     def refusal(self, method: str, **params: Any) -> InvalidParamsError:
         with pytest.raises(InvalidParamsError) as caught:

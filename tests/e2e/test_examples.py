@@ -41,28 +41,28 @@ def notebook() -> Iterator[Notebook]:
 
 
 def ask(app: Any, method: str = "GET", body: bytes = b"", *, length: str | None = None) -> tuple[str, str]:
-    """Call a WSGI application; return status line and text."""
+    """Call a WSGI application; return status and text."""
     environ = {"REQUEST_METHOD": method, "CONTENT_LENGTH": length or str(len(body)), "wsgi.input": io.BytesIO(body)}
     said: list[str] = []
     text = b"".join(app(environ, lambda status, headers: said.append(status)))
-    return said[0], text.decode()
+    return said[0].partition(" ")[0], text.decode()  # the words after the number differ between versions of Python
 
 
 def test_notes_go_through_plugins_and_come_out_as_a_stream(notebook: Notebook) -> None:
     app = plain_app(notebook)
-    assert ask(app, "POST", b"author=ann&text=Hello.") == ("200 OK", "Hello. Thank you!\n")
-    assert ask(app, "POST", b"author=ann&text=HELLO") == ("422 Unprocessable Entity", "please do not shout, ann\n")
-    assert ask(app, "POST", b"text=Good.")[0] == "200 OK"
-    assert ask(app) == ("200 OK", "1. ann: Hello. Thank you!\n2. somebody: Good. Thank you!\n")
+    assert ask(app, "POST", b"author=ann&text=Hello.") == ("200", "Hello. Thank you!\n")
+    assert ask(app, "POST", b"author=ann&text=HELLO") == ("422", "please do not shout, ann\n")
+    assert ask(app, "POST", b"text=Good.")[0] == "200"
+    assert ask(app) == ("200", "1. ann: Hello. Thank you!\n2. somebody: Good. Thank you!\n")
 
 
 @pytest.mark.parametrize(
     ("length", "body", "status"),
     [
-        pytest.param("eleven", b"text=Hello.", "400 Bad Request", id="length that is no number"),
-        pytest.param("6", b"text=\xff", "400 Bad Request", id="not utf-8"),
-        pytest.param("-1", b"", "413 Request Entity Too Large", id="length below zero"),
-        pytest.param("65537", b"", "413 Request Entity Too Large", id="more than is read"),
+        pytest.param("eleven", b"text=Hello.", "400", id="length that is no number"),
+        pytest.param("6", b"text=\xff", "400", id="not utf-8"),
+        pytest.param("-1", b"", "413", id="length below zero"),
+        pytest.param("65537", b"", "413", id="more than is read"),
     ],
 )
 def test_plain_app_answers_what_is_no_form(notebook: Notebook, length: str, body: bytes, status: str) -> None:

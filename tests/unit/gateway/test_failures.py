@@ -18,7 +18,7 @@ from examples.gateway.upstream import UpstreamError
         (HookError("p failed", plugin="p", hook="h", reason="deadline-exceeded"), 502, "plugin_failed", "server_error"),
         (CallTimeoutError("late", plugin="p"), 504, "deadline_exceeded", "server_error"),
         (PluginBusyError("full", plugin="p"), 503, "busy", "server_error"),
-        (PluginUnavailableError("gone", plugin="p"), 502, "unavailable", "server_error"),
+        (PluginUnavailableError("gone", plugin="p"), 503, "unavailable", "server_error"),
         (UpstreamError("no answer"), 502, "upstream_failed", "server_error"),
         (msgspec.ValidationError("x"), 400, "invalid_request", "invalid_request_error"),
         (KeyError("secret"), 500, "internal_error", "server_error"),
