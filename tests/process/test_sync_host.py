@@ -524,6 +524,29 @@ def test_state_directory_is_free_after_a_close_though_a_forked_child_lives_on(se
     assert (status, out.split()[0]) == (0, "again"), err
 
 
+def test_state_directory_of_a_killed_host_is_free_though_a_forked_child_lives_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    text = """
+        warnings.simplefilter("ignore")
+        host = SyncHost(**settings)
+        host.open()
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        print(child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    process = script(text, tmp_path)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        process.wait(10)
+        with SyncHost(**settings) as host:
+            assert host.hooks(Notes).on_save(Note("again")).text.startswith("again")
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_signal_handler_may_close_while_the_program_closes(settings: dict[str, Any], tmp_path: Path) -> None:
     text = """
         host = SyncHost(**settings)

@@ -7,7 +7,6 @@ Source: features LC8; docs/reference/state.md.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from pathlib import Path
@@ -77,14 +76,10 @@ class StateDir:
         return held
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Let go of the lock: it ends with the last process that holds it. Idempotent."""
         if self._lock >= 0:
-            _unlock(self._lock)
-            self._let_go()
-
-    def _let_go(self) -> None:
-        os.close(self._lock)
-        self._lock = -1
+            os.close(self._lock)
+            self._lock = -1
 
 
 def control_socket_of(path: Path) -> Path:
@@ -123,22 +118,13 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _unlock(descriptor: int) -> None:
-    """Give a lock back, also where a forked child holds the same open file."""
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 _HELD: weakref.WeakSet[StateDir] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    # Or the lock of a host that was killed would live on in what it had forked.
+    # A child shares the open file, and with it the lock: it would hold the directory of a host that has ended, or was killed.
     for held in list(_HELD):
-        if held._lock >= 0:
-            held._let_go()
+        held.release()
 
 
 if hasattr(os, "register_at_fork"):
