@@ -536,15 +536,15 @@ def test_state_directory_of_a_killed_host_is_free_though_a_forked_child_lives_on
         print(child, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    process = script(text, tmp_path)
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    try:
-        process.wait(10)
-        with SyncHost(**settings) as host:
-            assert host.hooks(Notes).on_save(Note("again")).text.startswith("again")
-    finally:
-        os.kill(child, signal.SIGKILL)
+    with script(text, tmp_path) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            process.wait(10)
+            with SyncHost(**settings) as host:
+                assert host.hooks(Notes).on_save(Note("again")).text.startswith("again")
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_signal_handler_may_close_while_the_program_closes(settings: dict[str, Any], tmp_path: Path) -> None:
