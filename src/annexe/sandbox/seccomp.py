@@ -12,7 +12,7 @@ Invariants:
 * All that is loaded is asked for each call and the strictest answer wins; of two error numbers the one of the program loaded later.
 * Programs only ever take away, so a plugin without a right has one program more than a plugin with it.
 
-Source: man 2 seccomp; features IS4 and PE2.
+Source: man 2 seccomp; features IS4, IS5 and PE2.
 """
 
 from __future__ import annotations
