@@ -20,12 +20,12 @@ MARKS = (
         key="sandbox_added_over_python",
         limit=1.3,
         about="what the sandbox adds ÷ bare interpreter",
-        held_back_by="there is no sandbox yet.",
     ),
 )
 _SUBJECTS = (
     reference("pyisolate", "Pyisolate"),
     Subject("annexe", "benchmarks.subject:Starts", ours=True),
+    Subject("annexe, no walls", "benchmarks.subject:StartsWithoutWalls", ours=True),
 )
 
 
@@ -34,9 +34,12 @@ def measure(bench: Bench) -> None:
     cells = [
         Cell("python -I -S -c pass", "annexe", "bare_starts", {"count": bench.count(20)}, "ms"),
         Cell("cold, to ready", "annexe", "starts", {"count": bench.count(20)}, "ms"),
+        Cell("cold, to ready, without walls", "annexe, no walls", "starts", {"count": bench.count(20)}, "ms"),
         Cell("cold, to first answer", "annexe", "starts_answered", {"count": bench.count(20)}, "ms"),
         Cell("pyisolate, to first answer", "pyisolate", "starts", {"count": bench.count(4)}, "ms"),
     ]
     with bench.seats(_SUBJECTS) as seats:
         bench.interleave(seats, cells)
-    bench.ratio("cold_ready_over_python", bench.value("cold, to ready"), bench.value("python -I -S -c pass"))
+    bare, walled, bare_walls = (bench.value(what) for what in ("python -I -S -c pass", "cold, to ready", "cold, to ready, without walls"))
+    bench.ratio("cold_ready_over_python", walled, bare)
+    bench.ratio("sandbox_added_over_python", walled - bare_walls if walled and bare_walls else None, bare)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import shutil
 import subprocess
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from annexe import Host, SyncHost
+from annexe.host import host as host_module
+from annexe.launch.offer import OfferFinder
+from annexe.sandbox.cgroup import NoControlGroups
 from benchmarks.contracts import Bench, Editor, Keeper, Ledger, Probe
 from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
 from benchmarks.references import timed
 
-__all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "SyncCall"]
+__all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall"]
 
 T = TypeVar("T")
 _PLUGINS = Path(__file__).parent / "plugins"
@@ -47,6 +51,7 @@ class Ours:
     """A subject with an asyncio host."""
 
     plugin = "editor"
+    level = "full"
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class Ours:
         await self.prove(self.host)
 
     async def prove(self, host: Host) -> None:
-        await prove_guards(host, codec=self.codec, level="none" if self.strategy == "in-process" else "limits")
+        await prove_guards(host, codec=self.codec, level="none" if self.strategy == "in-process" else self.level)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -335,3 +340,19 @@ class Starts(Ours):
                 check(request, reply, edits=1)
             samples.append((time.perf_counter() - began) * 1000)
         return samples
+
+
+class StartsWithoutWalls(Starts):
+    """The same with no wall but its own process and the kernel's limits: what the others cost is the difference."""
+
+    level = "limits"
+
+    async def open(self) -> None:
+        whole = host_module.ProcessStrategy
+        host_module.ProcessStrategy = functools.partial(  # type: ignore[misc,assignment]
+            whole, offers=OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp")), groups=NoControlGroups()
+        )
+        try:
+            await super().open()
+        finally:
+            host_module.ProcessStrategy = whole  # type: ignore[misc]

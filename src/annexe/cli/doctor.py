@@ -19,7 +19,7 @@ __all__ = ["doctor"]
 def doctor(state_dir: Path, as_json: bool) -> int:
     """Find out by trying what works on this machine: start a plugin, switch users, set limits, lock the state.
 
-    Each missing part comes with what mends it, and isolation layers that annexe does not have yet are named. The exit code is 1 if
+    Each wall is put up around the plugin and read back from the kernel; what is missing comes with what mends it. The exit code is 1 if
     something failed; warnings alone leave it 0.
     """
     from annexe.cli.doctor_checks import all_checks

@@ -22,7 +22,7 @@ __all__ = ["Check", "all_checks"]
 _LOW_DISK_BYTES = 500 * 1024 * 1024
 _MADE_AT = 1_750_000_000.0  # no clock that is right tells an earlier time
 
-_State = Literal["ok", "warning", "failed", "not built"]
+_State = Literal["ok", "warning", "failed"]
 
 
 @final
@@ -55,7 +55,6 @@ def all_checks(state_dir: Path) -> list[Check]:
         *_machine(),
         *plugin_checks(),
         *_state(state_dir),
-        *_layers(),
     ]
 
 
@@ -181,13 +180,3 @@ def _lock_holder(state_dir: Path) -> str | None:
     finally:
         os.close(lock)
     return None
-
-
-def _layers() -> Iterator[Check]:
-    from annexe.sandbox.levels import HIGHEST_ACHIEVABLE, IsolationLevel
-
-    for level in IsolationLevel:
-        if level is HIGHEST_ACHIEVABLE:
-            yield Check(f"isolation {level}", "ok", "the strongest that this version of annexe has, on any machine")
-            return
-        yield Check(f"isolation {level}", "not built", "this version of annexe does not have it; a plugin that requires it does not start")

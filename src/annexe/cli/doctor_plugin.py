@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["plugin_checks"]
 
 _TIMEOUT_S = 60.0
+_WALLS = ("namespaces", "landlock", "system calls", "memory", "cpu", "tasks")
 _OPEN_FILES = 37  # no default anywhere, so that it can only come from the manifest
 
 _MANIFEST = f"""
@@ -109,8 +110,24 @@ def _checks(receipt: Receipt, told: dict[str, Any]) -> Iterator[Check]:
         yield Check("msgspec", "ok", "plugins speak MessagePack")
     else:
         yield Check("msgspec", "warning", f"{told['python']} cannot load it; calls go as JSON", "run host and plugins with one Python")
+    yield from _walls(receipt)
     if receipt.tree_kill != "hard":
         yield Check("tree kill", "warning", "a child that hides on purpose can outlive its plugin", "run the host as root, as a service")
+
+
+def _walls(receipt: Receipt) -> Iterator[Check]:
+    """Yield a line for each wall: those that stand around the plugin, as the kernel tells it, and those that cannot be had here."""
+    from annexe.cli.doctor_checks import Check
+
+    for layer in receipt.layers:
+        if layer.name in _WALLS and layer.state == "on":
+            yield Check(f"wall: {layer.name}", "ok", f"{layer.detail}" + ("; read back from the kernel" if layer.confirmed else ""))
+    for lack in receipt.lacks:
+        yield Check(f"wall: {lack.wall}", "warning", lack.why, lack.cure)
+    if receipt.level == "full":
+        yield Check("isolation", "ok", "level full: plugins of other people can be run")
+    else:
+        yield Check("isolation", "warning", f"level {receipt.level} is the strongest here; a plugin that requires more does not start")
 
 
 def _python(receipt: Receipt, told: dict[str, Any]) -> Check:

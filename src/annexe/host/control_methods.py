@@ -217,7 +217,14 @@ class ControlMethods:
         known = self._registry.get(params.plugin)
         figures = self._metrics.snapshot().get(known.id, {})
         strategy = self._settings.strategy_of(known.id)
-        return details(self._handle(known.id), known, strategy=strategy, breakers=self._dispatcher.open_breakers(known.id), figures=figures)
+        return details(
+            self._handle(known.id),
+            known,
+            strategy=strategy,
+            expected=self._registry.expected_walls(known.id),
+            breakers=self._dispatcher.open_breakers(known.id),
+            figures=figures,
+        )
 
     def _done_with(self, step: Callable[[PluginHandle], Awaitable[None]]) -> Callable[[_Plugin], Awaitable[dict[str, Any]]]:
         async def run(params: _Plugin) -> dict[str, Any]:

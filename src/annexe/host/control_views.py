@@ -6,8 +6,6 @@ escapes it.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +14,10 @@ from annexe.host.plugin_handle import PluginView
 from annexe.manifest import Manifest
 from annexe.manifest.rights import kind_of
 from annexe.record.entry import rfc3339
-from annexe.sandbox import IsolationLevel
-from annexe.sandbox.levels import Enforcement, enforcement
+from annexe.sandbox import Walls
+from annexe.sandbox.enforcement import Enforcement, enforcement
 
-__all__ = ["details", "expected_worth", "summary"]
+__all__ = ["details", "summary"]
 
 
 def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
 
 
 def details(
-    view: PluginView, known: KnownPlugin, *, strategy: str, breakers: Mapping[str, float], figures: Mapping[str, Any]
+    view: PluginView, known: KnownPlugin, *, strategy: str, expected: Walls, breakers: Mapping[str, float], figures: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return everything about one plugin.
 
@@ -48,11 +46,12 @@ def details(
         view: The plugin.
         known: The same, as the registry has it.
         strategy: How it is launched.
+        expected: Which walls it would get if it were started now.
         breakers: Where it is passed over because it failed too often, and for how many seconds more.
         figures: Its part of the host's figures.
     """
     manifest, receipt, decision = view.manifest, view.receipt, known.decision
-    worth = receipt.rights if receipt is not None else expected_worth(in_process=strategy == "in-process")
+    worth = receipt.rights if receipt is not None else enforcement(expected)
     asked = sorted(manifest.permission_set()) if manifest is not None else []
     missing = decision.missing if decision is not None else frozenset(asked) - view.granted
     return summary(view, known) | {
@@ -76,12 +75,6 @@ def details(
         "history": [{"state": str(change.state), "reason": change.reason, "time": rfc3339(change.at)} for change in view.history],
         "figures": dict(figures),
     }
-
-
-def expected_worth(*, in_process: bool) -> Mapping[str, Enforcement]:
-    """Return what each right and limit would be worth to a plugin started now on this machine."""
-    level = IsolationLevel.NONE if in_process else IsolationLevel.LIMITS
-    return enforcement(level, own_uid=sys.platform == "linux" and os.geteuid() == 0 and not in_process, in_process=in_process)
 
 
 def _worth(worth: Mapping[str, Enforcement], name: str) -> dict[str, str]:

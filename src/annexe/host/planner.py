@@ -28,7 +28,7 @@ from annexe.manifest import this_machine
 from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import IsolationLevel, Profile, Receipt
-from annexe.sandbox.levels import LIMITS, EnforcementState
+from annexe.sandbox.enforcement import LIMITS, EnforcementState
 from annexe.supervision.instance import InstancePlan
 
 __all__ = ["Planner"]
@@ -119,6 +119,8 @@ class Planner:
                 tasks=resources.processes + _SDK_THREADS,
                 open_files=resources.open_files,
                 file_bytes=resources.disk_bytes,
+                cpu=resources.cpu,
+                subprocess="subprocess" in granted,
             ),
             requires_python=runtime.requires_python,
             floor=IsolationLevel(manifest.sandbox_require),

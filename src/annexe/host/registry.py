@@ -27,6 +27,7 @@ from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
 from annexe.manifest import Discovered, Discovery
 from annexe.record import EventKind, Events, LogStore, Metrics
+from annexe.sandbox import Walls
 from annexe.storage.grants import StoredGrant
 from annexe.storage.plugin_state import StoredPluginState
 from annexe.supervision.state import PluginState
@@ -82,6 +83,10 @@ class Registry:
             there = ", ".join(sorted(self.plugins)) or "none"
             raise UnknownPluginError(f"no plugin {plugin!r} is known; known are: {there}", plugin=plugin)
         return known
+
+    def expected_walls(self, plugin: str) -> Walls:
+        """Return which walls a plugin would get if it were started now."""
+        return self._strategies[self._settings.strategy_of(plugin)].expected_walls()
 
     @asynccontextmanager
     async def _acting_on(self, plugin: str) -> AsyncIterator[KnownPlugin]:

@@ -22,7 +22,7 @@ from typing import final
 
 from annexe.errors import LaunchError
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
-from annexe.sandbox import IsolationLevel, Layer, receipt_for, require_level
+from annexe.sandbox import IsolationLevel, Layer, Walls, receipt_for, require_level
 
 __all__ = ["InProcessStrategy"]
 
@@ -68,7 +68,7 @@ class _InProcessPlugin(LaunchedPlugin):
         self.sock.setblocking(False)
         self.pid = self.stdout = self.stderr = None
         layers = (Layer("own process", "off", "it runs on a thread of the host"),)
-        self.receipt = receipt_for(IsolationLevel.NONE, uid=None, own_uid=False, layers=layers, in_process=True)
+        self.receipt = receipt_for(Walls(own_process=False), uid=None, layers=layers, tree_kill="none")
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._thread = threading.Thread(

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -30,15 +32,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from annexe.errors import LaunchError
-from annexe.launch.processes import kill_matching, kill_user, tag_of
+from annexe.errors import LaunchError, SandboxError
+from annexe.launch.processes import kill_matching, kill_user, open_pidfd, tag_of
+from annexe.launch.readback import child_of, differences, read_back
+from annexe.launch.receipts import PutUp
 from annexe.launch.removal import remove_tree
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
-from annexe.sandbox import Receipt
+from annexe.sandbox.cgroup import Group
 
 __all__ = ["CLOSE_DEADLINE_S", "LaunchedProcess", "Spawned"]
 
 CLOSE_DEADLINE_S = 10.0
+_TELLING_S = 10.0
+_SIGNALLED = 128
+_MAX_SAID_BYTES = 4096
 _logger = logging.getLogger(__name__)
 
 
@@ -53,6 +60,9 @@ class Spawned:
         sock: The host's end of the channel.
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
+        info: Where bubblewrap tells the process that it made; None without it. Read and closed by ``settle``.
+        gate: Where it waits for a byte before it goes on; None without it. Closed by ``settle``.
+        group: Its control group.
         tag: What its descendants inherit; None when none could be given.
         uid: Its own uid; None when it shares the host's.
         scratch: Its private folder.
@@ -65,6 +75,9 @@ class Spawned:
     sock: socket.socket
     stdout: int
     stderr: int
+    info: int | None
+    gate: int | None
+    group: Group
     tag: int | None
     uid: int | None
     scratch: Path
@@ -76,12 +89,16 @@ class Spawned:
 class LaunchedProcess(LaunchedPlugin):
     """A plugin in a process of its own. Made on the event loop that will use it."""
 
-    def __init__(self, spawned: Spawned, receipt: Receipt) -> None:
+    def __init__(self, spawned: Spawned, put_up: PutUp) -> None:
         self.sock = spawned.sock
         self.pid = spawned.child.pid
         self.stdout = spawned.stdout
         self.stderr = spawned.stderr
-        self.receipt = receipt
+        self.receipt = put_up.receipt()
+        self._put_up = put_up
+        self._first: int | None = None  # first process of its namespace: bubblewrap's, whose only child is the plugin
+        self._plugin: int | None = None  # a pidfd, where the plugin is not the process that was spawned
+        self._open = [fd for fd in (spawned.info, spawned.gate) if fd is not None]
         self._spawned = spawned
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
@@ -103,11 +120,72 @@ class LaunchedProcess(LaunchedPlugin):
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._on_end)
 
+    def settle(self, orders: bytes) -> None:
+        """Learn which process the plugin will be, put it into its control group, and give the stub its orders. Blocking.
+
+        Args:
+            orders: The private frame; until it has it, the stub does nothing.
+
+        Raises:
+            LaunchError: The process has ended: most likely bubblewrap has refused; the text is what it said.
+            SandboxError: The control group does not take it.
+        """
+        spawned = self._spawned
+        try:
+            if spawned.info is not None:
+                self._first = _first_process(spawned.info)
+            spawned.group.add(self._first or spawned.child.pid)
+            if spawned.gate is not None:
+                os.write(spawned.gate, b"\n")
+            self.sock.sendall(orders)
+            self.sock.setblocking(False)
+        except OSError as error:
+            said = b""
+            with contextlib.suppress(OSError):
+                said = os.read(spawned.stderr, _MAX_SAID_BYTES)
+            text = said.decode("utf-8", "replace").strip() or str(error)
+            raise LaunchError(f"process {spawned.child.pid} could not build its walls: {text}", pid=spawned.child.pid) from error
+        finally:
+            self._close_all()
+
+    def _close_all(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+    def confirm(self) -> None:
+        pid = self.pid if self._first is None else child_of(self._first)
+        found = read_back(pid) if pid is not None else None
+        if pid is None or found is None:
+            return  # it has ended, and somebody else will tell; or there is no /proc
+        put_up = self._put_up
+        wrong = differences(found, walls=put_up.walls, uid=put_up.uid, limits=put_up.limits, filters=put_up.filters)
+        if self._spawned.group.controllers and not self._spawned.group.holds(pid):
+            wrong.append("it is not in its control group")
+        if wrong:
+            plugin = put_up.request.plugin
+            raise SandboxError(f"plugin {plugin!r} was started behind walls that do not stand: {'; '.join(wrong)}.", plugin=plugin)
+        self.receipt = put_up.receipt(confirmed=True)
+        self._pinned()
+
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)
 
     def terminate(self) -> None:
-        self._signal_group(signal.SIGTERM)
+        if self._first is None:
+            self._signal_group(signal.SIGTERM)
+        elif not self._ended.done() and (plugin := self._pinned()) is not None:
+            # Not to bubblewrap: it would end at once, and the plugin with it, however much it still has to do.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(plugin, signal.SIGTERM)
+
+    def _pinned(self) -> int | None:
+        """Return a pidfd of the plugin's process within its namespaces; None when it has ended."""
+        pid = child_of(self._first) if self._plugin is None and self._first is not None else None
+        if pid is not None:
+            self.pid = pid
+            with contextlib.suppress(ProcessLookupError):
+                self._plugin = open_pidfd(pid)
+        return self._plugin
 
     def kill(self) -> None:
         self._signal_group(signal.SIGKILL)
@@ -129,7 +207,7 @@ class LaunchedProcess(LaunchedPlugin):
         self._signal_group(signal.SIGKILL)
         self._stop_watching()
         if not self._ended.done():
-            self._ended.set_result(_reap(self._spawned.child))
+            self._ended.set_result(_reap(self._spawned.child, is_told=self._spawned.info is not None))
 
     def _stop_watching(self) -> None:
         if self._pidfd is not None:
@@ -150,6 +228,10 @@ class LaunchedProcess(LaunchedPlugin):
             if fd is not None:
                 os.close(fd)
         self.stdout = self.stderr = None
+        if self._plugin is not None:
+            os.close(self._plugin)
+            self._plugin = None
+        self._close_all()
         try:
             killed, gone = await asyncio.to_thread(_clear, self._spawned)
         except OSError as error:
@@ -158,7 +240,13 @@ class LaunchedProcess(LaunchedPlugin):
         return TreeReport(gone=gone and ended, stragglers=killed, tree_kill=self.receipt.tree_kill)
 
 
-def _reap(child: subprocess.Popen[bytes]) -> ExitStatus:
+def _reap(child: subprocess.Popen[bytes], *, is_told: bool) -> ExitStatus:
+    """Reap a child.
+
+    Args:
+        child: Has ended.
+        is_told: It is bubblewrap, which tells the end of the plugin as a shell does: 128 and the number of the signal.
+    """
     if child.returncode is None:
         try:
             found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG)
@@ -168,18 +256,39 @@ def _reap(child: subprocess.Popen[bytes]) -> ExitStatus:
         if found is None:
             raise LaunchError(f"process {child.pid} was said to have ended, but has not", pid=child.pid)
         child.returncode = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-    return ExitStatus(code=child.returncode) if child.returncode >= 0 else ExitStatus(signal=-child.returncode)
+    code = child.returncode
+    if is_told and _SIGNALLED < code < _SIGNALLED + signal.NSIG:
+        code = _SIGNALLED - code
+    return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)
+
+
+def _first_process(info: int) -> int:
+    """Return the first process of the plugin's namespace, as bubblewrap tells it.
+
+    Raises:
+        OSError: It tells none.
+    """
+    told = b""
+    while b"}" not in told:
+        ready, _, _ = select.select([info], [], [], _TELLING_S)
+        chunk = os.read(info, 4096) if ready else b""
+        if not chunk:
+            raise ChildProcessError("bubblewrap ended, or said nothing for long, before there was a process")
+        told += chunk
+    return int(json.loads(told)["child-pid"])
 
 
 def _clear(spawned: Spawned) -> tuple[int, bool]:
     """Kill what had left the group; if nothing is left, give uid, folder and record back. On a worker thread."""
-    killed, gone = 0, True
+    killed, gone = 0, spawned.group.kill(deadline_s=CLOSE_DEADLINE_S / 2)
     if spawned.uid is not None:
         killed, gone = kill_user(spawned.uid, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
     elif spawned.tag is not None:
         killed, gone = kill_matching(lambda pid: tag_of(pid) == spawned.tag, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
     if not gone:
         return killed, False
+    if not spawned.group.remove():
+        _logger.warning("the control group of process %s cannot be removed", spawned.child.pid)
     try:
         remove_tree(spawned.scratch)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Everything a launch needs before there is a process: interpreter, runtime folder, readable code, a user, a private folder.
+"""Everything a launch needs before there is a process: interpreter, runtime folder, readable code, a user, a private folder, walls.
 
 Blocking: the strategy calls it from worker threads, for several plugins at a time.
 
@@ -25,11 +25,15 @@ from annexe.errors import LaunchError
 from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
 from annexe.launch.folders import owned_folder, remove_unused, unreachable_at
+from annexe.launch.offer import Offer, OfferFinder
+from annexe.launch.programs import program_of
 from annexe.launch.python_env import PythonChoice, PythonFinder
 from annexe.launch.removal import remove_tree
 from annexe.launch.runtime import Runtime, RuntimeFolders
 from annexe.launch.strategy import LaunchRequest
 from annexe.launch.uids import UidAllocator
+from annexe.sandbox.bubblewrap import TMP
+from annexe.sandbox.view import Place, places_for
 
 __all__ = ["Preparation", "Prepared"]
 
@@ -50,6 +54,8 @@ class Prepared:
         program: What the stub is to exec; empty for a Python plugin.
         uid: The plugin's own user; None when it shares the host's.
         scratch: Its private folder.
+        offer: Which walls can be put up around it.
+        places: What it sees of the machine's files where a wall keeps them.
         notes: For the receipt.
     """
 
@@ -60,7 +66,19 @@ class Prepared:
     program: tuple[str, ...]
     uid: int | None
     scratch: Path
+    offer: Offer
+    places: tuple[Place, ...]
     notes: tuple[str, ...]
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """Return the folders for temporary files that only the plugin has, as it sees them."""
+        return (str(self.scratch),) if self.offer.bubblewrap is None else self.offer.bubblewrap.private
+
+    @property
+    def tmp(self) -> str:
+        """Return the temporary folder as the plugin sees it."""
+        return str(self.scratch) if self.offer.bubblewrap is None else TMP
 
 
 @final
@@ -71,10 +89,12 @@ class Preparation:
         cache: Folder for runtime folders, copies and private folders.
         pythons: How interpreters are found.
         uids: Where plugin users come from; None when the host is not root.
+        offers: Finds out which walls there are.
     """
 
-    def __init__(self, *, cache: Path, pythons: PythonFinder, uids: UidAllocator | None) -> None:
+    def __init__(self, *, cache: Path, pythons: PythonFinder, uids: UidAllocator | None, offers: OfferFinder) -> None:
         self._cache = cache
+        self._offers = offers
         self._pythons = pythons
         self._uids = uids
         self._runtimes = RuntimeFolders(cache / "runtime")
@@ -107,11 +127,21 @@ class Preparation:
                 runtime = self._runtimes.for_interpreter(python.interpreter)
             if is_python:
                 folder, notes = self._compiled(request, folder, python, notes)
-            program = () if is_python else _program(request, folder)
+            program = program_of(request, folder)
+            offer = self._offers.find(python.interpreter, runtime, uid=uid, scratch=scratch)
+            places = places_for(
+                request.profile,
+                folder=str(folder),
+                runtime=str(runtime.folder),
+                python=str(python.interpreter.path),
+                prefix=str(python.interpreter.prefix),
+                packages=[os.path.realpath(packages) for packages in python.packages],
+                executables=program.executables,
+            )
             undo.pop_all()
             return Prepared(
-                request=request, folder=folder, python=python, runtime=runtime, program=program, uid=uid, scratch=scratch,
-                notes=(*notes, *python.notes),
+                request=request, folder=folder, python=python, runtime=runtime, program=program.argv, uid=uid, scratch=scratch, offer=offer,
+                places=places, notes=(*notes, *python.notes),
             )  # fmt: skip
 
     def undo(self, prepared: Prepared) -> None:
@@ -180,21 +210,3 @@ def _entry_file(request: LaunchRequest) -> Path:
             entry=request.entry,
         )
     return path
-
-
-def _program(request: LaunchRequest, folder: Path) -> tuple[str, ...]:
-    path = str(folder / request.entry)
-    if request.kind == "binary":
-        return (path,)
-    if request.kind == "node":
-        node = shutil.which("node", path=request.environment.get("PATH"))
-        if node is None:
-            raise LaunchError(
-                f"plugin {request.plugin!r} needs Node.js, and there is no `node` on {request.environment.get('PATH')}; install it "
-                "(`apt install nodejs`).",
-                plugin=request.plugin,
-            )
-        return (os.path.realpath(node), path)
-    raise LaunchError(
-        f"plugin {request.plugin!r} is of kind {request.kind!r}; expected python, binary or node.", plugin=request.plugin, kind=request.kind
-    )

@@ -3,8 +3,9 @@
 What happens, in order:
 
 1. On a worker thread, ``preparation``: interpreter, runtime folder, byte code, a uid, a private folder.
-2. On the spawner thread: socket pair and pipes, the private frame into the channel, fork and exec, the record for the sweep.
-3. On the event loop, ``launched``: watch for the end.
+2. On the spawner thread: socket pair and pipes, fork and exec, the record for the sweep.
+3. On a worker thread again: the control group, then the private frame into the channel. Until it has come, nothing runs.
+4. On the event loop, ``launched``: watch for the end.
 
 Nothing of the host's is inherited but the channel and the standard streams. ``preexec_fn`` is never used: it can deadlock in a host
 with threads. The stub does in the new process what must be done there.
@@ -16,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import marshal
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import final
 
@@ -30,28 +31,34 @@ import platformdirs
 from annexe.errors import AnnexeError, LaunchError, UnsupportedPlatformError
 from annexe.launch.become import as_user
 from annexe.launch.launched import LaunchedProcess, Spawned
+from annexe.launch.offer import OfferFinder
 from annexe.launch.preparation import Preparation, Prepared
+from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.processes import identity_of, open_pidfd
 from annexe.launch.python_env import PythonFinder
-from annexe.launch.receipts import receipt_of_limits
+from annexe.launch.receipts import PutUp
 from annexe.launch.spawner import Spawner
 from annexe.launch.strategy import LaunchedPlugin, LaunchRequest, LaunchStrategy
 from annexe.launch.sweep import LaunchRecord, LaunchRecords, Swept
 from annexe.launch.uids import UidAllocator
 from annexe.launch.warden import Warden
-from annexe.sandbox import IsolationLevel, require_level
+from annexe.sandbox import Walls, require_level
+from annexe.sandbox.bubblewrap import arguments
+from annexe.sandbox.cgroup import ControlGroups, Group, GroupLimits
+from annexe.sandbox.cgroup_probe import find_control_groups
+from annexe.sandbox.landlock import ruleset
+from annexe.sandbox.receipt import Lack
 
 __all__ = ["ProcessStrategy"]
 
 _SO_PASSRIGHTS = 83  # Linux 6.16: the peer cannot pass descriptors to us
-_MARSHAL_VERSION = 2  # understood by every Python there is
-_MAX_PRIVATE_FRAME_BYTES = 65536
 _TAG_FLOOR = 2**32
+_MIB = 1024 * 1024
 
 
 @final
 class ProcessStrategy(LaunchStrategy):
-    """Launches processes at level ``limits``.
+    """Launches processes behind all the walls that this machine offers.
 
     Args:
         state_dir: The host's state directory; records of launches are kept in it.
@@ -60,6 +67,8 @@ class ProcessStrategy(LaunchStrategy):
         uids: Where a root host gets plugin users from; not used by others.
         pythons: How interpreters are found.
         runner: Module whose ``main(fd, entry)`` serves a Python plugin; it owns the descriptor.
+        offers: How it is found out which walls there are.
+        groups: Control groups; by default what this machine offers.
         platform: What ``sys.platform`` says.
     """
 
@@ -71,19 +80,36 @@ class ProcessStrategy(LaunchStrategy):
         uids: UidAllocator | None = None,
         pythons: PythonFinder | None = None,
         runner: str = "annexe_sdk.runner",
+        offers: OfferFinder | None = None,
+        groups: ControlGroups | None = None,
         platform: str = sys.platform,
     ) -> None:
         is_root = platform != "win32" and os.geteuid() == 0
         if cache_dir is None:
             cache_dir = platformdirs.site_cache_path("annexe", appauthor=False) if is_root else state_dir / "cache"
         self._uids = (uids or UidAllocator()) if is_root else None
-        self._preparation = Preparation(cache=cache_dir, pythons=pythons or PythonFinder(), uids=self._uids)
+        self._offers = offers or OfferFinder()
+        self._preparation = Preparation(cache=cache_dir, pythons=pythons or PythonFinder(), uids=self._uids, offers=self._offers)
+        self._groups = groups
+        self._finding_groups = threading.Lock()
+        self._no_groups_because = ""
         self._records = LaunchRecords(state_dir / "launched")
         self._runner = runner
         self._platform = platform
         self._spawner = Spawner()
         self._warden: Warden | None = None
         self._discarding: set[asyncio.Task[None]] = set()
+
+    def expected_walls(self) -> Walls:
+        offer = self._offers.latest
+        return Walls(
+            own_uid=self._uids is not None,
+            rlimits=True,
+            namespaces=offer.bubblewrap is not None,
+            seccomp=offer.seccomp,
+            landlock_abi=offer.landlock_abi,
+            cgroup=self._groups.controllers if self._groups is not None else frozenset(),
+        )
 
     async def sweep(self) -> tuple[Swept, ...]:
         """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users, and what nobody uses.
@@ -110,7 +136,6 @@ class ProcessStrategy(LaunchStrategy):
                 plugin=request.plugin,
                 platform=self._platform,
             )
-        require_level(request.plugin, achieved=IsolationLevel.LIMITS, required=request.floor)
         work = asyncio.create_task(self._launch(request), name=f"annexe-launch-{request.instance}")
         try:
             return await asyncio.shield(work)
@@ -129,35 +154,71 @@ class ProcessStrategy(LaunchStrategy):
         await asyncio.to_thread(self._spawner.close)
         if self._uids is not None:
             await asyncio.to_thread(self._uids.close)
+        if self._groups is not None:
+            await asyncio.to_thread(self._groups.close)
         self._preparation.close()
 
     async def _launch(self, request: LaunchRequest) -> LaunchedPlugin:
         try:
-            prepared, spawned = await self._start(request)
+            return await self._start(request)
         except AnnexeError:
             raise
         except Exception as error:  # a full disk, a file that vanished meanwhile
             raise LaunchError(f"plugin {request.plugin!r} cannot be started: {error}", plugin=request.plugin) from error
-        receipt = receipt_of_limits(
-            request,
-            python=str(prepared.python.interpreter.path),
-            uid=os.getuid() if prepared.uid is None else prepared.uid,
-            own_uid=prepared.uid is not None,
-            is_linux=self._platform == "linux",
-            can_tag=spawned.tag is not None,
-            notes=prepared.notes,
-        )
-        return LaunchedProcess(spawned, receipt)
 
-    async def _start(self, request: LaunchRequest) -> tuple[Prepared, Spawned]:
-        prepared = await asyncio.to_thread(self._preparation.prepare, request)
+    async def _start(self, request: LaunchRequest) -> LaunchedPlugin:
+        prepared, group = await asyncio.to_thread(self._prepare, request)
         try:
-            return prepared, await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared)))
+            spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared, group)))
         except Exception:
-            await asyncio.to_thread(self._preparation.undo, prepared)
+            await asyncio.to_thread(self._undo, prepared, group)
+            raise
+        orders = _orders(prepared, tag=spawned.tag, runner=self._runner)
+        launched = LaunchedProcess(spawned, self._put_up(prepared, group, orders))
+        try:
+            await asyncio.to_thread(launched.settle, _packed(orders, request.plugin))
+        except BaseException:
+            await launched.close()
+            raise
+        return launched
+
+    def _prepare(self, request: LaunchRequest) -> tuple[Prepared, Group]:
+        """Get everything ready, the control group too. On a worker thread."""
+        prepared = self._preparation.prepare(request)
+        try:
+            profile, offer = request.profile, prepared.offer
+            require_level(request.plugin, achieved=self._walls(prepared).level, required=request.floor, lacking=offer.lacking())
+            limits = GroupLimits(memory_bytes=profile.memory_bytes, cpu=profile.cpu, tasks=profile.tasks)
+            return prepared, self._control_groups().make(request.instance, limits)
+        except BaseException:
+            self._preparation.undo(prepared)
             raise
 
-    def _spawn(self, prepared: Prepared) -> Spawned:
+    def _control_groups(self) -> ControlGroups:
+        """Return the control groups of this host, found at first use. Blocking."""
+        with self._finding_groups:
+            if self._groups is None:
+                self._groups, self._no_groups_because = find_control_groups()
+                self._groups.sweep()
+            return self._groups
+
+    def _undo(self, prepared: Prepared, group: Group) -> None:
+        group.remove()
+        self._preparation.undo(prepared)
+
+    @staticmethod
+    def _walls(prepared: Prepared, cgroup: frozenset[str] = frozenset()) -> Walls:
+        offer = prepared.offer
+        return Walls(
+            own_uid=prepared.uid is not None,
+            rlimits=offer.rlimits,
+            namespaces=offer.bubblewrap is not None,
+            seccomp=offer.seccomp,
+            landlock_abi=offer.landlock_abi,
+            cgroup=cgroup,
+        )
+
+    def _spawn(self, prepared: Prepared, group: Group) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
         if self._platform == "linux" and (self._warden is None or self._warden.has_ended):
             self._warden = Warden(self._records.folder, self._uids)
@@ -170,14 +231,25 @@ class ProcessStrategy(LaunchStrategy):
             if self._platform == "linux":
                 with contextlib.suppress(OSError):  # older kernels; the host never looks for passed descriptors anyway
                     sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
-            tag = _new_tag() if self._platform == "linux" else None
-            sock.sendall(_private_frame(prepared, tag=tag, runner=self._runner))
-            sock.setblocking(False)
+            command = [str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)]
+            passed = [theirs.fileno()]
+            info = gate = None
+            if prepared.offer.bubblewrap is not None:
+                info, info_writer = _pipe(on_failure, always, blocking=True)
+                gate_reader, gate = _pipe(always, on_failure, blocking=True)
+                passed += [info_writer, gate_reader]
+                command = [
+                    *arguments(
+                        prepared.offer.bubblewrap, prepared.places, tmp_bytes=prepared.request.profile.tmp_bytes,
+                        scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader,
+                    ),
+                    *command,
+                ]  # fmt: skip
             become, user = as_user(prepared.uid)
-            child = subprocess.Popen(  # noqa: S603 - an interpreter that was probed, and our own stub
-                [*become, str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)],
-                stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=(theirs.fileno(),), cwd="/",
-                env={**prepared.request.environment, "TMPDIR": str(prepared.scratch), "ANNEXE_FD": str(theirs.fileno())},
+            child = subprocess.Popen(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub
+                [*group.prefix, *become, *command],
+                stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=passed, cwd="/",
+                env={**prepared.request.environment, "TMPDIR": prepared.tmp, "ANNEXE_FD": str(theirs.fileno())},
                 start_new_session=True, **user,
             )  # fmt: skip
             on_failure.callback(child.wait)
@@ -185,6 +257,7 @@ class ProcessStrategy(LaunchStrategy):
             pidfd = open_pidfd(child.pid)
             if pidfd is not None:
                 on_failure.callback(os.close, pidfd)
+            tag = _new_tag() if self._platform == "linux" else None
             record = self._record(prepared, child.pid, tag)
             on_failure.pop_all()
             return Spawned(
@@ -193,12 +266,32 @@ class ProcessStrategy(LaunchStrategy):
                 sock=sock,
                 stdout=stdout,
                 stderr=stderr,
+                info=info,
+                gate=gate,
+                group=group,
                 tag=tag,
                 uid=prepared.uid,
                 scratch=prepared.scratch,
                 record=record,
                 release_uid=self._preparation.release_uid,
             )
+
+    def _put_up(self, prepared: Prepared, group: Group, orders: PrivateFrame) -> PutUp:
+        found, profile = prepared.offer.bubblewrap, prepared.request.profile
+        in_memory = found is not None and found.caps_tmp
+        return PutUp(
+            request=prepared.request,
+            walls=self._walls(prepared, group.controllers),
+            python=str(prepared.python.interpreter.path),
+            uid=os.getuid() if prepared.uid is None else prepared.uid,
+            limits=orders.limits,
+            filters=len(orders.filters),
+            tmp=f"{profile.tmp_bytes // _MIB} MiB in memory" if in_memory else "on disk, each file capped, their number nowhere",
+            is_linux=self._platform == "linux",
+            can_tag="RLIMIT_RTTIME" in orders.limits,
+            notes=prepared.notes,
+            lacks=(*prepared.offer.lacks, *((Lack("cgroup", self._no_groups_because),) if self._no_groups_because else ())),
+        )
 
     def _record(self, prepared: Prepared, pid: int, tag: int | None) -> Path | None:
         main = identity_of(pid)
@@ -217,11 +310,12 @@ async def _discard(work: asyncio.Task[LaunchedPlugin]) -> None:
         await (await work).close()
 
 
-def _pipe(on_failure: contextlib.ExitStack, always: contextlib.ExitStack) -> tuple[int, int]:
+def _pipe(reader_in: contextlib.ExitStack, writer_in: contextlib.ExitStack, *, blocking: bool = False) -> tuple[int, int]:
+    """Return a pipe's ends, each to be closed with one of the stacks."""
     reader, writer = os.pipe()
-    on_failure.callback(os.close, reader)
-    always.callback(os.close, writer)
-    os.set_blocking(reader, False)
+    reader_in.callback(os.close, reader)
+    writer_in.callback(os.close, writer)
+    os.set_blocking(reader, blocking)
     return reader, writer
 
 
@@ -238,24 +332,33 @@ def _new_tag() -> int | None:
     return _TAG_FLOOR + secrets.randbelow(ceiling - _TAG_FLOOR) if ceiling > 2 * _TAG_FLOOR else None
 
 
-def _private_frame(prepared: Prepared, *, tag: int | None, runner: str) -> bytes:
-    """Return what the stub is told: u32 big-endian length, marshalled dict."""
-    request = prepared.request
-    limits = request.profile.limits_for(python=not prepared.program, own_uid=prepared.uid is not None)
+def _packed(orders: PrivateFrame, plugin: str) -> bytes:
+    try:
+        return orders.packed()
+    except ValueError as error:
+        text = f"plugin {plugin!r} has too many folders of packages in its .venv, or too many places were granted to it: {error}."
+        raise LaunchError(text, plugin=plugin) from error
+
+
+def _orders(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFrame:
+    """Return what the stub is told."""
+    request, offer = prepared.request, prepared.offer
+    in_namespaces = offer.bubblewrap is not None
+    limits: dict[str, int] = {}
+    if offer.rlimits:
+        limits = request.profile.limits_for(python=not prepared.program, own_uid=prepared.uid is not None or in_namespaces)
     if tag is not None:
         limits["RLIMIT_RTTIME"] = tag
-    frame = {
-        "host_pid": os.getpid(),
-        "limits": limits,
-        "nice": request.profile.nice,
-        "thread_stack_bytes": request.profile.thread_stack_bytes,
-        "program": list(prepared.program),
-        "folder": str(prepared.folder),
-        "libraries": [*map(str, prepared.python.packages), str(prepared.runtime.folder)],
-        "runner": runner,
-        "entry": request.entry,
-    }
-    packed = marshal.dumps(frame, _MARSHAL_VERSION)
-    if len(packed) > _MAX_PRIVATE_FRAME_BYTES:
-        raise LaunchError(f"plugin {request.plugin!r} has too many folders of packages in its .venv.", plugin=request.plugin)
-    return len(packed).to_bytes(4, "big") + packed
+    return PrivateFrame(
+        host_pid=0 if in_namespaces else os.getpid(),
+        limits=limits,
+        nice=request.profile.nice,
+        landlock=ruleset(offer.landlock_abi, prepared.places, private=prepared.private) if offer.landlock_abi else None,
+        filters=offer.filters_for(request.profile, runs_program=bool(prepared.program)),
+        thread_stack_bytes=request.profile.thread_stack_bytes,
+        program=prepared.program,
+        folder=str(prepared.folder),
+        libraries=[*map(str, prepared.python.packages), str(prepared.runtime.folder)],
+        runner=runner,
+        entry=request.entry,
+    )

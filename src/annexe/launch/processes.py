@@ -27,7 +27,18 @@ from typing import final
 
 from annexe.launch.become import as_user
 
-__all__ = ["ProcessIdentity", "identity_of", "is_alive", "kill_matching", "kill_user", "open_pidfd", "tag_of", "uid_of", "uids_in_use"]
+__all__ = [
+    "ProcessIdentity",
+    "identity_of",
+    "is_alive",
+    "kill_matching",
+    "kill_user",
+    "open_pidfd",
+    "read_proc",
+    "tag_of",
+    "uid_of",
+    "uids_in_use",
+]
 
 _PROC = Path("/proc")
 _TAG_LINE = b"Max realtime timeout"
@@ -50,7 +61,7 @@ class ProcessIdentity:
     boot_id: str
 
 
-def _read(pid: int, name: str) -> bytes:
+def read_proc(pid: int, name: str) -> bytes:
     """Return a file of a process; empty once the process is gone."""
     # Bare system calls: this runs for every process of the machine at each launch under a uid of its own.
     try:
@@ -67,7 +78,7 @@ def _read(pid: int, name: str) -> bytes:
 
 def _state_and_start(pid: int) -> tuple[str, int] | None:
     # The name in parentheses may hold anything, spaces and parentheses included: everything is counted from its end.
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    fields = read_proc(pid, "stat").rpartition(b")")[2].split()
     return (fields[0].decode(), int(fields[19])) if len(fields) > 19 else None
 
 
@@ -94,14 +105,14 @@ def uid_of(pid: int) -> int | None:
 
     The owner of its folder in ``/proc`` would be cheaper to ask, but is root for a process that hides, whoever runs it.
     """
-    status = _read(pid, "status")
+    status = read_proc(pid, "status")
     before, found, after = status.partition(b"\nUid:")
     return int(after.split(None, 1)[0]) if found and b"\nState:\tZ" not in before else None
 
 
 def tag_of(pid: int) -> int | None:
     """Return the tag a live process was launched with, or inherited; None when it has none."""
-    line = _read(pid, "limits").partition(_TAG_LINE)[2].split(None, 1)
+    line = read_proc(pid, "limits").partition(_TAG_LINE)[2].split(None, 1)
     if not line or line[0] == b"unlimited":
         return None
     return int(line[0]) if identity_of(pid) is not None else None

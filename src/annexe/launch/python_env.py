@@ -35,7 +35,7 @@ from annexe.errors import PluginBlockedError
 from annexe.launch.folders import unreachable_at
 from annexe.manifest.files import open_file
 
-__all__ = ["SYSTEM_PYTHONS", "Interpreter", "PythonChoice", "PythonFinder"]
+__all__ = ["SYSTEM_PYTHONS", "Interpreter", "PythonChoice", "PythonFinder", "replaceable_at"]
 
 SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(15, 10, -1)))
 _OLDEST = (3, 11)
@@ -45,7 +45,7 @@ _MAX_PTH_FILES = 256
 _MAX_PTH_BYTES = 64 * 1024
 _PROBE = (
     "import sys, _imp, posix, marshal, resource, _ctypes\n"
-    "print(*sys.version_info[:3], sys.implementation.cache_tag, _imp.extension_suffixes()[0], sep='\\n')"
+    "print(*sys.version_info[:3], sys.implementation.cache_tag, _imp.extension_suffixes()[0], sys.base_prefix, sep='\\n')"
 )
 
 
@@ -59,12 +59,14 @@ class Interpreter:
         version: Major, minor, micro.
         cache_tag: Names its byte code files: ``cpython-311``.
         suffix: Names its extension modules, so says which binary packages fit: ``.cpython-311-x86_64-linux-gnu.so``.
+        prefix: Where its library is below, as ``sys.base_prefix``.
     """
 
     path: Path
     version: tuple[int, int, int]
     cache_tag: str
     suffix: str
+    prefix: Path = Path("/usr")
 
 
 @final
@@ -141,7 +143,7 @@ class PythonFinder:
         yield from ((path, False) for path in system if path not in trusted)
 
     def _probe(self, path: Path, uid: int | None, *, is_trusted: bool) -> Interpreter | str:
-        if not is_trusted and (at := _replaceable_at(path)) is not None:
+        if not is_trusted and (at := replaceable_at(path)) is not None:
             return f"others than root could have put it there (see owner and mode of {at})"
         # Permissions are the same for all plugin users: none of them owns or belongs to anything.
         key = (path, uid is not None)
@@ -151,7 +153,7 @@ class PythonFinder:
             return self._known[key]
 
 
-def _replaceable_at(path: Path) -> Path | None:
+def replaceable_at(path: Path) -> Path | None:
     """Return what makes a real path one that somebody other than root and the host's own user can change; None if nothing does."""
     for part in (path, *path.parents):
         found = part.stat()
@@ -169,7 +171,7 @@ def _ask(path: Path, uid: int | None) -> Interpreter | str:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True,
         ).stdout.split("\n")  # fmt: skip
         version = (int(answer[0]), int(answer[1]), int(answer[2]))
-        return Interpreter(path=path, version=version, cache_tag=answer[3], suffix=answer[4])
+        return Interpreter(path=path, version=version, cache_tag=answer[3], suffix=answer[4], prefix=Path(answer[5]))
     except PermissionError:
         at = unreachable_at(path, uid) if uid is not None else None
         return f"a plugin's user cannot reach it ({at} is closed to others)" if at else "it may not be executed"

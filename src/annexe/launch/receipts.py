@@ -1,56 +1,118 @@
-"""The layers of level ``limits``: what the stub and the spawner put in force for one launch. Pure."""
+"""What the launcher put up around one launch, and its receipt. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
 
 from annexe.launch.strategy import LaunchRequest
-from annexe.sandbox import IsolationLevel, Layer, Receipt, receipt_for
+from annexe.sandbox import Layer, Receipt, Walls, receipt_for
+from annexe.sandbox.receipt import Lack, LayerState, TreeKill
 
-__all__ = ["receipt_of_limits"]
-
-_LayerState = Literal["on", "off", "soft"]
+__all__ = ["PutUp"]
 
 _MIB = 1024 * 1024
 
 
-def receipt_of_limits(
-    request: LaunchRequest, *, python: str, uid: int, own_uid: bool, is_linux: bool, can_tag: bool, notes: tuple[str, ...]
-) -> Receipt:
-    """Return the receipt of one launch.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutUp:
+    """What was put up around one launch.
 
-    Args:
+    Attributes:
         request: What was asked for.
+        walls: Which walls.
         python: Interpreter that ran the stub, and the plugin if it is a Python one.
         uid: User it runs as.
-        own_uid: Nobody else is that user.
+        limits: Limits of the kernel, by their name in the ``resource`` module.
+        filters: How many filters of system calls.
+        tmp: What its temporary folder is, in words.
         is_linux: Otherwise macOS, where less can be done.
         can_tag: Its descendants can be recognised.
         notes: What else an operator should know.
+        lacks: Walls that could not be had.
     """
-    profile = request.profile
-    linux_only: _LayerState = "on" if is_linux else "off"
-    layers = [
-        Layer("environment", "on", "from an allow-list"),
-        Layer("descriptors", "on", "the channel and standard streams only"),
-        Layer("own user", "on" if own_uid else "off", str(uid) if own_uid else "it takes a host that runs as root"),
-        Layer("no new privileges", linux_only),
-        Layer("end with the host", linux_only, "by the kernel" if is_linux else "it is told only by the end of the channel"),
-        Layer("memory", "soft" if is_linux else "off", f"{profile.memory_bytes // _MIB} MiB private to each process"),
-        Layer("open files", "on", str(profile.open_files)),
-        Layer("file size", "on", f"{profile.file_bytes // _MIB} MiB each"),
-        Layer("tasks", "on" if own_uid else "off", f"{profile.tasks} processes and threads" if own_uid else "counted per user"),
-        Layer("core dumps", "on", "none are written"),
-        Layer("niceness", "on", f"+{profile.nice}"),
-        Layer("tree kill", "on" if own_uid else "soft" if can_tag else "off", _tree_kill(own_uid=own_uid, can_tag=can_tag)),
-        Layer("python", "on", python),
-    ]
-    receipt = receipt_for(IsolationLevel.LIMITS, uid=uid, own_uid=own_uid, layers=tuple(layers))
-    return replace(receipt, notes=(*receipt.notes, *notes))
+
+    request: LaunchRequest
+    walls: Walls
+    python: str
+    uid: int
+    limits: Mapping[str, int]
+    filters: int
+    tmp: str
+    is_linux: bool
+    can_tag: bool
+    notes: tuple[str, ...]
+    lacks: tuple[Lack, ...] = ()
+
+    def receipt(self, *, confirmed: bool = False) -> Receipt:
+        """Return the receipt.
+
+        Args:
+            confirmed: All that can be read back from the kernel was, and is as it should be.
+        """
+        layers = [*self._surroundings(confirmed), *self._walls(confirmed), *self._limits(confirmed)]
+        return receipt_for(self.walls, uid=self.uid, layers=tuple(layers), tree_kill=self._tree_kill(), more=self.notes, lacks=self.lacks)
+
+    def _surroundings(self, confirmed: bool) -> list[Layer]:
+        own_uid, linux = self.walls.own_uid, _state(self.is_linux)
+        return [
+            Layer("environment", "on", "from an allow-list"),
+            Layer("descriptors", "on", "the channel and standard streams only"),
+            Layer("own user", _state(own_uid), str(self.uid) if own_uid else "it takes a host that runs as root", confirmed and own_uid),
+            Layer("no new privileges", linux, "", confirmed),
+            Layer("end with the host", linux, "by the kernel" if self.is_linux else "it is told only by the end of the channel"),
+        ]
+
+    def _walls(self, confirmed: bool) -> list[Layer]:
+        walls, here = self.walls, "see `annexe doctor`"
+        calls = f"{self.filters} filters" + ("" if self.request.profile.subprocess else "; no fork, no program")
+        return [
+            _layer("namespaces", walls.namespaces, "files, processes, network, IPC, names, users", here, confirmed),
+            Layer("temporary folder", _state(walls.keep_files), self.tmp),
+            _layer("landlock", walls.landlock_abi > 0, f"version {walls.landlock_abi}; it was refused a folder", here, confirmed),
+            _layer("system calls", walls.seccomp, calls, here, confirmed),
+        ]
+
+    def _limits(self, confirmed: bool) -> list[Layer]:
+        profile, group, walls = self.request.profile, self.walls.cgroup, self.walls
+        limited = _state(walls.rlimits)
+        memory: LayerState = "on" if "memory" in group else "soft" if self.is_linux and walls.rlimits else "off"
+        whose = "for all its processes" if "memory" in group else "private to each process"
+        counted = "pids" in group or "RLIMIT_NPROC" in self.limits
+        tree_kill = self._tree_kill()
+        return [
+            Layer("memory", memory, f"{profile.memory_bytes // _MIB} MiB {whose}", confirmed and walls.rlimits),
+            _layer("cpu", "cpu" in group, f"{profile.cpu:g} of a core", "it takes a control group", confirmed),
+            _layer("tasks", counted, f"{profile.tasks} processes and threads", "counted per user", confirmed),
+            Layer("open files", limited, str(profile.open_files), confirmed and walls.rlimits),
+            Layer("file size", limited, f"{profile.file_bytes // _MIB} MiB each", confirmed and walls.rlimits),
+            Layer("core dumps", limited, "none are written", confirmed and walls.rlimits),
+            Layer("niceness", "on", f"+{profile.nice}"),
+            Layer("tree kill", "on" if tree_kill == "hard" else "soft" if self.can_tag else "off", self._how_killed()),
+            Layer("python", "on", self.python),
+        ]
+
+    def _tree_kill(self) -> TreeKill:
+        return "hard" if self.walls.own_uid or self.walls.namespaces or self._cannot_fork() else "soft"
+
+    def _cannot_fork(self) -> bool:
+        return self.walls.seccomp and not self.request.profile.subprocess
+
+    def _how_killed(self) -> str:
+        if self.walls.namespaces:
+            return "its namespace of processes ends with it"
+        if self.walls.own_uid:
+            return "everything of its user"
+        if self._cannot_fork():
+            return "it can have no children"
+        return "its process group, and descendants by the tag they inherit" if self.can_tag else "its process group only"
 
 
-def _tree_kill(*, own_uid: bool, can_tag: bool) -> str:
-    if own_uid:
-        return "everything of its user"
-    return "its process group, and descendants by the tag they inherit" if can_tag else "its process group only"
+def _state(is_on: bool) -> LayerState:
+    return "on" if is_on else "off"
+
+
+def _layer(name: str, is_on: bool, detail: str, otherwise: str, confirmed: bool) -> Layer:
+    return Layer(name, "on", detail, confirmed) if is_on else Layer(name, "off", otherwise)

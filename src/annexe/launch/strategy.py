@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from annexe.sandbox import IsolationLevel, Profile, Receipt
+from annexe.sandbox import IsolationLevel, Profile, Receipt, Walls
 from annexe.sandbox.receipt import TreeKill
 
 __all__ = ["ExitStatus", "LaunchRequest", "LaunchStrategy", "LaunchedPlugin", "TreeReport"]
@@ -95,7 +95,7 @@ class LaunchedPlugin(ABC):
         stdout: Read end of the plugin's standard output, non-blocking; None where it is not captured. Owned by this object: readers
             use ``os.read`` and must stop before ``close`` is called, and must not close it.
         stderr: The same for standard error.
-        receipt: What was enforced.
+        receipt: What is enforced; until ``confirm`` has returned, what was put up.
     """
 
     sock: socket.socket
@@ -103,6 +103,15 @@ class LaunchedPlugin(ABC):
     stdout: int | None
     stderr: int | None
     receipt: Receipt
+
+    def confirm(self) -> None:  # noqa: B027 - where there is nothing to read, nothing is confirmed
+        """Read back from the kernel what holds the plugin, and bring ``pid`` and ``receipt`` up to date.
+
+        Called by the supervisor once the plugin has shaken hands and before its code is loaded. Takes some tenths of a millisecond.
+
+        Raises:
+            SandboxError: A wall that was put up does not stand.
+        """
 
     @abstractmethod
     async def wait(self) -> ExitStatus:
@@ -140,6 +149,13 @@ class LaunchedPlugin(ABC):
 
 class LaunchStrategy(ABC):
     """Makes plugins live in one particular way."""
+
+    def expected_walls(self) -> Walls:
+        """Return which walls a plugin that asks for nothing would get here, as far as is known yet.
+
+        Called for plugins that do not run, to say what their rights and limits would be worth.
+        """
+        return Walls(own_process=False)
 
     @abstractmethod
     async def launch(self, request: LaunchRequest) -> LaunchedPlugin:

@@ -209,7 +209,7 @@ class Resources:
     """What the plugin needs; the operator's caps win."""
 
     memory_bytes: int = 256 * _MIB
-    cpu: float = 0.5
+    cpu: float = 1.0
     processes: int = 16
     open_files: int = 64
     disk_bytes: int = 50 * _MIB

@@ -1,26 +1,22 @@
-"""Sandbox levels, and what each right and limit is worth at them.
+"""Sandbox levels, and the walls that make them.
 
-Pure table, and the only place that says so: receipt, CLI and docs show what stands here. A right or limit that nothing enforces is
-shown as not enforced; it is never left out.
+Pure. A launcher says which walls it put up (``Walls``); the level follows from them, so that nobody can claim more than there is.
 
-* ``enforced``: the plugin cannot do otherwise. ``soft``: mistakes are stopped, malice is not. ``not enforced``: written down only.
-  ``not available``: nothing serves it yet, so asking for it gives nothing.
-* "Enforced" of a right means: a plugin without it cannot do it.
-* Levels above ``limits`` are named here and achieved by nothing yet; who requires one is refused, never given less.
-
-Source: rule 4 of the architecture; docs/reference/permissions.md.
+Source: rule 4 of the architecture; docs/explanation/sandbox.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
 
 from annexe.errors import SandboxError
 
-__all__ = ["HIGHEST_ACHIEVABLE", "LIMITS", "Enforcement", "EnforcementState", "IsolationLevel", "enforcement", "require_level"]
+__all__ = ["FULL_LANDLOCK_ABI", "IsolationLevel", "Walls", "require_level"]
+
+FULL_LANDLOCK_ABI = 6
+"""From this version on Landlock keeps signals and abstract sockets in, not only files (Linux 6.12)."""
 
 
 @final
@@ -40,115 +36,68 @@ class IsolationLevel(StrEnum):
         return levels.index(self) <= levels.index(other)
 
 
-HIGHEST_ACHIEVABLE = IsolationLevel.LIMITS
-
-LIMITS = ("memory", "cpu", "processes", "open-files", "disk")
-"""The limits that every plugin has, as its manifest calls them."""
-
-
 @final
-class EnforcementState(StrEnum):
-    """What a right or limit is worth."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walls:
+    """Which walls stand around one launch; what is not named here does not stand.
 
-    ENFORCED = "enforced"
-    SOFT = "soft"
-    NOT_ENFORCED = "not enforced"
-    NOT_AVAILABLE = "not available"
+    Attributes:
+        own_process: It does not share the host's process.
+        own_uid: It runs as a user that nobody else is.
+        rlimits: Limits of the kernel on each of its processes.
+        namespaces: A file system, processes and a network of its own, by bubblewrap.
+        seccomp: A list of the system calls it may make.
+        landlock_abi: Version of Landlock that keeps its files in; 0: none does.
+        cgroup: What a control group limits: of ``memory``, ``cpu``, ``pids``.
+    """
 
+    own_process: bool = True
+    own_uid: bool = False
+    rlimits: bool = False
+    namespaces: bool = False
+    seccomp: bool = False
+    landlock_abi: int = 0
+    cgroup: frozenset[str] = frozenset()
 
-@final
-@dataclass(frozen=True, slots=True)
-class Enforcement:
-    """What one right or limit is worth, and why."""
+    @property
+    def level(self) -> IsolationLevel:
+        """Return the level that these walls are worth: nothing counts as a wall for hostile code without a filter of system calls."""
+        if not self.own_process or not self.rlimits:
+            return IsolationLevel.NONE
+        if self.seccomp and self.namespaces:
+            return IsolationLevel.FULL if self.landlock_abi else IsolationLevel.NAMESPACES
+        if self.seccomp and self.landlock_abi >= FULL_LANDLOCK_ABI:
+            return IsolationLevel.LANDLOCK
+        return IsolationLevel.LANDLOCK_PARTIAL if self.landlock_abi else IsolationLevel.LIMITS
 
-    state: EnforcementState
-    why: str
+    @property
+    def keep_files(self) -> bool:
+        """Whether it sees no file but those it was given."""
+        return self.namespaces or self.landlock_abi > 0
 
-
-_ENFORCED, _SOFT = EnforcementState.ENFORCED, EnforcementState.SOFT
-_NOT_ENFORCED, _NOT_AVAILABLE = EnforcementState.NOT_ENFORCED, EnforcementState.NOT_AVAILABLE
-
-# The host decides these by itself, outside the plugin's process: the same at every level.
-_BY_THE_HOST: Mapping[str, Enforcement] = {
-    "kv": Enforcement(_ENFORCED, "the host checks every call, quota and rate"),
-    "cap": Enforcement(_ENFORCED, "the host checks every call"),
-    "provides": Enforcement(_ENFORCED, "what the manifest does not declare is refused at activation"),
-    "concurrency": Enforcement(_ENFORCED, "the host sends no more"),
-    "streams": Enforcement(_ENFORCED, "the host sends no more"),
-    "start-timeout": Enforcement(_ENFORCED, "the host stops the start"),
-    "call-timeout": Enforcement(_ENFORCED, "the host answers the caller"),
-    "data": Enforcement(_NOT_AVAILABLE, "no private folder is made yet"),
-    "secrets": Enforcement(_NOT_AVAILABLE, "no secret store yet"),
-    "services": Enforcement(_NOT_AVAILABLE, "plugins cannot call each other yet"),
-    "events.publish": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
-    "events.subscribe": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
-}
-
-_NO_WALLS: Mapping[str, Enforcement] = {
-    "network": Enforcement(_NOT_ENFORCED, "no network wall: it can reach what the host can reach"),
-    "filesystem.read": Enforcement(_NOT_ENFORCED, "no file wall: it can read what its user can read"),
-    "filesystem.write": Enforcement(_NOT_ENFORCED, "no file wall: it can write what its user can write"),
-    "subprocess": Enforcement(_NOT_ENFORCED, "no syscall wall: it can start programs"),
-    "devices": Enforcement(_NOT_ENFORCED, "no device wall: it can open what its user can open"),
-    "cpu": Enforcement(_NOT_ENFORCED, "a share of the processor needs a control group"),
-    "disk": Enforcement(_NOT_ENFORCED, "each file is capped where there are resource limits, their number nowhere"),
-}
-
-_NO_LIMITS: Mapping[str, Enforcement] = {
-    "memory": Enforcement(_NOT_ENFORCED, "no resource limits on this platform"),
-    "processes": Enforcement(_NOT_ENFORCED, "no resource limits on this platform"),
-    "open-files": Enforcement(_NOT_ENFORCED, "no resource limits on this platform"),
-}
-
-_SHARED_USER_ENV = "built from the allow-list, but it can read the host's own as the same user"
-_PROCESSES_OWN_UID = Enforcement(_ENFORCED, "RLIMIT_NPROC on a user of its own; threads count")
-_PROCESSES_SHARED = Enforcement(_NOT_ENFORCED, "the kernel counts them per user, and the user is shared")
-_ENV_OWN_UID = Enforcement(_ENFORCED, "built from the allow-list")
+    @property
+    def keep_processes(self) -> bool:
+        """Whether it can neither signal nor look into processes of others."""
+        return self.own_uid or self.namespaces or self.landlock_abi >= FULL_LANDLOCK_ABI
 
 
-def enforcement(level: IsolationLevel, *, own_uid: bool, in_process: bool = False) -> Mapping[str, Enforcement]:
-    """Return what every kind of right and every limit is worth.
+def require_level(plugin: str, *, achieved: IsolationLevel, required: IsolationLevel, lacking: str = "") -> None:
+    """Refuse a level below what the author or the operator requires.
 
     Args:
-        level: What was achieved.
-        own_uid: Whether the plugin runs as a user of its own.
-        in_process: Whether the plugin runs inside the host's own process.
-
-    Raises:
-        SandboxError: For a level that nothing achieves yet.
-    """
-    if not HIGHEST_ACHIEVABLE.is_at_least(level):
-        raise SandboxError(f"expected a level up to {HIGHEST_ACHIEVABLE}, got {level}, which nothing achieves yet.", level=str(level))
-    if in_process:
-        return _in_process()
-    table = {**_BY_THE_HOST, **_NO_WALLS}
-    table["env"] = _ENV_OWN_UID if own_uid else Enforcement(_SOFT, _SHARED_USER_ENV)
-    if level is IsolationLevel.NONE:
-        return {**table, **_NO_LIMITS}
-    table["memory"] = Enforcement(_SOFT, "RLIMIT_DATA: for each process by itself, and not for shared memory")
-    table["processes"] = _PROCESSES_OWN_UID if own_uid else _PROCESSES_SHARED
-    table["open-files"] = Enforcement(_ENFORCED, "RLIMIT_NOFILE")
-    return table
-
-
-def require_level(plugin: str, *, achieved: IsolationLevel, required: IsolationLevel) -> None:
-    """Refuse a level below what the author or the operator requires.
+        plugin: Id.
+        achieved: What can be had here.
+        required: The higher of what author and operator require.
+        lacking: What this machine lacks and what would mend it, if that is known already.
 
     Raises:
         SandboxError: When it is below; there is no silent downgrade.
     """
     if not achieved.is_at_least(required):
+        cure = lacking or "`annexe doctor` says what this machine lacks"
         raise SandboxError(
-            f"plugin {plugin!r} cannot start: expected sandbox level {required} or stronger, got {achieved}; "
-            "`annexe doctor` says what this machine lacks.",
+            f"plugin {plugin!r} cannot start: expected sandbox level {required} or stronger, got {achieved}; {cure}.",
             plugin=plugin,
             required=str(required),
             achieved=str(achieved),
         )
-
-
-def _in_process() -> Mapping[str, Enforcement]:
-    """Return the table of a plugin that shares the host's interpreter: it can reach around every check."""
-    everything = {**_BY_THE_HOST, **_NO_WALLS, **_NO_LIMITS, "env": _ENV_OWN_UID}
-    inside = Enforcement(_NOT_ENFORCED, "it runs inside the host's own process")
-    return {name: found if found.state is _NOT_AVAILABLE else inside for name, found in everything.items()}

@@ -1,4 +1,4 @@
-"""Sandbox profile: the limits of one plugin, as data.
+"""Sandbox profile: limits and rights of one plugin, as data.
 
 Pure: it computes what a backend applies and applies nothing itself.
 
@@ -34,6 +34,12 @@ class Profile:
         file_bytes: Size of any one file. How many files there are is not bounded at this level.
         nice: Added to the host's niceness.
         thread_stack_bytes: Stack of each Python thread. The C library's 8 MiB would be charged in full against ``memory_bytes``.
+        cpu: Share of the processors, in cores; needs a control group.
+        subprocess: It may fork and run programs.
+        network: It may connect to the host's proxy.
+        read: Files and folders of the machine that it may read, canonical.
+        write: Those it may also write.
+        data: Its private folder; None when it has none.
     """
 
     memory_bytes: int = 128 * _MIB
@@ -42,6 +48,17 @@ class Profile:
     file_bytes: int = 50 * _MIB
     nice: int = 5
     thread_stack_bytes: int = 2 * _MIB
+    cpu: float = 1.0
+    subprocess: bool = False
+    network: bool = False
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    data: str | None = None
+
+    @property
+    def tmp_bytes(self) -> int:
+        """Size of its temporary folder, which is in memory: no larger than one file may be, nor than half of its memory."""
+        return min(self.file_bytes, self.memory_bytes // 2)
 
     def limits_for(self, *, python: bool, own_uid: bool) -> dict[str, int]:
         """Return kernel limits by their name in the ``resource`` module.

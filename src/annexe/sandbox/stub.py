@@ -10,13 +10,17 @@ Order:
 3. Leave if the host died before step 1 took effect.
 4. Channel to descriptor 3, every other one closed.
 5. Limits.
-6. Exec the program, or set up ``sys.path`` and run the SDK's runner.
+6. Landlock, and proof of it: a folder that nobody grants must be refused.
+7. The filters of system calls, the one that forbids further filters last. From here on nothing can be given back or widened.
+8. Exec the program, or set up ``sys.path`` and run the SDK's runner.
+
+Where bubblewrap builds namespaces, this program runs inside them; where there is none, it is the same with fewer walls.
 
 The frame comes from the host, so marshal is safe here; nothing is ever unmarshalled in the other direction.
 
 Any failure ends the process with status 71 and one line on standard error, before the plugin's code has run.
 
-Source: docs/adr/0030-stub-and-private-frame.md.
+Source: docs/adr/0030-stub-and-private-frame.md; docs/adr/0071-walls-are-put-up-by-the-stub.md.
 """
 
 import marshal
@@ -25,6 +29,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__: "list[str]" = []
@@ -32,17 +37,67 @@ __all__: "list[str]" = []
 _CHANNEL = 3
 _FAILED = 71
 _MAX_FRAME_BYTES = 65536
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+_SECCOMP_MODE_FILTER = 2
 _SIGKILL = 9
+# The same on every architecture.
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_BENEATH_PATH, _NET_PORT = 1, 2
+_S_IFMT, _S_IFDIR = 0o170000, 0o040000
+
+
+def _c_function(name: str) -> "Callable[..., int]":
+    from _ctypes import call_function, dlopen, dlsym
+
+    address = dlsym(dlopen(None, 0), name)  # type: ignore[arg-type]  # None: the interpreter itself
+    # Bytes are passed as a pointer to them, numbers as a C int.
+    return lambda *arguments: call_function(address, arguments)
 
 
 def _prctl() -> None:
-    from _ctypes import call_function, dlopen, dlsym
-
-    address = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None: the interpreter itself
+    prctl = _c_function("prctl")
     for option, value in ((_PR_SET_PDEATHSIG, _SIGKILL), (_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)):
-        if call_function(address, (option, value, 0, 0, 0)) != 0:
+        if prctl(option, value, 0, 0, 0) != 0:
             raise OSError(f"prctl {option} was refused")
+
+
+def _restrict_files(rules: "dict[str, Any]") -> None:
+    syscall = _c_function("syscall")
+    ruleset = syscall(_LANDLOCK_CREATE, rules["attr"], len(rules["attr"]), 0)
+    if ruleset < 0:
+        raise OSError("Landlock makes no ruleset")
+    for path, rights in rules["rules"]:
+        try:
+            place = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+        except OSError:
+            continue  # not on this machine, or out of this user's reach: then there is nothing to allow
+        if posix.fstat(place).st_mode & _S_IFMT != _S_IFDIR:
+            rights &= rules["of_files"]
+        # struct landlock_path_beneath_attr, which is packed
+        if syscall(_LANDLOCK_ADD, ruleset, _BENEATH_PATH, rights.to_bytes(8, "little") + place.to_bytes(4, "little"), 0) != 0:
+            raise OSError(f"Landlock takes no rule for {path}")
+        posix.close(place)
+    for port in rules["ports"]:
+        if syscall(_LANDLOCK_ADD, ruleset, _NET_PORT, port, 0) != 0:
+            raise OSError("Landlock takes no rule for a port")
+    if syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0:
+        raise OSError("Landlock restricts nothing")
+    posix.close(ruleset)
+    try:
+        posix.close(posix.open("/", posix.O_RDONLY))
+    except PermissionError:
+        return
+    raise OSError("Landlock is said to be on, but does not refuse")
+
+
+def _filter_calls(programs: "list[bytes]") -> None:
+    prctl = _c_function("prctl")
+    for program in programs:
+        # struct sock_fprog: how many instructions, and where they are. A bytes object keeps its content behind its header.
+        address = id(program) + bytes.__basicsize__ - 1
+        fprog = (len(program) // 8).to_bytes(8, "little") + address.to_bytes(8, "little")
+        if prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0) != 0:
+            raise OSError("the kernel takes no filter of system calls")
 
 
 def _read(fd: int, count: int) -> bytes:
@@ -87,10 +142,15 @@ def _prepare() -> "dict[str, Any]":
     posix.closerange(_CHANNEL + 1, 1 << 20)
     posix.putenv(b"ANNEXE_FD", b"3")
     posix.environ[b"ANNEXE_FD"] = b"3"
+    if posix.environ.pop(b"PWD", None) is not None:  # bubblewrap's
+        posix.unsetenv(b"PWD")
     posix.umask(0o077)
     if frame["nice"]:
         posix.nice(frame["nice"])
     _limit(frame["limits"])
+    if frame["landlock"] is not None:
+        _restrict_files(frame["landlock"])
+    _filter_calls(frame["filters"])
     return frame
 
 
@@ -98,6 +158,8 @@ def _main() -> "tuple[Any, str]":
     """Return the SDK's entry point and its two arguments; does not return for a program."""
     try:
         frame = _prepare()
+        if frame["is_trial"]:
+            posix._exit(0)
         if frame["program"]:
             posix.execv(frame["program"][0], frame["program"])
         import _thread

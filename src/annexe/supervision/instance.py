@@ -145,6 +145,7 @@ class Instance:
         try:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
             instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
+            launched.confirm()
             instance.provided = await activate(instance.connection, instance.greeting, plan.activation, deadline=deadline)
             plan.check(instance.provided)
         except BaseException as error:

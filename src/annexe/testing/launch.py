@@ -16,7 +16,7 @@ from typing import final
 
 from annexe.errors import LaunchError
 from annexe.launch import ExitStatus, LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
-from annexe.sandbox import IsolationLevel, Layer, receipt_for, require_level
+from annexe.sandbox import IsolationLevel, Layer, Walls, receipt_for, require_level
 
 __all__ = ["FakeLaunchStrategy", "FakeLaunchedPlugin"]
 
@@ -73,7 +73,7 @@ class FakeLaunchedPlugin(LaunchedPlugin):
         self.sock.setblocking(False)
         self.pid = self.stdout = self.stderr = None
         layers = (Layer("own process", "off", "it is played by a test"),)
-        self.receipt = receipt_for(IsolationLevel.NONE, uid=None, own_uid=False, layers=layers, in_process=True)
+        self.receipt = receipt_for(Walls(own_process=False), uid=None, layers=layers, tree_kill="none")
         self.signals: list[str] = []
         self.ignores_terminate = False
         self._loop = asyncio.get_running_loop()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from annexe.launch import ExitStatus, LaunchRequest
-from annexe.launch.receipts import receipt_of_limits
+from annexe.launch.receipts import PutUp
+from annexe.sandbox import Profile, Walls
+from annexe.sandbox.receipt import Lack
+from tests.unit.sandbox.walls import FULL, LANDLOCK, LIMITS, NONE, OWN_USER
 
 
 @pytest.mark.parametrize(
@@ -31,22 +36,64 @@ def test_launch_can_be_imported_where_there_are_no_unix_modules() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
+def put_up(walls: Walls, *, is_linux: bool = True, can_tag: bool = True, limits: dict[str, int] | None = None, **rights: Any) -> PutUp:
+    request = LaunchRequest(plugin="p", instance="p-1", kind="python", entry="e", folder=Path("/x"), profile=Profile(**rights))
+    return PutUp(
+        request=request, walls=walls, python="/usr/bin/python3", uid=64100, limits=limits or {}, filters=5, tmp="in memory", is_linux=is_linux,
+        can_tag=can_tag, notes=("a copy",), lacks=(Lack("cgroup", "none"),),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("own_uid", "is_linux", "can_tag", "expected"),
+    ("facts", "expected"),
     [
-        pytest.param(True, True, True, {"own user": "on", "tasks": "on", "tree kill": "on", "memory": "soft"}, id="root on Linux"),
         pytest.param(
-            False, True, True, {"own user": "off", "tasks": "off", "tree kill": "soft", "end with the host": "on"}, id="other on Linux"
+            put_up(FULL),
+            {
+                "own user": "on",
+                "namespaces": "on",
+                "landlock": "on",
+                "system calls": "on",
+                "memory": "on",
+                "cpu": "on",
+                "tasks": "on",
+                "tree kill": "on",
+            },
+            id="everything",
         ),
-        pytest.param(False, True, False, {"tree kill": "off"}, id="no tag to be had"),
-        pytest.param(False, False, False, {"end with the host": "off", "no new privileges": "off", "memory": "off"}, id="macOS"),
+        pytest.param(
+            put_up(OWN_USER, limits={"RLIMIT_NPROC": 48}),
+            {"own user": "on", "tasks": "on", "tree kill": "on", "memory": "soft", "cpu": "off", "namespaces": "off", "landlock": "off"},
+            id="root on Linux, no walls",
+        ),
+        pytest.param(
+            put_up(LIMITS), {"own user": "off", "tasks": "off", "tree kill": "soft", "end with the host": "on"}, id="other on Linux"
+        ),
+        pytest.param(put_up(LANDLOCK), {"tree kill": "on", "tasks": "off", "system calls": "on"}, id="no fork, no children"),
+        pytest.param(put_up(LANDLOCK, subprocess=True), {"tree kill": "soft"}, id="it may fork"),
+        pytest.param(put_up(LIMITS, can_tag=False), {"tree kill": "off"}, id="no tag to be had"),
+        pytest.param(
+            put_up(LIMITS, is_linux=False, can_tag=False),
+            {"end with the host": "off", "no new privileges": "off", "memory": "off"},
+            id="macOS",
+        ),
+        pytest.param(put_up(NONE), {"memory": "off", "open files": "off", "file size": "off"}, id="not even limits"),
     ],
 )
-def test_receipt_states_only_what_is_in_force(own_uid: bool, is_linux: bool, can_tag: bool, expected: dict[str, str]) -> None:
-    request = LaunchRequest(plugin="p", instance="p-1", kind="python", entry="e", folder=__import__("pathlib").Path("/x"))
-    receipt = receipt_of_limits(
-        request, python="/usr/bin/python3", uid=64100, own_uid=own_uid, is_linux=is_linux, can_tag=can_tag, notes=("a copy",)
-    )
-    states = {layer.name: layer.state for layer in receipt.layers}
-    assert expected.items() <= states.items()
+def test_receipt_states_only_what_is_in_force(facts: PutUp, expected: dict[str, str]) -> None:
+    receipt = facts.receipt()
+    assert expected.items() <= {layer.name: layer.state for layer in receipt.layers}.items()
     assert receipt.notes[-1] == "a copy"
+    assert [lack.wall for lack in receipt.lacks] == ["cgroup"]
+
+
+def test_receipt_says_of_nothing_that_it_was_read_back_until_it_was() -> None:
+    assert not any(layer.confirmed for layer in put_up(FULL).receipt().layers)
+    confirmed = {layer.name for layer in put_up(FULL, limits={"RLIMIT_DATA": 1}).receipt(confirmed=True).layers if layer.confirmed}
+    assert {"own user", "no new privileges", "namespaces", "landlock", "system calls", "memory", "cpu", "tasks", "open files"} <= confirmed
+    assert not {"environment", "descriptors", "niceness", "python", "tree kill"} & confirmed
+
+
+def test_receipt_confirms_no_wall_that_does_not_stand() -> None:
+    layers = put_up(NONE).receipt(confirmed=True).layers
+    assert not any(layer.confirmed for layer in layers if layer.state == "off")

@@ -27,7 +27,7 @@ def test_page_tells_every_key_and_no_other() -> None:
 
 
 def test_page_says_of_each_key_what_becomes_of_it() -> None:
-    assert set(ROWS.values()) == {"checked", "enforced", "soft", "not enforced", "not available"}
+    assert set(ROWS.values()) == {"checked", "enforced", "soft", "not available"}
 
 
 def test_page_shows_a_manifest_that_is_valid_but_for_its_files() -> None:

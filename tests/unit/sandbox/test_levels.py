@@ -1,16 +1,15 @@
-"""What rights and limits are worth at each level."""
+"""Which level walls make, and who is refused below it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 from annexe.errors import SandboxError
 from annexe.manifest.model import SANDBOX_LEVELS
-from annexe.manifest.rights import RIGHT_KINDS
-from annexe.sandbox.levels import EnforcementState, IsolationLevel, enforcement, require_level
-
-UNBUILT = [IsolationLevel.FULL, IsolationLevel.NAMESPACES, IsolationLevel.LANDLOCK, IsolationLevel.LANDLOCK_PARTIAL]
-LIMIT_NAMES = {"memory", "cpu", "processes", "open-files", "disk", "start-timeout", "call-timeout", "concurrency", "streams"}
+from annexe.sandbox import IsolationLevel, Walls, require_level
+from tests.unit.sandbox.walls import BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, OWN_USER, PARTIAL
 
 
 def test_levels_are_those_of_the_manifest() -> None:
@@ -23,54 +22,29 @@ def test_level_compares_by_strength() -> None:
     assert not IsolationLevel.LIMITS.is_at_least(IsolationLevel.LANDLOCK_PARTIAL)
 
 
-@pytest.mark.parametrize("level", [IsolationLevel.LIMITS, IsolationLevel.NONE])
-@pytest.mark.parametrize("own_uid", [True, False])
-@pytest.mark.parametrize("in_process", [True, False])
-def test_enforcement_speaks_of_every_right_and_limit(level: IsolationLevel, own_uid: bool, in_process: bool) -> None:
-    table = enforcement(level, own_uid=own_uid, in_process=in_process)
-    assert set(RIGHT_KINDS) | LIMIT_NAMES | {"provides"} == set(table)
-    assert all(found.why for found in table.values())
-
-
-@pytest.mark.parametrize("level", UNBUILT)
-def test_enforcement_at_a_level_that_nothing_achieves_is_refused(level: IsolationLevel) -> None:
-    with pytest.raises(SandboxError) as caught:
-        enforcement(level, own_uid=True)
-    assert caught.value.data == {"level": str(level)}
+@pytest.mark.parametrize(("level", "walls"), BY_LEVEL.items(), ids=BY_LEVEL)
+def test_level_follows_from_the_walls(level: str, walls: Walls) -> None:
+    assert walls.level == level
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "shared"),
+    ("walls", "level"),
     [
-        ("kv", EnforcementState.ENFORCED, EnforcementState.ENFORCED),
-        ("cap", EnforcementState.ENFORCED, EnforcementState.ENFORCED),
-        ("env", EnforcementState.ENFORCED, EnforcementState.SOFT),
-        ("network", EnforcementState.NOT_ENFORCED, EnforcementState.NOT_ENFORCED),
-        ("filesystem.read", EnforcementState.NOT_ENFORCED, EnforcementState.NOT_ENFORCED),
-        ("subprocess", EnforcementState.NOT_ENFORCED, EnforcementState.NOT_ENFORCED),
-        ("data", EnforcementState.NOT_AVAILABLE, EnforcementState.NOT_AVAILABLE),
-        ("secrets", EnforcementState.NOT_AVAILABLE, EnforcementState.NOT_AVAILABLE),
-        ("services", EnforcementState.NOT_AVAILABLE, EnforcementState.NOT_AVAILABLE),
-        ("memory", EnforcementState.SOFT, EnforcementState.SOFT),
-        ("processes", EnforcementState.ENFORCED, EnforcementState.NOT_ENFORCED),
-        ("open-files", EnforcementState.ENFORCED, EnforcementState.ENFORCED),
-        ("cpu", EnforcementState.NOT_ENFORCED, EnforcementState.NOT_ENFORCED),
+        pytest.param(replace(FULL, seccomp=False), "landlock-partial", id="without a filter everything else is half a wall"),
+        pytest.param(replace(NAMESPACES, seccomp=False), "limits", id="namespaces alone"),
+        pytest.param(replace(FULL, rlimits=False), "none", id="nothing without limits"),
+        pytest.param(replace(FULL, own_process=False), "none", id="nothing inside the host"),
+        pytest.param(replace(LANDLOCK, landlock_abi=0), "limits", id="a filter alone"),
+        pytest.param(replace(FULL, cgroup=frozenset()), "full", id="a control group is told apart from the level"),
     ],
 )
-def test_enforcement_at_limits_is_honest(name: str, own: EnforcementState, shared: EnforcementState) -> None:
-    assert enforcement(IsolationLevel.LIMITS, own_uid=True)[name].state is own
-    assert enforcement(IsolationLevel.LIMITS, own_uid=False)[name].state is shared
+def test_level_with_a_wall_missing_is_lower(walls: Walls, level: str) -> None:
+    assert walls.level == level
 
 
-def test_enforcement_at_none_limits_nothing() -> None:
-    table = enforcement(IsolationLevel.NONE, own_uid=False)
-    assert {table[name].state for name in ("memory", "processes", "open-files")} == {EnforcementState.NOT_ENFORCED}
-    assert table["kv"].state is EnforcementState.ENFORCED
-
-
-def test_enforcement_in_process_enforces_nothing() -> None:
-    states = {found.state for found in enforcement(IsolationLevel.NONE, own_uid=False, in_process=True).values()}
-    assert states == {EnforcementState.NOT_ENFORCED, EnforcementState.NOT_AVAILABLE}
+def test_walls_keep_processes_apart_by_user_namespace_or_a_newer_landlock() -> None:
+    assert [walls.keep_processes for walls in (OWN_USER, NAMESPACES, LANDLOCK, PARTIAL, LIMITS)] == [True, True, True, False, False]
+    assert not INSIDE.keep_files
 
 
 def test_require_level_that_is_achieved_passes() -> None:
@@ -78,7 +52,17 @@ def test_require_level_that_is_achieved_passes() -> None:
 
 
 def test_require_level_above_the_achieved_is_refused() -> None:
-    with pytest.raises(SandboxError, match="expected sandbox level landlock or stronger, got limits") as caught:
+    with pytest.raises(SandboxError, match="expected sandbox level landlock or stronger, got limits; `annexe doctor`") as caught:
         require_level("demo", achieved=IsolationLevel.LIMITS, required=IsolationLevel.LANDLOCK)
     assert caught.value.plugin == "demo"
     assert caught.value.data == {"required": "landlock", "achieved": "limits"}
+
+
+def test_require_level_names_what_is_lacking_when_that_is_known() -> None:
+    with pytest.raises(SandboxError, match=r"got landlock; namespaces: bwrap is not installed \(apt install bubblewrap\)\.$"):
+        require_level(
+            "demo",
+            achieved=IsolationLevel.LANDLOCK,
+            required=IsolationLevel.FULL,
+            lacking="namespaces: bwrap is not installed (apt install bubblewrap)",
+        )

@@ -3,69 +3,103 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from annexe.errors import SandboxError
-from annexe.sandbox.levels import IsolationLevel
-from annexe.sandbox.receipt import Layer, Receipt, receipt_for
+from annexe.sandbox import Walls
+from annexe.sandbox.receipt import Lack, Layer, Receipt, TreeKill, receipt_for
+from tests.unit.sandbox.walls import BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
 
-LAYERS = (Layer("rlimits", "on"), Layer("parent-death signal", "soft", "cleared by exec of a set-uid program"))
+LAYERS = (
+    Layer("rlimits", "on", confirmed=True),
+    Layer("system calls", "on", "5 filters", confirmed=True),
+    Layer("parent-death signal", "soft", "cleared by exec of a set-uid program"),
+)
 
 
-def make(level: IsolationLevel = IsolationLevel.LIMITS, *, own_uid: bool = False, in_process: bool = False) -> Receipt:
-    return receipt_for(level, uid=64001 if own_uid else None, own_uid=own_uid, layers=LAYERS, in_process=in_process)
+def make(walls: Walls = LIMITS, *, tree_kill: TreeKill = "soft", lacks: tuple[Lack, ...] = ()) -> Receipt:
+    return receipt_for(walls, uid=64001 if walls.own_uid else None, layers=LAYERS, tree_kill=tree_kill, lacks=lacks)
+
+
+def words(walls: Walls, tree_kill: TreeKill = "hard") -> str:
+    return " ".join(make(walls, tree_kill=tree_kill).notes)
 
 
 def test_receipt_same_uid_names_token_state_directory_and_signals() -> None:
-    words = " ".join(make().notes)
-    assert all(word in words for word in ("state directory", "token", "signal", "trace", "network", "every system call", "outlive"))
+    told = words(LIMITS, "soft")
+    assert all(word in told for word in ("state directory", "token", "signal", "trace", "network", "every system call", "outlive"))
 
 
 def test_receipt_own_uid_does_not_claim_the_token_is_readable() -> None:
-    words = " ".join(make(own_uid=True).notes)
-    assert "token" not in words
-    assert "user of its own" in words
+    assert "token" not in words(OWN_USER)
+    assert "user of its own" in words(OWN_USER)
 
 
-def test_receipt_tree_kill_is_hard_only_with_a_user_of_its_own() -> None:
-    assert (make(own_uid=True).tree_kill, make().tree_kill) == ("hard", "soft")
-    assert "outlive" not in " ".join(make(own_uid=True).notes)
+def test_receipt_of_a_hard_tree_kill_does_not_speak_of_children_that_live_on() -> None:
+    assert "outlive" not in words(OWN_USER, "hard")
 
 
 def test_receipt_at_none_says_that_nothing_is_limited() -> None:
-    assert "Nothing limits the memory, processes or files it takes." in make(IsolationLevel.NONE).notes
+    assert "Nothing limits the memory, processes or files it takes." in make(NONE).notes
     assert "Nothing limits the memory, processes or files it takes." not in make().notes
 
 
+def test_receipt_at_full_promises_files_processes_network_and_calls_and_nothing_of_the_kernel() -> None:
+    notes = make(FULL, tree_kill="hard").notes
+    assert notes[0] == "For untrusted code: files, processes, network and system calls of others are out of its reach."
+    assert len(notes) == 2
+    assert "kernel is shared" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("walls", "word"),
+    [
+        pytest.param(NAMESPACES, "One wall", id="no landlock"),
+        pytest.param(LANDLOCK, "shares the list of processes", id="no namespaces"),
+        pytest.param(PARTIAL, "does not keep signals in", id="an older landlock"),
+        pytest.param(replace(PARTIAL, seccomp=False), "no filter stands", id="no filter"),
+        pytest.param(replace(FULL, cgroup=frozenset()), "memory limit is soft", id="no control group"),
+    ],
+)
+def test_receipt_says_which_wall_is_missing(walls: Walls, word: str) -> None:
+    assert word in words(walls)
+    assert word not in words(FULL)
+
+
 def test_receipt_in_process_says_that_it_can_do_all() -> None:
-    receipt = make(IsolationLevel.NONE, in_process=True)
+    receipt = make(INSIDE, tree_kill="none")
     assert receipt.notes == ("It runs inside the host's own process: it can do all that the host can, and its crash is the host's.",)
-    assert receipt.tree_kill == "none"
+    assert receipt.level == "none"
 
 
-def test_receipt_of_an_unachieved_level_is_refused() -> None:
-    with pytest.raises(SandboxError) as caught:
-        make(IsolationLevel.FULL)
-    assert caught.value.data == {"level": "full"}
+def test_receipt_has_the_level_of_its_walls() -> None:
+    assert {level: str(make(walls).level) for level, walls in BY_LEVEL.items()} == {level: level for level in BY_LEVEL}
 
 
 def test_receipt_as_dict_survives_json() -> None:
-    facts = json.loads(json.dumps(make(own_uid=True).as_dict()))
+    facts = json.loads(json.dumps(make(OWN_USER, tree_kill="hard", lacks=(Lack("namespaces", "no bwrap", "install it"),)).as_dict()))
     assert facts["level"] == "limits"
     assert facts["uid"] == 64001
     assert facts["tree_kill"] == "hard"
-    assert make(own_uid=False).as_dict()["tree_kill"] == "soft"
-    assert facts["layers"][0] == {"name": "rlimits", "state": "on", "detail": ""}
+    assert facts["layers"][0] == {"name": "rlimits", "state": "on", "detail": "", "confirmed": True}
     assert facts["rights"]["network"]["state"] == "not enforced"
-    assert facts["notes"] == list(make(own_uid=True).notes)
+    assert facts["notes"] == list(make(OWN_USER, tree_kill="hard").notes)
+    assert facts["lacks"] == [{"wall": "namespaces", "why": "no bwrap", "cure": "install it"}]
 
 
 def test_receipt_as_text_shows_layers_rights_and_notes() -> None:
     lines = make().as_text().splitlines()
     assert lines[:3] == ["level: limits", "uid: -", "tree kill: soft"]
-    assert "  rlimits: on" in lines
+    assert "  rlimits: on (as the kernel says)" in lines
+    assert "  system calls: on (5 filters, as the kernel says)" in lines
     assert "  parent-death signal: soft (cleared by exec of a set-uid program)" in lines
-    assert "  data: not available (no private folder is made yet)" in lines
+    assert "  secrets: not available (no secret store yet)" in lines
     assert lines[-1].startswith("  - ")
-    assert "uid: 64001" in make(own_uid=True).as_text()
+    assert "uid: 64001" in make(OWN_USER).as_text()
+    assert "not to be had on this machine:" not in lines
+
+
+def test_receipt_as_text_shows_what_is_lacking_and_its_cure() -> None:
+    text = make(lacks=(Lack("namespaces", "no bwrap", "install it"), Lack("seccomp", "no filters"))).as_text()
+    assert "not to be had on this machine:\n  namespaces: no bwrap (install it)\n  seccomp: no filters\n" in text

@@ -6,13 +6,20 @@ import re
 from pathlib import Path
 
 from annexe.manifest.rights import RIGHT_KINDS, right
-from annexe.sandbox.levels import IsolationLevel, enforcement
+from annexe.sandbox import Walls
+from annexe.sandbox.enforcement import enforcement
+from tests.unit.sandbox.walls import FULL, LANDLOCK, LIMITS
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
 PERMISSIONS = (DOCS / "permissions.md").read_text()
 MANIFEST = (DOCS / "manifest.md").read_text()
-OWN = {name: str(found.state) for name, found in enforcement(IsolationLevel.LIMITS, own_uid=True).items()}
-SHARED = {name: str(found.state) for name, found in enforcement(IsolationLevel.LIMITS, own_uid=False).items()}
+
+
+def states(walls: Walls) -> dict[str, str]:
+    return {name: str(found.state) for name, found in enforcement(walls).items()}
+
+
+COLUMNS = [states(walls) for walls in (FULL, LANDLOCK, LIMITS)]
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -21,9 +28,8 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_permissions_page_says_what_each_right_is_worth() -> None:
-    assert {kind: (own, shared) for kind, _, _, own, shared, _ in rows("Rights")} == {
-        kind: (OWN[kind], SHARED[kind]) for kind in RIGHT_KINDS
-    }
+    told = {kind: [full, landlock, limits] for kind, _, _, full, landlock, limits in rows("Rights")}
+    assert told == {kind: [column[kind] for column in COLUMNS] for kind in RIGHT_KINDS}
 
 
 def test_permissions_page_gives_examples_that_are_rights() -> None:
@@ -31,8 +37,8 @@ def test_permissions_page_gives_examples_that_are_rights() -> None:
 
 
 def test_permissions_page_says_what_each_limit_is_worth() -> None:
-    limits = {name: (own, shared) for name, own, shared, _ in rows("Limits")}
-    assert limits == {name: (OWN[name], SHARED[name]) for name in OWN if name not in RIGHT_KINDS}
+    told = {name: [full, landlock, limits] for name, full, landlock, limits in rows("Limits")}
+    assert told == {name: [column[name] for column in COLUMNS] for name in COLUMNS[0] if name not in RIGHT_KINDS}
 
 
 def test_manifest_page_agrees_with_the_table_of_levels() -> None:
@@ -41,4 +47,4 @@ def test_manifest_page_agrees_with_the_table_of_levels() -> None:
         table, _, name = key.partition(".")
         if table in ("permissions", "resources"):
             kind = {"capabilities": "cap"}.get(name, name.removesuffix(".quota"))
-            assert state == OWN[kind], key
+            assert state == COLUMNS[0][kind], key

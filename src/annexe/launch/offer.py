@@ -1,0 +1,255 @@
+"""Which walls this machine offers to a plugin: found out by putting them all up around a stub that does nothing, never from a version.
+
+From the strongest down: with every wall, then without ``/proc`` (in many containers it cannot be mounted), then without namespaces, and
+so on. The first that works is the offer; what was refused on the way is kept with its cure, for the receipt and ``annexe doctor``.
+Blocking; once for each kind of user and interpreter.
+
+Source: rule 4 of the architecture; docs/adr/0070-one-view-many-walls.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from annexe.launch.become import as_user
+from annexe.launch.private_frame import PrivateFrame
+from annexe.launch.python_env import Interpreter, replaceable_at
+from annexe.launch.runtime import Runtime
+from annexe.sandbox import Profile, seccomp
+from annexe.sandbox.bubblewrap import OPTIONS_WANTED, Bubblewrap, arguments
+from annexe.sandbox.landlock import ruleset
+from annexe.sandbox.receipt import Lack
+from annexe.sandbox.view import places_for
+
+__all__ = ["WALL_NAMES", "Offer", "OfferFinder", "landlock_abi"]
+
+WALL_NAMES = ("uid", "namespaces", "landlock", "seccomp", "rlimits", "cgroup")
+"""What can be left out for the sake of a test."""
+
+_TIMEOUT_S = 10.0
+_BUBBLEWRAP_AT = ("/usr/bin/bwrap", "/usr/local/bin/bwrap")
+_ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+_TMP_BYTES = 65536
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_VERSION = 444, 1
+_MAX_SAID_CHARS = 300
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What can be put up around a plugin here.
+
+    Attributes:
+        bubblewrap: For namespaces; None when there are none.
+        landlock_abi: 0 when there is none.
+        seccomp: Filters of system calls work.
+        rlimits: Limits of the kernel are set; only ever off in tests.
+        lacks: Walls that cannot be had, and why.
+    """
+
+    bubblewrap: Bubblewrap | None = None
+    landlock_abi: int = 0
+    seccomp: bool = False
+    rlimits: bool = True
+    lacks: tuple[Lack, ...] = ()
+
+    def filters_for(self, profile: Profile, *, runs_program: bool) -> tuple[bytes, ...]:
+        """Return the filters of system calls for one launch, in loading order."""
+        if not self.seccomp:
+            return ()
+        return (
+            seccomp.programs_for(
+                platform.machine(),
+                may_run_programs=profile.subprocess or runs_program,
+                may_fork=profile.subprocess,
+                network=profile.network,
+            )
+            or ()
+        )
+
+    def lacking(self) -> str:
+        """Return what is missing and what would mend it, as the end of a sentence; empty when nothing is."""
+        return "; ".join(lack.text for lack in self.lacks)
+
+
+@final
+class OfferFinder:
+    """Finds offers and remembers them.
+
+    Args:
+        bubblewrap: Where to look for it; by default on the host's path and where systems put it. None: nowhere.
+        unsafe_without: Walls left out, for tests that show what an attack does then.
+    """
+
+    def __init__(self, *, bubblewrap: Path | str | None = "", unsafe_without: Collection[str] = ()) -> None:
+        if unknown := sorted(set(unsafe_without) - set(WALL_NAMES)):
+            raise ValueError(f"expected walls of {', '.join(WALL_NAMES)}, got {', '.join(unknown)}")
+        self._bubblewrap_at = bubblewrap
+        self._without = frozenset(unsafe_without)
+        self._known: dict[tuple[Path, bool], Offer] = {}
+        self.latest = Offer()  # what was found last; before that, nothing is promised
+        self._finding = threading.Lock()  # ten plugins that start at once try it once
+
+    def find(self, interpreter: Interpreter, runtime: Runtime, *, uid: int | None, scratch: Path) -> Offer:
+        """Return what can be had.
+
+        Args:
+            interpreter: What runs the stub.
+            runtime: Has the stub.
+            uid: A user to try it as; None: the host's.
+            scratch: A private folder of that user.
+        """
+        key = (interpreter.path, uid is not None)
+        with self._finding:
+            if key not in self._known:
+                self._known[key] = self._left(_Trial(interpreter, runtime, uid, scratch).best(_find_bubblewrap(self._bubblewrap_at)))
+            self.latest = self._known[key]
+            return self.latest
+
+    def _left(self, offer: Offer) -> Offer:
+        without = self._without
+        return replace(
+            offer,
+            bubblewrap=None if "namespaces" in without else offer.bubblewrap,
+            landlock_abi=0 if "landlock" in without else offer.landlock_abi,
+            seccomp=offer.seccomp and "seccomp" not in without,
+            rlimits="rlimits" not in without,
+        )
+
+
+@final
+class _Trial:
+    """Tries walls around a stub that does nothing."""
+
+    def __init__(self, interpreter: Interpreter, runtime: Runtime, uid: int | None, scratch: Path) -> None:
+        self._interpreter = interpreter
+        self._runtime = runtime
+        self._uid = uid
+        self._scratch = scratch
+
+    def best(self, bubblewrap: Bubblewrap | Lack) -> Offer:
+        lacks: list[Lack] = []
+        offer = Offer(landlock_abi=landlock_abi(), seccomp=seccomp.programs_for(platform.machine(), **_NO_RIGHTS) is not None)
+        if not offer.landlock_abi:
+            lacks.append(
+                Lack("landlock", "the kernel has none, or it is switched off", "use Linux 5.13 or newer, booted with lsm=landlock,…")
+            )
+        if not offer.seccomp:
+            lacks.append(Lack("seccomp", f"there are no filters for {platform.machine()}"))
+        if isinstance(bubblewrap, Lack):
+            lacks.append(bubblewrap)
+        else:
+            for found in (bubblewrap, replace(bubblewrap, mounts_proc=False)):
+                said = self._try(replace(offer, bubblewrap=found))
+                if said is None:
+                    return replace(offer, bubblewrap=found, lacks=tuple(lacks))
+            bare = self._try(offer)
+            if bare is None:
+                lacks.append(Lack("namespaces", f"bubblewrap says: {said}", _cure_of(said or "")))
+        return self._without_namespaces(offer, lacks)
+
+    def _without_namespaces(self, offer: Offer, lacks: list[Lack]) -> Offer:
+        """Return the best that a process can do for itself."""
+        for wall, left in (
+            ("", offer),
+            ("landlock", replace(offer, landlock_abi=0)),
+            ("seccomp", replace(offer, seccomp=False)),
+            ("landlock", replace(offer, landlock_abi=0, seccomp=False)),
+        ):
+            said = self._try(left)
+            if said is None:
+                return replace(left, lacks=tuple(lacks))
+            if wall != "":
+                lacks.append(Lack(wall or "landlock", f"the stub says: {said}"))
+        return replace(left, lacks=tuple(lacks))
+
+    def _try(self, offer: Offer) -> str | None:
+        """Put the walls up around a stub that does nothing; return what went wrong, None when nothing did."""
+        profile = Profile()
+        python, runtime = str(self._interpreter.path), str(self._runtime.folder)
+        places = places_for(profile, folder=runtime, runtime=runtime, python=python, prefix=str(self._interpreter.prefix))
+        frame = PrivateFrame(
+            host_pid=os.getpid() if offer.bubblewrap is None else 0,
+            limits={},
+            landlock=ruleset(offer.landlock_abi, places, private=(str(self._scratch),)) if offer.landlock_abi else None,
+            filters=offer.filters_for(profile, runs_program=False),
+            is_trial=True,
+        )
+        ours, theirs = socket.socketpair()
+        with ours, theirs, Path(os.devnull).open("wb") as nowhere:
+            become, user = as_user(self._uid)
+            inner = [python, "-I", "-S", str(self._runtime.stub)]
+            if offer.bubblewrap is not None:
+                inner = (
+                    arguments(
+                        offer.bubblewrap, places, tmp_bytes=_TMP_BYTES, scratch=str(self._scratch), info_fd=nowhere.fileno(), block_fd=None
+                    )
+                    + inner
+                )
+            ours.sendall(frame.packed())
+            try:
+                done = subprocess.run(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub
+                    [*become, *inner], pass_fds=(theirs.fileno(), nowhere.fileno()), env={"ANNEXE_FD": str(theirs.fileno())}, cwd="/",
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=_TIMEOUT_S, check=False, **user,
+                )  # fmt: skip
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return str(error)
+        if done.returncode == 0:
+            return None
+        said = done.stderr.decode(errors="replace").strip().replace("\n", "; ")[:_MAX_SAID_CHARS]
+        return said or f"status {done.returncode}"
+
+
+_NO_RIGHTS = {"may_run_programs": False, "may_fork": False, "network": False}
+
+
+def landlock_abi() -> int:
+    """Return the version of Landlock that this process could use; 0 when there is none."""
+    try:
+        syscall = ctypes.CDLL(None, use_errno=True).syscall
+    except (OSError, AttributeError):  # not on Linux
+        return 0
+    return max(0, int(syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)))
+
+
+def _find_bubblewrap(at: Path | str | None) -> Bubblewrap | Lack:
+    cure = "apt install bubblewrap, or as your system calls it"
+    if at is None:
+        return Lack("namespaces", "bubblewrap is not to be used", cure)
+    wanted = [at] if at else [shutil.which("bwrap") or "", *_BUBBLEWRAP_AT]
+    path = next((Path(one).resolve() for one in wanted if one and os.access(one, os.X_OK)), None)
+    if path is None:
+        return Lack("namespaces", "bubblewrap (bwrap) is not installed", cure)
+    if (loose := replaceable_at(path)) is not None:
+        return Lack("namespaces", f"{path} could have been put there by others than root: see owner and mode of {loose}", cure)
+    try:
+        told = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, cwd="/", env={})  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        return Lack("namespaces", f"{path} does not run: {error}", cure)
+    links = tuple((f"/{name}", os.readlink(f"/{name}")) for name in _ROOT_LINKS if os.path.islink(f"/{name}"))  # noqa: PTH114, PTH115
+    options = frozenset(option for option in OPTIONS_WANTED if f"{option} " in f"{told.stdout}{told.stderr} ")
+    return Bubblewrap(path=str(path), options=options, links=links)
+
+
+def _cure_of(said: str) -> str:
+    """Return what helps where bubblewrap says this."""
+    if "uid map" in said:
+        return "let bubblewrap make user namespaces: install your distribution's AppArmor profile for it (apt install apparmor-profiles)"
+    if "No space left" in said:
+        return "raise the number of user namespaces: sysctl user.max_user_namespaces=10000"
+    if "Creating new namespace failed" in said or "No permissions to create" in said:
+        return (
+            "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1; in a container, a seccomp profile that lets unshare "
+            "through (docker run --security-opt seccomp=unconfined)"
+        )
+    return "see what bubblewrap says"

@@ -1,0 +1,66 @@
+"""What rights and limits are worth behind which walls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from annexe.manifest.rights import RIGHT_KINDS
+from annexe.sandbox import Walls
+from annexe.sandbox.enforcement import EnforcementState, enforcement
+from tests.unit.sandbox.walls import BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
+
+LIMIT_NAMES = {"memory", "cpu", "processes", "open-files", "disk", "start-timeout", "call-timeout", "concurrency", "streams"}
+ON, SOFT, OFF, NOT_THERE = (
+    EnforcementState.ENFORCED,
+    EnforcementState.SOFT,
+    EnforcementState.NOT_ENFORCED,
+    EnforcementState.NOT_AVAILABLE,
+)
+ROWS = {
+    "full": FULL,
+    "namespaces": NAMESPACES,
+    "landlock": LANDLOCK,
+    "partial, no filter": replace(PARTIAL, seccomp=False),
+    "namespaces, no filter": replace(NAMESPACES, seccomp=False),
+    "own user": OWN_USER,
+    "limits": LIMITS,
+    "none": NONE,
+}
+
+
+@pytest.mark.parametrize("walls", [*BY_LEVEL.values(), OWN_USER, INSIDE])
+def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
+    table = enforcement(walls)
+    assert set(RIGHT_KINDS) | LIMIT_NAMES | {"provides"} == set(table)
+    assert all(found.why for found in table.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        ("kv", [ON, ON, ON, ON, ON, ON, ON, ON]),
+        ("cap", [ON, ON, ON, ON, ON, ON, ON, ON]),
+        ("network", [ON, ON, ON, OFF, ON, OFF, OFF, OFF]),
+        ("filesystem.read", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
+        ("filesystem.write", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
+        ("data", [SOFT, SOFT, SOFT, SOFT, SOFT, OFF, OFF, OFF]),
+        ("devices", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
+        ("env", [ON, ON, ON, ON, ON, ON, SOFT, SOFT]),
+        ("subprocess", [ON, ON, ON, SOFT, OFF, OFF, OFF, OFF]),
+        ("memory", [ON, SOFT, SOFT, SOFT, SOFT, SOFT, SOFT, OFF]),
+        ("cpu", [ON, OFF, OFF, OFF, OFF, OFF, OFF, OFF]),
+        ("processes", [ON, ON, OFF, OFF, ON, ON, OFF, OFF]),
+        ("open-files", [ON, ON, ON, ON, ON, ON, ON, OFF]),
+        ("disk", [ON, ON, OFF, OFF, ON, OFF, OFF, OFF]),
+        ("secrets", [NOT_THERE] * 8),
+        ("services", [NOT_THERE] * 8),
+    ],
+)
+def test_enforcement_says_what_stands(name: str, states: list[EnforcementState]) -> None:
+    assert dict(zip(ROWS, states, strict=True)) == {row: enforcement(walls)[name].state for row, walls in ROWS.items()}
+
+
+def test_enforcement_in_process_enforces_nothing() -> None:
+    assert {found.state for found in enforcement(INSIDE).values()} == {OFF, NOT_THERE}
