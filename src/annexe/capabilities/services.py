@@ -17,6 +17,8 @@ from typing import Any, final
 
 import msgspec
 
+from annexe.capabilities.egress import EgressRules
+from annexe.capabilities.fetch import FetchService, fetch_target
 from annexe.capabilities.kv_handle import KvHandle
 from annexe.capabilities.kv_limits import FREE_BYTES
 from annexe.capabilities.retry_bucket import RetryBucket
@@ -67,6 +69,7 @@ class PluginServices:
         events: The host's.
         instance: Id of the instance that they are for.
         grant_command: What grants the plugin what it asks for, for its author and the operator.
+        on_used: Told of each right to the network that is used.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class PluginServices:
         events: Events,
         instance: str,
         grant_command: str,
+        on_used: Callable[[str], None] | None = None,
     ) -> None:
         self._plugin = manifest.id
         self._instance = instance
@@ -96,6 +100,10 @@ class PluginServices:
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")
             self._methods.update({f"kv.{name}": partial(_call_kv, kv, f"kv.{name}") for name in names})
+        self._fetch: FetchService | None = None
+        if any(right.startswith("network:") for right in granted):
+            self._fetch = FetchService(EgressRules(manifest, granted, command=grant_command), on_used=on_used)
+            self._methods["fetch"] = self._fetch.serve
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
                 for method in capability.definition.methods.values():
@@ -115,6 +123,8 @@ class PluginServices:
     def withdraw(self) -> None:
         """Take every right back."""
         self._methods.clear()
+        if self._fetch is not None:
+            self._fetch.close()
 
     def _refusal(self, call: PluginCall) -> AnnexeError:
         """Make the error for a method that is not in the table: not granted, or not there at all."""
@@ -133,6 +143,8 @@ class PluginServices:
             return self._denial(f"cap:{name}")
         if family == "kv":
             return self._denial("kv")
+        if call.method == "fetch":
+            return self._denial(fetch_target(call).right)
         return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
 
     def _denial(self, right: str) -> AnnexeError:

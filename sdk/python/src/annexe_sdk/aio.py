@@ -8,9 +8,9 @@ Source: docs/reference/sdk.md; ADR-0003.
 
 import asyncio
 from _thread import start_new_thread
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annexe_sdk.context import Context
 from annexe_sdk.errors import CallCancelled, call_failed
@@ -18,6 +18,9 @@ from annexe_sdk.plugin import Handler
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Call, Stopped, Wait
 from annexe_sdk.streams import item_frame, take_item
+
+if TYPE_CHECKING:
+    from annexe_sdk.fetch import Response
 
 __all__ = ["AsyncContext", "AsyncKv", "EventLoop"]
 
@@ -72,6 +75,20 @@ class AsyncContext(Context):
     def kv(self) -> AsyncKv:  # type: ignore[override]  # the awaited twin
         """The plugin's key-value store."""
         return AsyncKv(self)
+
+    async def fetch(  # type: ignore[override]  # the awaited twin
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        body: bytes | str | None = None,
+        timeout_s: float | None = None,
+    ) -> "Response":
+        """Have the host make an HTTP request."""
+        from annexe_sdk.fetch import params_of, response_of
+
+        return response_of(await self._ask("fetch", params_of(url, method, headers, body, timeout_s)))
 
     def _ask(self, method: str, params: Any) -> Any:
         return self._loop.ask(self._call, method, params)

@@ -9,8 +9,10 @@ from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from annexe_sdk.fetch import Response
     from annexe_sdk.runner import Runner
     from annexe_sdk.session import Call
 
@@ -171,6 +173,28 @@ class Context:
     def cap(self, name: str) -> Capability:
         """Return one of the application's capabilities."""
         return Capability(self, name)
+
+    def fetch(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: "Mapping[str, str] | Iterable[tuple[str, str]] | None" = None,
+        body: "bytes | str | None" = None,
+        timeout_s: float | None = None,
+    ) -> "Response":
+        """Have the host make an HTTP request; needs the permission ``network:<host>:<port>``, for redirects too.
+
+        Args:
+            url: ``http://`` or ``https://``.
+            method: In capitals.
+            headers: By name, or pairs of name and value.
+            body: At most 8 MiB; text is sent as UTF-8.
+            timeout_s: Most that it may take; 30 s when left out, and never more than the call has.
+        """
+        from annexe_sdk.fetch import params_of, response_of
+
+        return response_of(self._ask("fetch", params_of(url, method, headers, body, timeout_s)))
 
     @property
     def config(self) -> "dict[str, Any]":
