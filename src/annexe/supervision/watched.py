@@ -1,0 +1,59 @@
+"""What the monitor asks of a running plugin.
+
+Source: docs/adr/0075-one-task-monitors-all.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from annexe.launch.data_folders import DataUsage
+from annexe.supervision.violations import Limits
+
+__all__ = ["GroupUsage", "Watched"]
+
+
+class GroupUsage(Protocol):
+    """What a control group tells of one instance; None where it does not."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory charged to the group."""
+
+    @property
+    def cpu_s(self) -> float | None:
+        """Time on processors, in seconds."""
+
+    @property
+    def tasks(self) -> int | None:
+        """Threads of all processes."""
+
+    @property
+    def oom_kills(self) -> int:
+        """Processes killed for the group's memory limit, since the instance was started."""
+
+
+class Watched(Protocol):
+    """One running plugin."""
+
+    @property
+    def id(self) -> str:
+        """The plugin's id."""
+
+    @property
+    def instance(self) -> str | int:
+        """Which instance of it: another one begins with a clean slate."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it may use."""
+
+    def pids(self) -> Sequence[int]:
+        """Return its processes as they are now; none when it has gone. In a worker thread."""
+
+    def group_usage(self) -> GroupUsage | None:
+        """Return what its control group tells; None without one. In a worker thread."""
+
+    def data_usage(self) -> DataUsage | None:
+        """Count what it keeps in its data folder; None when it has none. In a worker thread; may take long."""
