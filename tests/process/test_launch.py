@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ import pytest
 
 from annexe.errors import HostClosedError, LaunchError, SandboxError, UnsupportedPlatformError
 from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment
+from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
 from annexe.sandbox import IsolationLevel, Profile
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
@@ -54,12 +56,17 @@ async def read_line(plugin: LaunchedPlugin) -> bytes:
 
 
 def read_all(fd: int | None) -> bytes:
-    """Return what a pipe of an ended plugin holds."""
+    """Return what a pipe of an ended plugin holds; its namespaces end a moment after it."""
     assert fd is not None
     text = b""
-    while chunk := os.read(fd, 65536):
+    while select.select([fd], [], [], 5)[0] and (chunk := os.read(fd, 65536)):
         text += chunk
     return text
+
+
+def without_walls() -> OfferFinder:
+    """Return what makes a strategy launch at level ``limits``, whatever the machine offers."""
+    return OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp"))
 
 
 async def wait(plugin: LaunchedPlugin) -> ExitStatus:
@@ -132,8 +139,9 @@ def test_launched_plugin_has_its_limits_on_before_its_code_runs(make_plugin: Mak
 
 def test_launched_plugin_leads_a_session_of_its_own_and_finds_an_empty_main(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     facts = facts_of(make_plugin, open_strategy)
-    assert facts["session"] is True
-    assert facts["ppid"] == os.getpid()
+    inside = facts["receipt"].walls.namespaces
+    assert facts["session"] is not inside  # within its namespaces nobody else is there to lead
+    assert facts["ppid"] == (1 if inside else os.getpid())
     assert facts["cwd"] == "/"
     assert facts["argv"] == [facts["entry"]] == ["entry"]
     assert facts["flags"] == [1, 1]
@@ -285,7 +293,7 @@ def test_without_pidfds_the_group_is_still_killed_before_its_leader_is_reaped(
         killpg(group, which)
 
     async def scenario() -> None:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=without_walls()) as strategy:
             plugin = await strategy.launch(
                 make_plugin(f"import os\nif os.fork() == 0:\n    import time; time.sleep(60)\n{WAIT}\nos._exit(3)")
             )
@@ -333,7 +341,7 @@ while os.read(fd, 1): pass
 
 def test_close_hunts_down_a_descendant_that_daemonised(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=without_walls()) as strategy:
             plugin = await strategy.launch(make_plugin(DAEMON))
             daemon = int(await read_line(plugin))
             plugin.kill()
@@ -349,7 +357,7 @@ def test_close_hunts_down_a_descendant_that_daemonised(make_plugin: MakePlugin, 
 
 def test_crash_of_the_main_process_takes_its_group_along(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=without_walls()) as strategy:
             serve = "import os, time\nif os.fork() == 0: time.sleep(1000)\nos.write(fd, b'up\\n')\nos.read(fd, 1)\nos._exit(1)"
             plugin = await strategy.launch(make_plugin(serve))
             await read_line(plugin)
@@ -472,7 +480,7 @@ def test_sweep_removes_from_the_cache_what_no_host_has_used_for_long(
 
 def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=without_walls()) as strategy:
             serve = "import os\nos.chdir(os.environ['TMPDIR'])\nfor n in range(3000): os.mkdir('d'), os.chdir('d')\n"
             plugin = await strategy.launch(make_plugin(serve + "os.write(fd, os.environ['TMPDIR'].encode() + b'\\n')\n" + WAIT))
             scratch = Path((await read_line(plugin)).decode().strip())
@@ -578,7 +586,7 @@ def test_binary_plugin_gets_limits_and_channel_and_no_private_frame(make_plugin:
                 '#!/bin/sh\nread line <&$ANNEXE_FD\necho "$ANNEXE_FD $(ulimit -n) $line $(ls /proc/$$/fd | tr "\\n" ,)" >&3\n'
             )
             program.chmod(0o755)
-            plugin = await strategy.launch(replace(request, kind="binary", entry="run.sh", profile=Profile(open_files=33)))
+            plugin = await strategy.launch(replace(request, kind="binary", entry="run.sh", profile=Profile(open_files=33, subprocess=True)))
             await asyncio.get_running_loop().sock_sendall(plugin.sock, b"first\n")
             said = (await read_line(plugin)).decode()
             channel, open_files, line, descriptors = said.split()
@@ -615,10 +623,11 @@ def test_launch_on_windows_is_a_named_error_with_the_way_out(make_plugin: MakePl
 
 def test_launch_below_the_required_level_is_refused(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=OfferFinder(bubblewrap=None)) as strategy:
             with pytest.raises(SandboxError) as caught:
-                await strategy.launch(make_plugin(WAIT, floor=IsolationLevel.LANDLOCK))
-            assert caught.value.data == {"required": "landlock", "achieved": "limits"}
+                await strategy.launch(make_plugin(WAIT, floor=IsolationLevel.FULL))
+            assert caught.value.data == {"required": "full", "achieved": "landlock"}
+            assert "bubblewrap is not to be used (apt install bubblewrap" in caught.value.message
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ Source: docs/explanation/launching.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from time import monotonic
 from typing import final
@@ -113,7 +113,7 @@ class Planner:
             kind=runtime.kind,
             entry=runtime.entry_for(this_machine(host=__version__).targets) if runtime.entry_by_target else runtime.entry,
             folder=loaded.folder,
-            environment=plugin_environment(os.environ, granted=[right[4:] for right in granted if right.startswith("env:")]),
+            environment=plugin_environment(os.environ, granted=_names(granted, "env")),
             profile=Profile(
                 memory_bytes=resources.memory_bytes,
                 tasks=resources.processes + _SDK_THREADS,
@@ -121,9 +121,12 @@ class Planner:
                 file_bytes=resources.disk_bytes,
                 cpu=resources.cpu,
                 subprocess="subprocess" in granted,
+                read=_names(granted, "filesystem.read"),
+                write=_names(granted, "filesystem.write"),
             ),
             requires_python=runtime.requires_python,
             floor=IsolationLevel(manifest.sandbox_require),
+            hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
         )
         return InstancePlan(
             launch=launch,
@@ -157,3 +160,8 @@ class Planner:
         if loose:
             reason = "; ".join(f"{name}: {receipt.rights[name].why}" for name in loose)
             self._events.add(EventKind.LIMIT_NOT_ENFORCED, plugin=known.id, reason=reason, limits=loose)
+
+
+def _names(granted: Iterable[str], kind: str) -> tuple[str, ...]:
+    """Return the names of the granted rights of a kind."""
+    return tuple(sorted(right.partition(":")[2] for right in granted if kind_of(right) == kind))

@@ -280,12 +280,12 @@ def _first_process(info: int) -> int:
 
 def _clear(spawned: Spawned) -> tuple[int, bool]:
     """Kill what had left the group; if nothing is left, give uid, folder and record back. On a worker thread."""
-    killed, gone = 0, spawned.group.kill(deadline_s=CLOSE_DEADLINE_S / 2)
+    killed, gone = 0, True
     if spawned.uid is not None:
         killed, gone = kill_user(spawned.uid, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
     elif spawned.tag is not None:
         killed, gone = kill_matching(lambda pid: tag_of(pid) == spawned.tag, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
-    if not gone:
+    if not (spawned.group.kill(deadline_s=CLOSE_DEADLINE_S / 2) and gone):
         return killed, False
     if not spawned.group.remove():
         _logger.warning("the control group of process %s cannot be removed", spawned.child.pid)

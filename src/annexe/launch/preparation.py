@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -25,6 +25,7 @@ from annexe.errors import LaunchError
 from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
 from annexe.launch.folders import owned_folder, remove_unused, unreachable_at
+from annexe.launch.granted_paths import GrantedPath, granted_paths
 from annexe.launch.offer import Offer, OfferFinder
 from annexe.launch.programs import program_of
 from annexe.launch.python_env import PythonChoice, PythonFinder
@@ -32,6 +33,7 @@ from annexe.launch.removal import remove_tree
 from annexe.launch.runtime import Runtime, RuntimeFolders
 from annexe.launch.strategy import LaunchRequest
 from annexe.launch.uids import UidAllocator
+from annexe.sandbox import Profile
 from annexe.sandbox.bubblewrap import TMP
 from annexe.sandbox.view import Place, places_for
 
@@ -56,6 +58,7 @@ class Prepared:
         scratch: Its private folder.
         offer: Which walls can be put up around it.
         places: What it sees of the machine's files where a wall keeps them.
+        granted: Those of them that it was granted.
         notes: For the receipt.
     """
 
@@ -68,6 +71,7 @@ class Prepared:
     scratch: Path
     offer: Offer
     places: tuple[Place, ...]
+    granted: tuple[GrantedPath, ...]
     notes: tuple[str, ...]
 
     @property
@@ -128,9 +132,10 @@ class Preparation:
             if is_python:
                 folder, notes = self._compiled(request, folder, python, notes)
             program = program_of(request, folder)
+            profile, granted = self._granted(request, uid)
             offer = self._offers.find(python.interpreter, runtime, uid=uid, scratch=scratch)
             places = places_for(
-                request.profile,
+                profile,
                 folder=str(folder),
                 runtime=str(runtime.folder),
                 python=str(python.interpreter.path),
@@ -140,9 +145,18 @@ class Preparation:
             )
             undo.pop_all()
             return Prepared(
-                request=request, folder=folder, python=python, runtime=runtime, program=program.argv, uid=uid, scratch=scratch, offer=offer,
-                places=places, notes=(*notes, *python.notes),
-            )  # fmt: skip
+                request=replace(request, profile=profile),
+                folder=folder,
+                python=python,
+                runtime=runtime,
+                program=program.argv,
+                uid=uid,
+                scratch=scratch,
+                offer=offer,
+                places=places,
+                granted=granted,
+                notes=(*notes, *python.notes),
+            )
 
     def undo(self, prepared: Prepared) -> None:
         """Give back what a launch took that came to nothing."""
@@ -174,6 +188,14 @@ class Preparation:
         if uid is not None:
             os.chown(folder, uid, uid)
         return folder
+
+    def _granted(self, request: LaunchRequest, uid: int | None) -> tuple[Profile, tuple[GrantedPath, ...]]:
+        """Return the profile with real paths in place of those that were granted, and what is there."""
+        profile, own = request.profile, (self._cache, *request.hosts_own)
+        read = granted_paths(request.plugin, profile.read, for_writing=False, uid=uid, hosts_own=own)
+        write = granted_paths(request.plugin, profile.write, for_writing=True, uid=uid, hosts_own=own)
+        real = replace(profile, read=tuple(one.path for one in read), write=tuple(one.path for one in write))
+        return real, (*read, *write)
 
     def _readable(self, request: LaunchRequest, uid: int | None, entry: Path) -> tuple[Path, tuple[str, ...]]:
         """Return where the plugin's user can read its code."""

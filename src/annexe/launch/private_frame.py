@@ -31,6 +31,7 @@ class PrivateFrame:
         nice: Added to its niceness.
         landlock: From ``sandbox.landlock.ruleset``; None: no Landlock.
         filters: Programs of ``sandbox.seccomp``, in loading order; none: no filter.
+        granted: Real paths that were granted, each with the device and inode that must be found there.
         thread_stack_bytes: Stack of each Python thread.
         program: What to exec; empty for a Python plugin.
         folder: The plugin's folder, first on ``sys.path``.
@@ -45,6 +46,7 @@ class PrivateFrame:
     nice: int = 0
     landlock: Mapping[str, Any] | None = None
     filters: Sequence[bytes] = ()
+    granted: Sequence[tuple[str, int, int]] = ()
     thread_stack_bytes: int = 0
     program: Sequence[str] = ()
     folder: str = ""

@@ -355,10 +355,11 @@ def _orders(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFrame
         nice=request.profile.nice,
         landlock=ruleset(offer.landlock_abi, prepared.places, private=prepared.private) if offer.landlock_abi else None,
         filters=offer.filters_for(request.profile, runs_program=bool(prepared.program)),
+        granted=[(one.path, one.device, one.inode) for one in prepared.granted],
         thread_stack_bytes=request.profile.thread_stack_bytes,
         program=prepared.program,
         folder=str(prepared.folder),
-        libraries=[*map(str, prepared.python.packages), str(prepared.runtime.folder)],
+        libraries=[*map(os.path.realpath, prepared.python.packages), str(prepared.runtime.folder)],
         runner=runner,
         entry=request.entry,
     )

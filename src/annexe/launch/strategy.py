@@ -37,6 +37,7 @@ class LaunchRequest:
         profile: Limits.
         requires_python: Version range from the manifest; empty means any.
         floor: Lowest isolation level that manifest and operator accept.
+        hosts_own: Folders of the host that no grant gives away.
     """
 
     plugin: str
@@ -48,6 +49,7 @@ class LaunchRequest:
     profile: Profile = field(default_factory=Profile)
     requires_python: str = ""
     floor: IsolationLevel = IsolationLevel.NONE
+    hosts_own: tuple[Path, ...] = ()
 
 
 @final

@@ -9,7 +9,7 @@ Order:
 2. Read exactly one host-private frame from the channel (u32 big-endian length, marshalled dict), and not a byte more.
 3. Leave if the host died before step 1 took effect.
 4. Channel to descriptor 3, every other one closed.
-5. Limits.
+5. Limits; the granted places must be those that the host found.
 6. Landlock, and proof of it: a folder that nobody grants must be refused.
 7. The filters of system calls, the one that forbids further filters last. From here on nothing can be given back or widened.
 8. Exec the program, or set up ``sys.path`` and run the SDK's runner.
@@ -148,6 +148,10 @@ def _prepare() -> "dict[str, Any]":
     if frame["nice"]:
         posix.nice(frame["nice"])
     _limit(frame["limits"])
+    for path, device, inode in frame["granted"]:
+        found = posix.stat(path)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            raise OSError(f"{path} was exchanged for something else")
     if frame["landlock"] is not None:
         _restrict_files(frame["landlock"])
     _filter_calls(frame["filters"])
