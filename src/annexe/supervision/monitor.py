@@ -302,12 +302,16 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
 
 def _as_group_says(usage: Usage, group: GroupUsage) -> Usage:
     """Prefer what the group tells: it misses nothing that came and went between two looks."""
+    memory_bytes = usage.memory_bytes
+    if group.memory_bytes is not None and memory_bytes is not None:
+        # Both are too much: processes' for what they share, the group's for pages of files that the kernel can drop.
+        memory_bytes = min(memory_bytes, group.memory_bytes)
     return replace(
         usage,
-        memory_bytes=usage.memory_bytes if group.memory_bytes is None else group.memory_bytes,
+        memory_bytes=memory_bytes,
         cpu_s=usage.cpu_s if group.cpu_s is None else group.cpu_s,
         threads=usage.threads if group.tasks is None else group.tasks,
-        oom_kills=group.oom_kills,
+        oom_kills=group.oom_kills or 0,
     )
 
 

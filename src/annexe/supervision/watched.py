@@ -19,7 +19,7 @@ class GroupUsage(Protocol):
 
     @property
     def memory_bytes(self) -> int | None:
-        """Memory charged to the group."""
+        """Memory charged to the group, pages of files included."""
 
     @property
     def cpu_s(self) -> float | None:
@@ -30,7 +30,7 @@ class GroupUsage(Protocol):
         """Threads of all processes."""
 
     @property
-    def oom_kills(self) -> int:
+    def oom_kills(self) -> int | None:
         """Processes killed for the group's memory limit, since the instance was started."""
 
 
