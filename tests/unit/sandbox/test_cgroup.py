@@ -46,7 +46,7 @@ def test_without_control_groups_nothing_is_claimed() -> None:
     group = groups.make("sample-1", GroupLimits(memory_bytes=4096))
     with group.entered():
         group.add(1)
-    assert (groups.flavour, groups.controllers, group.controllers, group.prefix) == ("none", set(), set(), ())
+    assert (groups.flavour, groups.controllers, group.controllers, group.prefix) == ("none", frozenset(), frozenset(), ())
     assert (group.usage(), group.read_limits(), group.holds(1)) == (GroupUsage(), GroupLimits(), False)
     assert not group.kill()
     assert group.remove()

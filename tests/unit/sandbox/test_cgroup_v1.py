@@ -296,3 +296,9 @@ def test_close_clears_the_groups_of_this_strategy_alone(machine: FakeMachine) ->
     groups.close()
     assert 500 not in machine.members["pids"]
     assert [name.rpartition(".")[2] for name in machine.groups()] == ["sample-2"]
+
+
+def test_a_limit_that_cannot_be_read_back_is_not_told(machine: FakeMachine) -> None:
+    group = groups_on(machine).make("sample-1", LIMITS)
+    machine.refused["read", "cpu.cfs_quota_us"] = errno.EACCES
+    assert group.read_limits() == GroupLimits(memory_bytes=1 << 20, tasks=8)
