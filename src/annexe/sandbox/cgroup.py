@@ -232,7 +232,7 @@ class _NoGroup(Group):
         return GroupLimits()
 
     def kill(self, *, deadline_s: float = 5.0) -> bool:  # noqa: ARG002
-        return False
+        return True  # nothing is in it
 
     def remove(self) -> bool:
         return True

@@ -155,7 +155,7 @@ class _ScopeGroup(Group):
         return GroupLimits() if self._group is None else self._group.read_limits()
 
     def kill(self, *, deadline_s: float = 5.0) -> bool:
-        return self._group is not None and self._group.kill(deadline_s=deadline_s)
+        return self._group is None or self._group.kill(deadline_s=deadline_s)
 
     def remove(self) -> bool:
         """Wait for systemd to remove it: the scope is systemd's own."""
