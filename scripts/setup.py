@@ -33,10 +33,11 @@ PIP_WHEEL = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 MAX_DOWNLOAD_BYTES = 32 * 1024 * 1024
 
-# command, Debian package, which profile wants it, what is lost without it
+# command, Debian package, which profiles want it, what is lost without it
 SYSTEM_TOOLS = (
-    ("node", "nodejs", "dev", "the plugin in another language is not tried (its test is skipped; under CI it fails)"),
-    ("curl", "curl", "dev", "the README's demo is not tried (its test is skipped; under CI it fails)"),
+    ("bwrap", "bubblewrap", ("demo", "dev"), "plugins run at level landlock"),
+    ("node", "nodejs", ("dev",), "the plugin in another language is not tried (its test is skipped; under CI it fails)"),
+    ("curl", "curl", ("dev",), "the README's demo is not tried (its test is skipped; under CI it fails)"),
 )
 
 
@@ -128,9 +129,7 @@ def set_up(profile: str) -> None:
     say(f"[3/4] packages for '{profile}' (the first time, a minute or two of downloading)")
     install(wanted)
     say("[4/4] system tools")
-    for command, package, for_profile, cost in SYSTEM_TOOLS:
-        if profile == for_profile:
-            ensure_tool(command, package, cost)
+    ensure_tools(profile)
     stamp(profile).write_text(key())
     say(f"ready after {time.monotonic() - started_s:.0f} s")
 
@@ -268,6 +267,12 @@ def install_pip_wheel(python: Path) -> None:
 
 
 # -- system packages
+
+
+def ensure_tools(profile: str) -> None:
+    for command, package, profiles, cost in SYSTEM_TOOLS:
+        if profile in profiles:
+            ensure_tool(command, package, cost)
 
 
 def ensure_tool(command: str, package: str, cost: str) -> None:

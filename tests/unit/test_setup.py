@@ -75,3 +75,17 @@ def test_stamp_of_other_requirements_does_not_count(tmp_path: Path, monkeypatch:
     changed.write_text(setup.LOCK.read_text() + "\nmore==1\n")
     monkeypatch.setattr(setup, "LOCK", changed)
     assert not setup.is_current("dev")
+
+
+def test_what_is_missing_is_installed_for_the_profiles_that_want_it_and_said_with_its_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _command: None)
+    monkeypatch.setattr(setup, "apt_install", lambda *_packages: False)
+    said = {}
+    for profile in setup.GROUPS:
+        setup.ensure_tools(profile)
+        said[profile] = capsys.readouterr().err
+    for text in said.values():
+        assert "bwrap is missing and was not installed: plugins run at level landlock. To have it: apt-get install bubblewrap" in text
+    assert ("node is missing" in said["dev"], "node is missing" in said["demo"]) == (True, False)
