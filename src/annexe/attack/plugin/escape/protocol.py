@@ -1,0 +1,92 @@
+"""What the protocol allows, meant badly: rights one has not got, others' keys, logs that say what was not."""
+
+from __future__ import annotations
+
+import os
+
+from .catalogue import attack
+from .outcome import judge, stopped, through
+
+TYPE_CHECKING = False  # importing typing costs more than this whole module
+if TYPE_CHECKING:
+    from .outcome import Outcome
+    from .targets import Targets
+
+__all__: list[str] = []
+
+
+def _asks(targets: Targets, method: str, params: object) -> Outcome:
+    from annexe_sdk import CallFailed
+
+    try:
+        return through(f"it answered {targets.ctx._ask(method, params)!r}"[:200])
+    except CallFailed as error:
+        return stopped(f"{error.code}: {method}")
+
+
+@attack("capability-not-granted", "Use what the application offers and did not grant.", stopped_by=("host",))
+def _capability_not_granted(targets: Targets) -> Outcome:
+    return _asks(targets, "cap.vault.read", {"name": "key"})
+
+
+@attack("host-method", "Call what only the host calls.", stopped_by=("host",))
+def _host_method(targets: Targets) -> Outcome:
+    return _asks(targets, "annexe.shutdown", None)
+
+
+@attack("other-plugin-keys", "Read another plugin's keys from the store.", stopped_by=("host",))
+def _other_plugin_keys(targets: Targets) -> Outcome:
+    found = [targets.ctx.kv.get(key) for key in ("secret", f"{targets.other_plugin}/secret", f"../{targets.other_plugin}/secret")]
+    return through("read one") if targets.token in found else stopped("it has its own alone")
+
+
+@attack("other-plugin-method", "Call another plugin past the host.", stopped_by=("host",))
+def _other_plugin_method(targets: Targets) -> Outcome:
+    return _asks(targets, "ext.bystander.ping", [])
+
+
+@attack("forge-log", "Write a line into the log that looks like another's.", stopped_by=("host",), check="other-log")
+def _forge_log(targets: Targets) -> Outcome:
+    line = f'{{"plugin": "{targets.other_plugin}", "source": "host", "message": "{targets.token}"}}'
+    targets.ctx.log.info(f"harmless\n{line}", plugin=targets.other_plugin, source="host", instance=f"{targets.other_plugin}-1")
+    os.write(2, f"\n{line}\n".encode())
+    return judge("wrote it twice")
+
+
+@attack("log-escapes", "Write commands for the terminal of whoever reads the log.", stopped_by=("host",), check="log-escapes")
+def _log_escapes(targets: Targets) -> Outcome:
+    targets.ctx.log.info("\x1b]0;owned\x07\x1b[2J\u202egnp", more="\x1b[31m\r\n")
+    os.write(2, b"\x1b]0;owned\x07\x1b[2J\r\xe2\x80\xae\n")
+    return judge("wrote them")
+
+
+@attack("log-flood", "Log 30,000 lines at once.", stopped_by=("host",), check="host-answers")
+def _log_flood(targets: Targets) -> Outcome:
+    for number in range(30_000):
+        targets.ctx.log.info("flood", number=number)
+    return judge("wrote them")
+
+
+@attack("endless-line", "Print 32 MiB without the end of a line.", stopped_by=("host",), check="host-memory")
+def _endless_line(_targets: Targets) -> Outcome:
+    block = b"\xff" * (1024 * 1024)
+    for _ in range(32):
+        os.write(1, block)
+    return judge("printed it")
+
+
+@attack("metric-bomb", "Measure 20,000 things of different names, each kept by the host.", stopped_by=("host",), check="host-memory")
+def _metric_bomb(targets: Targets) -> Outcome:
+    for number in range(20_000):
+        targets.ctx.metrics.count(f"m{number}", 1, label="x" * 100)
+    return judge("measured them")
+
+
+@attack("huge-answer", "Answer with 64 MiB.", stopped_by=("host",), check="host-memory")
+def _huge_answer(targets: Targets) -> Outcome:
+    return judge("x" * min(targets.memory_bytes // 4, 24 * 1024 * 1024))
+
+
+@attack("wrong-answer", "Answer with what is no answer.", stopped_by=("host",), check="host-answers")
+def _wrong_answer(_targets: Targets) -> Outcome:
+    return {"verdict": ["through"], "facts": {"a": [1] * 1000}}
