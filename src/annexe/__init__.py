@@ -20,24 +20,31 @@ if TYPE_CHECKING:
     from annexe.sandbox import IsolationLevel, Receipt
     from annexe.supervision.health import HealthPolicy
     from annexe.supervision.instance import StopPolicy
+    from annexe.supervision.monitor import MonitorPace
     from annexe.supervision.restart import RestartPolicy
     from annexe.supervision.state import PluginState
     from annexe.supervision.supervisor import Policies
+    from annexe.supervision.violations import Action, MonitorPolicy, Resource, Rule
 
 __all__ = [
+    "Action",
     "BreakerPolicy",
     "ExtensionPoint",
     "HealthPolicy",
     "HookSpec",
     "Host",
     "IsolationLevel",
+    "MonitorPace",
+    "MonitorPolicy",
     "PluginHandle",
     "PluginState",
     "Policies",
     "Receipt",
     "RequestScope",
+    "Resource",
     "Responded",
     "RestartPolicy",
+    "Rule",
     "StopPolicy",
     "SyncHost",
     "__version__",
@@ -47,19 +54,24 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Action": "annexe.supervision.violations",
     "BreakerPolicy": "annexe.dispatch.breaker",
     "ExtensionPoint": "annexe.contract",
     "HealthPolicy": "annexe.supervision.health",
     "HookSpec": "annexe.contract",
     "Host": "annexe.host.host",
     "IsolationLevel": "annexe.sandbox",
+    "MonitorPace": "annexe.supervision.monitor",
+    "MonitorPolicy": "annexe.supervision.violations",
     "PluginHandle": "annexe.host.plugin_handle",
     "PluginState": "annexe.supervision.state",
     "Policies": "annexe.supervision.supervisor",
     "Receipt": "annexe.sandbox",
     "RequestScope": "annexe.host.requests",
+    "Resource": "annexe.supervision.violations",
     "Responded": "annexe.dispatch.outcomes",
     "RestartPolicy": "annexe.supervision.restart",
+    "Rule": "annexe.supervision.violations",
     "StopPolicy": "annexe.supervision.instance",
     "SyncHost": "annexe.host.sync",
     "hook": "annexe.contract",

@@ -19,6 +19,7 @@ from annexe.cli.terminal import print_text
 from annexe.contract.named import contracts_named
 from annexe.errors import ContractError
 from annexe.host.advice import command
+from annexe.manifest.model import SANDBOX_LEVELS
 
 if TYPE_CHECKING:
     from annexe.host.host import Host
@@ -40,6 +41,10 @@ __all__ = ["run"]
     "-g", "--grants", default="stored", show_default=True, metavar="stored|manifest|FILE",
     help="Where rights come from: what was granted with `annexe grant`, all that is asked for (for development), or a policy file.",
 )  # fmt: skip
+@click.option(
+    "--isolation", default="none", show_default=True, type=click.Choice(SANDBOX_LEVELS),
+    help="The lowest sandbox level at which a plugin may run.",
+)  # fmt: skip
 @python_option
 @click.option("--production", is_flag=True, help="Refuse what is for development.")
 @click.option("--name", default="annexe run", show_default=True, help="Name of the host, as told to plugins.")
@@ -48,6 +53,7 @@ def run(
     folders: Sequence[Path],
     contracts: Sequence[str],
     grants: str,
+    isolation: str,
     pythons: Sequence[Path],
     production: bool,
     name: str,
@@ -69,6 +75,7 @@ def run(
         plugins=list(folders),
         contracts=_contracts(contracts),
         grants=grants,
+        isolation=isolation,
         pythons=pythons,
         production=production,
         name=name,

@@ -34,10 +34,13 @@ from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.requests import RequestScope
 from annexe.host.settings import Grants, HostSettings, StrategyName
-from annexe.host.state_dir import StateDir, default_state_dir
+from annexe.host.state_dir import StateDir, default_data_dir, default_state_dir
 from annexe.host.store_thread import StoreThread
+from annexe.host.watch import Watch
 from annexe.ids import MAX_REQUEST_ID_CHARS, RequestIds, is_request_id
 from annexe.launch import InProcessStrategy, LaunchStrategy, ProcessStrategy, PythonFinder
+from annexe.launch.data_folders import DataFolders
+from annexe.launch.uids import DEFAULT_UID_RANGE
 from annexe.manifest.files import open_file
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
 from annexe.storage.kv import KvStore
@@ -77,7 +80,9 @@ class Host:
         capabilities: Objects of classes with a ``name`` and typed ``async def`` methods, which plugins may be granted.
         grants: ``"stored"``: what people granted (default deny); a path: a policy file; ``"manifest"``: all that is asked, for development.
         state_dir: Where state is kept, one host at a time; by default a folder of the user's.
+        data_dir: Where plugins' private folders are kept; by default in the state directory, for root in ``/var/lib/annexe``.
         config: Configuration by plugin id, in place of what is stored.
+        isolation: The lowest sandbox level at which a plugin may run here; one that cannot have it is blocked.
         strategy: ``"process"``; ``"in-process"`` for trusted code in development and tests; or by plugin id.
         production: Refuse what is for development: ``grants="manifest"`` and unnamed in-process plugins.
         pythons: Further Python interpreters that plugins may run on, for those whose ``.venv`` fits neither the host's nor the system's.
@@ -111,7 +116,9 @@ class Host:
         capabilities: Sequence[Any] = (),
         grants: Literal["stored", "manifest"] | str | Path = "stored",
         state_dir: str | Path | None = None,
+        data_dir: str | Path | None = None,
         config: Mapping[str, Mapping[str, Any]] | None = None,
+        isolation: str = "none",
         strategy: StrategyName | Mapping[str, StrategyName] = "process",
         production: bool = False,
         pythons: Sequence[str | Path] = (),
@@ -128,13 +135,16 @@ class Host:
         clock: Clock | None = None,
     ) -> None:
         folders = [plugins] if isinstance(plugins, (str, Path)) else list(plugins)
+        state = Path(state_dir) if state_dir is not None else default_state_dir()
         self._settings = HostSettings(
             folders=[Path(folder) for folder in folders],
             contracts=contracts,
             capabilities=capabilities,
-            state_dir=Path(state_dir) if state_dir is not None else default_state_dir(),
+            state_dir=state,
+            data_dir=Path(data_dir) if data_dir is not None else default_data_dir(state),
             grants=_grants(grants),
             config=config or {},
+            isolation=isolation,
             strategy=strategy,
             production=production,
             pythons=[Path(python) for python in pythons],
@@ -206,6 +216,7 @@ class Host:
             _warn(MANIFEST_MODE_WARNING)
         else:
             self.events.add(EventKind.HOST_STARTED, reason="opened", pid=os.getpid())
+        data = self._data
         policy = await asyncio.to_thread(_read_policy, settings.grants)
         advice = Advice(settings.state_dir, settings.grants if isinstance(settings.grants, Path) else None)
         judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock, advice=advice)
@@ -219,6 +230,7 @@ class Host:
             metrics=self.metrics,
             events=self.events,
             advice=advice,
+            data=data,
         )
         self._registry = Registry(
             settings,
@@ -234,7 +246,18 @@ class Host:
             clock=clock,
         )
         stack.push_async_callback(self._registry.stop_all, "the host stopped")
+        self._watch = Watch(
+            self._registry,
+            data=data,
+            events=self.events,
+            policy=settings.policies.monitor,
+            pace=settings.policies.pace,
+            clock=clock,
+        )
+        stack.push_async_callback(self._watch.close)
+        self._registry.on_forgotten = self._watch.monitor.forget
         await self._registry.scan()
+        self._watch.open()
         for plugin, argument in settings.plugins_named.items():
             if plugin not in self._registry.plugins:
                 _warn(f"{argument} names plugin {plugin!r}, which is in none of the folders")
@@ -260,7 +283,8 @@ class Host:
         stack.push_async_callback(control.close)
 
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
-        processes = ProcessStrategy(state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons))
+        self._data = DataFolders(self._settings.data_dir, plugin_uids=DEFAULT_UID_RANGE if _is_root() else range(0))
+        processes = ProcessStrategy(state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons), data=self._data)
         stack.push_async_callback(processes.close)
         for swept in await processes.sweep():
             reason = f"{swept.killed} processes of {swept.instance} outlived an earlier host"
@@ -402,6 +426,10 @@ class Host:
         with suppress(TimeoutError):
             async with asyncio.timeout(_MAX_OPENING_S):
                 await self._registry.wait_settled()
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _grants(grants: str | Path) -> Grants:

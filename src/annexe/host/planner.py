@@ -7,6 +7,7 @@ Source: docs/explanation/launching.md.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -24,6 +25,7 @@ from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.settings import HostSettings
 from annexe.launch import LaunchRequest, plugin_environment
+from annexe.launch.data_folders import DataFolders
 from annexe.manifest import this_machine
 from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
@@ -50,6 +52,7 @@ class Planner:
         logs: The plugins' logs.
         metrics: The plugins' metrics.
         events: Is told what cannot be enforced.
+        data: Where plugins' private folders are.
     """
 
     def __init__(
@@ -64,9 +67,11 @@ class Planner:
         metrics: Metrics,
         events: Events,
         advice: Advice,
+        data: DataFolders,
     ) -> None:
         self._settings = settings
         self._advice = advice
+        self._data = data
         self._judge = judge
         self._dispatcher = dispatcher
         self._kv = kv
@@ -107,6 +112,9 @@ class Planner:
             grant_command=self._advice.grant_command(known.id),
         )
         resources, runtime = manifest.resources, manifest.runtime
+        data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
+        if data_dir is not None and self._settings.strategy_of(known.id) == "in-process":
+            await asyncio.to_thread(self._data.ensure, known.id)
         launch = LaunchRequest(
             plugin=known.id,
             instance=instance,
@@ -123,9 +131,10 @@ class Planner:
                 subprocess="subprocess" in granted,
                 read=_names(granted, "filesystem.read"),
                 write=_names(granted, "filesystem.write"),
+                data=data_dir,
             ),
             requires_python=runtime.requires_python,
-            floor=IsolationLevel(manifest.sandbox_require),
+            floor=max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength),
             hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
         )
         return InstancePlan(
@@ -139,7 +148,7 @@ class Planner:
             activation={
                 "config": known.config.value if known.config is not None else {},
                 "grants": sorted(granted),
-                "data_dir": None,
+                "data_dir": data_dir,
                 "log_level": "debug",
             },
             serve=services.serve,

@@ -9,7 +9,7 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
@@ -70,6 +70,7 @@ class Registry:
         self._memory = StoredFailures(thread, clock)
         self._scanning = asyncio.Lock()
         self._is_closing = False
+        self.on_forgotten: Callable[[str], None] = _ignore
         self.plugins: dict[str, KnownPlugin] = {}
 
     def get(self, plugin: str) -> KnownPlugin:
@@ -212,6 +213,7 @@ class Registry:
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
         self._events.forget(plugin)
+        self.on_forgotten(plugin)
         self._metrics.forget(plugin)
 
     # Acting.
@@ -398,6 +400,10 @@ class Registry:
         async with known.lock:  # an act that was under way may have started it again
             if known.supervisor is not None:
                 await known.supervisor.stop(reason)
+
+
+def _ignore(_plugin: str) -> None:
+    return None
 
 
 def _check_enabled(known: KnownPlugin) -> None:

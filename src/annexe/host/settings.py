@@ -13,6 +13,7 @@ from typing import Any, Literal, final, get_args
 from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import DispatchPolicy
+from annexe.sandbox import IsolationLevel
 from annexe.supervision.supervisor import Policies
 
 __all__ = ["Grants", "HostSettings", "StrategyName"]
@@ -35,8 +36,10 @@ class HostSettings:
     contracts: Sequence[type[HookSpec] | type[ExtensionPoint]]
     capabilities: Sequence[Any]
     state_dir: Path
+    data_dir: Path
     grants: Grants
     config: Mapping[str, Mapping[str, Any]]
+    isolation: str
     strategy: StrategyName | Mapping[str, StrategyName]
     production: bool
     pythons: Sequence[Path]
@@ -54,6 +57,7 @@ class HostSettings:
         wrong = _not_among(get_args(StrategyName), strategies)
         wrong += _not_among(get_args(_Policy), _by_name("on_failure", self.dispatch.on_failure))
         wrong += _not_among(get_args(CodecName), {f"codecs[{number}]": codec for number, codec in enumerate(self.codecs)})
+        wrong += _not_among(tuple(IsolationLevel), {"isolation": self.isolation})
         if not self.codecs:
             wrong.append("codecs: expected at least one")
         if not 0 < self.default_deadline_s < float("inf"):

@@ -7,6 +7,7 @@ Source: features LC8; docs/reference/state.md.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from pathlib import Path
@@ -16,7 +17,9 @@ import platformdirs
 
 from annexe.errors import HostAlreadyRunningError, HostError
 
-__all__ = ["StateDir", "control_socket_of", "control_token_of", "default_state_dir"]
+__all__ = ["StateDir", "control_socket_of", "control_token_of", "default_data_dir", "default_state_dir"]
+
+_SYSTEM_DATA = Path("/var/lib/annexe")
 
 _LOCK = "host.lock"
 
@@ -24,6 +27,16 @@ _LOCK = "host.lock"
 def default_state_dir() -> Path:
     """Return where state is kept when nobody says otherwise."""
     return platformdirs.user_state_path("annexe", appauthor=False)
+
+
+def default_data_dir(state_dir: Path) -> Path:
+    """Return where the private folders of plugins are kept when nobody says otherwise.
+
+    Plugins that a root host gives users of their own must be able to get there, which they are not into a state directory.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return state_dir / "data"
+    return _SYSTEM_DATA / hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:16]
 
 
 @final

@@ -38,7 +38,7 @@ from annexe.launch.readback import child_of, differences, read_back
 from annexe.launch.receipts import PutUp
 from annexe.launch.removal import remove_tree
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
-from annexe.sandbox.cgroup import Group
+from annexe.sandbox.cgroup import Group, GroupUsage
 
 __all__ = ["CLOSE_DEADLINE_S", "LaunchedProcess", "Spawned"]
 
@@ -151,6 +151,10 @@ class LaunchedProcess(LaunchedPlugin):
     def _close_all(self) -> None:
         while self._open:
             os.close(self._open.pop())
+
+    def group_usage(self) -> GroupUsage | None:
+        group = self._spawned.group
+        return group.usage() if group.controllers else None
 
     def confirm(self) -> None:
         pid = self.pid if self._first is None else child_of(self._first)

@@ -24,6 +24,7 @@ from typing import final
 from annexe.errors import LaunchError
 from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
+from annexe.launch.data_folders import DataFolders
 from annexe.launch.folders import owned_folder, remove_unused, unreachable_at
 from annexe.launch.granted_paths import GrantedPath, granted_paths
 from annexe.launch.offer import Offer, OfferFinder
@@ -94,11 +95,15 @@ class Preparation:
         pythons: How interpreters are found.
         uids: Where plugin users come from; None when the host is not root.
         offers: Finds out which walls there are.
+        data: Where plugins' private folders are.
     """
 
-    def __init__(self, *, cache: Path, pythons: PythonFinder, uids: UidAllocator | None, offers: OfferFinder) -> None:
+    def __init__(
+        self, *, cache: Path, pythons: PythonFinder, uids: UidAllocator | None, offers: OfferFinder, data: DataFolders | None = None
+    ) -> None:
         self._cache = cache
         self._offers = offers
+        self._data = data
         self._pythons = pythons
         self._uids = uids
         self._runtimes = RuntimeFolders(cache / "runtime")
@@ -194,6 +199,8 @@ class Preparation:
         profile, own = request.profile, (self._cache, *request.hosts_own)
         read = granted_paths(request.plugin, profile.read, for_writing=False, uid=uid, hosts_own=own)
         write = granted_paths(request.plugin, profile.write, for_writing=True, uid=uid, hosts_own=own)
+        if profile.data is not None and self._data is not None:
+            self._data.ensure(request.plugin, uid=uid)
         real = replace(profile, read=tuple(one.path for one in read), write=tuple(one.path for one in write))
         return real, (*read, *write)
 

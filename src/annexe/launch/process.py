@@ -30,6 +30,7 @@ import platformdirs
 
 from annexe.errors import AnnexeError, LaunchError, UnsupportedPlatformError
 from annexe.launch.become import as_user
+from annexe.launch.data_folders import DataFolders
 from annexe.launch.launched import LaunchedProcess, Spawned
 from annexe.launch.offer import OfferFinder
 from annexe.launch.preparation import Preparation, Prepared
@@ -67,6 +68,7 @@ class ProcessStrategy(LaunchStrategy):
         uids: Where a root host gets plugin users from; not used by others.
         pythons: How interpreters are found.
         runner: Module whose ``main(fd, entry)`` serves a Python plugin; it owns the descriptor.
+        data: Where plugins' private folders are; without it none is given.
         offers: How it is found out which walls there are.
         groups: Control groups; by default what this machine offers.
         platform: What ``sys.platform`` says.
@@ -80,6 +82,7 @@ class ProcessStrategy(LaunchStrategy):
         uids: UidAllocator | None = None,
         pythons: PythonFinder | None = None,
         runner: str = "annexe_sdk.runner",
+        data: DataFolders | None = None,
         offers: OfferFinder | None = None,
         groups: ControlGroups | None = None,
         platform: str = sys.platform,
@@ -89,7 +92,7 @@ class ProcessStrategy(LaunchStrategy):
             cache_dir = platformdirs.site_cache_path("annexe", appauthor=False) if is_root else state_dir / "cache"
         self._uids = (uids or UidAllocator()) if is_root else None
         self._offers = offers or OfferFinder()
-        self._preparation = Preparation(cache=cache_dir, pythons=pythons or PythonFinder(), uids=self._uids, offers=self._offers)
+        self._preparation = Preparation(cache=cache_dir, pythons=pythons or PythonFinder(), uids=self._uids, offers=self._offers, data=data)
         self._groups = groups
         self._finding_groups = threading.Lock()
         self._no_groups_because = ""
@@ -203,6 +206,7 @@ class ProcessStrategy(LaunchStrategy):
             return self._groups
 
     def _undo(self, prepared: Prepared, group: Group) -> None:
+        group.kill()
         group.remove()
         self._preparation.undo(prepared)
 
@@ -246,12 +250,13 @@ class ProcessStrategy(LaunchStrategy):
                     *command,
                 ]  # fmt: skip
             become, user = as_user(prepared.uid)
-            child = subprocess.Popen(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub
-                [*group.prefix, *become, *command],
-                stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=passed, cwd="/",
-                env={**prepared.request.environment, "TMPDIR": prepared.tmp, "ANNEXE_FD": str(theirs.fileno())},
-                start_new_session=True, **user,
-            )  # fmt: skip
+            with group.entered():  # born in it: to be moved into it afterwards takes ten times as long
+                child = subprocess.Popen(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub
+                    [*group.prefix, *become, *command],
+                    stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=passed, cwd="/",
+                    env={**prepared.request.environment, "TMPDIR": prepared.tmp, "ANNEXE_FD": str(theirs.fileno())},
+                    start_new_session=True, **user,
+                )  # fmt: skip
             on_failure.callback(child.wait)
             on_failure.callback(child.kill)
             pidfd = open_pidfd(child.pid)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import final
 
 from annexe.sandbox import IsolationLevel, Profile, Receipt, Walls
+from annexe.sandbox.cgroup import GroupUsage
 from annexe.sandbox.receipt import TreeKill
 
 __all__ = ["ExitStatus", "LaunchRequest", "LaunchStrategy", "LaunchedPlugin", "TreeReport"]
@@ -114,6 +115,14 @@ class LaunchedPlugin(ABC):
         Raises:
             SandboxError: A wall that was put up does not stand.
         """
+
+    def group_usage(self) -> GroupUsage | None:
+        """Return what its control group tells; None without one. Called from worker threads.
+
+        Raises:
+            OSError: The group is gone, or cannot be read.
+        """
+        return None
 
     @abstractmethod
     async def wait(self) -> ExitStatus:

@@ -78,6 +78,7 @@ class EventKind(StrEnum):
     CONFIG_REFUSED = "config-refused", "A change of configuration did not fit the plugin's schema."
     ENABLED_CHANGED = "enabled-changed", "A person switched a plugin on or off."
     LIMIT_NOT_ENFORCED = "limit-not-enforced", "A right or limit of a plugin cannot be enforced where it runs."
+    VIOLATION = "violation", "A plugin used more of something than it may, or no longer does; the reason has the figures."
     TREE_KILL_SOFT = "tree-kill-soft", "A plugin left a child behind that its group's end did not reach, or may have."
     ORPHAN_SWEPT = "orphan-swept", "A plugin that outlived an earlier host was found and ended."
     LOG_DROPPED = "log-dropped", "Lines of a plugin's log were thrown away."

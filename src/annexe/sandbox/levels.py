@@ -30,10 +30,13 @@ class IsolationLevel(StrEnum):
     LIMITS = "limits"
     NONE = "none"
 
+    def strength(self) -> int:
+        """Return a number that is larger for a stronger level."""
+        return -list(IsolationLevel).index(self)
+
     def is_at_least(self, other: IsolationLevel) -> bool:
         """Say whether this level is as strong as another or stronger."""
-        levels = list(IsolationLevel)
-        return levels.index(self) <= levels.index(other)
+        return self.strength() >= other.strength()
 
 
 @final

@@ -38,8 +38,10 @@ from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.health import Health, HealthPolicy, HealthStatus
 from annexe.supervision.instance import Instance, InstancePlan, StopPolicy
 from annexe.supervision.memory import FailureMemory
+from annexe.supervision.monitor import MonitorPace
 from annexe.supervision.restart import RestartPolicy
 from annexe.supervision.state import Lifecycle, PluginState
+from annexe.supervision.violations import MonitorPolicy
 
 __all__ = ["Policies", "Supervisor"]
 
@@ -58,6 +60,8 @@ class Policies:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     health: HealthPolicy = field(default_factory=HealthPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
+    monitor: MonitorPolicy = field(default_factory=MonitorPolicy)
+    pace: MonitorPace = field(default_factory=MonitorPace)
 
 
 @final
@@ -118,6 +122,8 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._ready_at = 0.0
         self._health = Health()
+        self._fault: str | None = None  # why the running instance is to end
+        self._fault_is_final = False
         self._handlers: Mapping[str, str] = {}
 
     @property
@@ -171,6 +177,12 @@ class Supervisor:
     def adopt(self, *, lazy: bool, idle_stop_s: float | None) -> None:
         """Go by what another manifest says, from the next start on."""
         self._lazy, self._idle_stop_s = lazy, idle_stop_s
+
+    def fail(self, reason: str, *, for_good: bool = False) -> None:
+        """End the running instance as failed: it is started again after a while, or with ``for_good`` only when a person wants it."""
+        if self.instance is not None and self.connection is not None:
+            self._fault, self._fault_is_final = reason, for_good
+            self._changed.set()
 
     def forgive(self) -> None:
         """Let the failures before not count any more."""
@@ -286,11 +298,15 @@ class Supervisor:
         self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if (at := facts.at) is not None}
         self._ready_at = self.last_used = monotonic()
         self._health = Health()
+        self._fault, self._fault_is_final = None, False
         self._move(_S.READY, "activated")
         instance.plan.on_ready(instance.launched.receipt)
         try:
             while self._wanted and not instance.ended.done():
                 await self._wait_for_change(instance)
+                if self._fault is not None and self._wanted:
+                    self._changed.clear()
+                    return self._fault
                 if self._wanted and not instance.ended.done():
                     reason = await self._look_after(instance)
                     if reason is not None:
@@ -343,15 +359,22 @@ class Supervisor:
         self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
         self._memory.failed(self.id, reason=reason, count=self.failures)
         self._log.write("error", f"failed: {reason}", {"failures_in_a_row": self.failures}, source="host")
+        is_final, self._fault_is_final = self._fault_is_final, False
         try:
             delay_s = policy.delay_s(self.failures, plugin=self.id, jitter=random.uniform(-1.0, 1.0))  # noqa: S311 - no secret
         except QuarantinedError as error:
-            self._memory.quarantined(self.id, reason=reason)
-            self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
-            self._move(_S.QUARANTINED, error.message)
+            self._quarantine(reason, error.message)
+            return None
+        if is_final:
+            self._quarantine(reason, f"{reason}; try again with `annexe restart {self.id}`")
             return None
         self._move(_S.BACKING_OFF, f"{reason}; failure {self.failures}, started again in {delay_s:.1f} s")
         return delay_s
+
+    def _quarantine(self, reason: str, told: str) -> None:
+        self._memory.quarantined(self.id, reason=reason)
+        self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
+        self._move(_S.QUARANTINED, told)
 
     async def _back_off(self, delay_s: float) -> None:
         try:

@@ -1,0 +1,150 @@
+"""The plugins of one host as its monitor sees them, and what is done about those that use too much.
+
+Source: feature IS8; docs/adr/0075-one-task-monitors-all.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from annexe.clock import Clock
+from annexe.host.known import KnownPlugin
+from annexe.host.registry import Registry
+from annexe.launch.data_folders import DataFolders, DataUsage
+from annexe.manifest import Manifest
+from annexe.record import EventKind, Events
+from annexe.sandbox.cgroup import GroupUsage
+from annexe.supervision.instance import Instance
+from annexe.supervision.monitor import Monitor, MonitorPace
+from annexe.supervision.usage import family_of
+from annexe.supervision.violations import Action, Limits, MonitorPolicy, Phase, Violation
+
+__all__ = ["Watch"]
+
+_MAX_DATA_ENTRIES = 20_000
+_LAST = 19  # niceness: it runs when nobody else wants to
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """One running instance."""
+
+    id: str
+    instance: int
+    limits: Limits
+    launched: Instance
+    may_fork: bool
+    data: DataFolders | None
+
+    def pids(self) -> Sequence[int]:
+        main = self.launched.launched.pid
+        if main is None:
+            return ()
+        return family_of(main) if self.may_fork else (main,)
+
+    def group_usage(self) -> GroupUsage | None:
+        return self.launched.launched.group_usage()
+
+    def data_usage(self) -> DataUsage | None:
+        return self.data.usage(self.id) if self.data is not None else None
+
+
+@final
+class Watch:
+    """Watches the plugins of one host.
+
+    Args:
+        registry: Has them.
+        data: Their private folders.
+        events: Is told of violations.
+        policy: The rules.
+        pace: How often is looked.
+        clock: For the samples.
+    """
+
+    def __init__(
+        self, registry: Registry, *, data: DataFolders, events: Events, policy: MonitorPolicy, pace: MonitorPace, clock: Clock
+    ) -> None:
+        self._registry = registry
+        self._data = data
+        self._events = events
+        self._acts: set[asyncio.Task[None]] = set()
+        self.monitor = Monitor(
+            self._running, policy=lambda _plugin: policy, on_violation=self._on_violation, act=self._act, clock=clock, pace=pace
+        )
+
+    def open(self) -> None:
+        """Begin to look."""
+        self.monitor.open()
+
+    async def close(self) -> None:
+        """Look no more; what was begun is ended."""
+        await self.monitor.close()
+        await asyncio.gather(*self._acts, return_exceptions=True)
+
+    def _running(self) -> Iterable[_Running]:
+        return list(self._each_running())
+
+    def _each_running(self) -> Iterator[_Running]:
+        for known in self._registry.plugins.values():
+            supervisor, manifest = known.supervisor, known.manifest
+            if supervisor is not None and supervisor.instance is not None and manifest is not None:
+                granted = known.decision.granted if known.decision is not None else frozenset()
+                yield _Running(
+                    known.id,
+                    supervisor.starts,
+                    _limits(manifest),
+                    supervisor.instance,
+                    may_fork="subprocess" in granted,
+                    data=self._data if "data" in granted else None,
+                )
+
+    def _on_violation(self, plugin: str, violation: Violation) -> None:
+        self._events.add(EventKind.VIOLATION, plugin=plugin, reason=violation.reason, **violation.facts())
+        if violation.action is Action.THROTTLE and violation.phase is Phase.ENDED:
+            self._renice(plugin, None)
+
+    def _act(self, plugin: str, action: Action, reason: str) -> None:
+        known = self._registry.plugins.get(plugin)
+        if known is None or known.supervisor is None:
+            return
+        if action is Action.THROTTLE:
+            self._renice(plugin, _LAST)
+        elif action is Action.STOP:
+            task = asyncio.get_running_loop().create_task(known.supervisor.stop(reason), name=f"annexe-violation-{plugin}")
+            self._acts.add(task)
+            task.add_done_callback(self._acts.discard)
+        elif action.ends_instance:
+            known.supervisor.fail(reason, for_good=action is Action.QUARANTINE)
+
+    def _renice(self, plugin: str, niceness: int | None) -> None:
+        """Let a plugin run after everybody else, or, with None, as it was started; only root can give that back."""
+        known = self._registry.plugins.get(plugin)
+        instance = _instance_of(known) if known is not None else None
+        if instance is None or instance.launched.pid is None:
+            return
+        usual = os.nice(0) + instance.plan.launch.profile.nice
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, instance.launched.pid, usual if niceness is None else niceness)
+
+
+def _instance_of(known: KnownPlugin) -> Instance | None:
+    return known.supervisor.instance if known.supervisor is not None else None
+
+
+def _limits(manifest: Manifest) -> Limits:
+    resources, data = manifest.resources, manifest.permissions.data_quota_bytes
+    return Limits(
+        memory_bytes=resources.memory_bytes,
+        cpu_cores=resources.cpu,
+        processes=resources.processes,
+        open_files=resources.open_files,
+        disk_bytes=data,
+        disk_entries=_MAX_DATA_ENTRIES if data is not None else None,
+    )

@@ -1,0 +1,150 @@
+"""Private folders, and what becomes of plugins that use too much, in a real host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annexe.record import EventKind
+from annexe.supervision.monitor import MonitorPace
+from annexe.supervision.supervisor import Policies
+from annexe.supervision.violations import DEFAULT_RULES, Action, MonitorPolicy, Resource
+from tests.process.hosts import Doc, T, events, open_host, policies, run, until, wait_state, write_plugin
+
+pytestmark = pytest.mark.both_users
+
+KEEPER = """
+@plugin.filter("t.edit")
+def edit(doc, ctx):
+    path = os.path.join(ctx.data_dir, "kept")
+    before = open(path).read() if os.path.exists(path) else ""
+    with open(path, "a") as file:
+        file.write(doc["text"])
+    doc["text"] = before
+    doc["marks"] = [ctx.data_dir, str(os.getuid()), str(sorted(os.listdir(ctx.data_dir)))]
+    return doc
+"""
+FILLER = """
+@plugin.filter("t.edit")
+def edit(doc, ctx):
+    kind, _, count = doc["text"].partition(" ")
+    for number in range(int(count)):
+        with open(os.path.join(ctx.data_dir, f"f{number}"), "wb") as file:
+            file.write(b"x" * (1 << 16) if kind == "bytes" else b"")
+    return doc
+"""
+EATER = """
+import mmap
+held = []
+@plugin.filter("t.edit")
+def edit(doc, ctx):
+    shared = mmap.mmap(-1, 160 << 20)  # RLIMIT_DATA does not see it
+    held.append(shared)
+    for at in range(0, 160 << 20, 4096):
+        shared[at] = 1
+    return doc
+"""
+DATA = '[permissions]\ndata = { quota = "1MiB" }\n'
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Give a folder for private folders that plugins of other users can pass."""
+    folder = Path(tempfile.mkdtemp(prefix="annexe-data-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder / "data"
+    shutil.rmtree(folder)
+
+
+def looking_often(**rules: Action) -> Policies:
+    """Return policies with a quick monitor; ``disk=Action.STOP`` and the like change what is done."""
+    changed = {Resource(name.replace("_", "-")): action for name, action in rules.items()}
+    monitor = MonitorPolicy(rules={name: replace(rule, action=changed.get(name, rule.action)) for name, rule in DEFAULT_RULES.items()})
+    return replace(policies(), monitor=monitor, pace=MonitorPace(interval_s=0.05, data_s=0.05, connections_s=60))
+
+
+def test_private_folder_outlives_the_plugin_and_follows_it_to_its_next_user(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(tmp_path / "plugins", "keeper", KEEPER, hooks=["t.edit"], extra=DATA)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir) as host:
+            first = await host.hooks(T).edit(Doc("one "))
+            await host.plugin("keeper").restart()
+            second = await host.hooks(T).edit(Doc("two "))
+            assert (first.text, second.text) == ("", "one ")
+            assert first.marks[0] == str(data_dir / "keeper")
+            assert (first.marks[1] != second.marks[1]) is (os.geteuid() == 0)
+            rights = {right: found.state for right, found in host.plugin("keeper").receipt.rights.items()}  # type: ignore[union-attr]
+            assert rights["data"] == "soft"
+        assert (data_dir / "keeper" / "kept").read_text() == "one two "
+        assert (data_dir / "keeper").stat().st_mode & 0o777 == 0o700
+
+    run(scenario)
+
+
+def test_plugin_without_the_right_has_no_private_folder(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(
+        tmp_path / "plugins",
+        "bare",
+        "@plugin.filter('t.edit')\ndef edit(doc, ctx):\n    doc['text'] = repr(ctx.data_dir)\n    return doc",
+        hooks=["t.edit"],
+    )
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir) as host:
+            assert (await host.hooks(T).edit(Doc(""))).text == "None"
+        assert not (data_dir / "bare").exists()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("what", "resource"), [("bytes 40", "disk"), ("entries 30000", "disk-entries")])
+def test_plugin_that_fills_its_folder_is_stopped_with_figures(tmp_path: Path, data_dir: Path, what: str, resource: str) -> None:
+    write_plugin(tmp_path / "plugins", "filler", FILLER, hooks={"t.edit": ""}, extra=DATA)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir, policies=looking_often()) as host:
+            request: dict[str, Any] = {"deadline_s": 10.0}
+            async with host.request(**request) as asked:
+                await asked.hooks(T).edit(Doc(what))
+            await wait_state(host.plugin("filler"), "stopped")
+            (told,) = [event for event in events(host, EventKind.VIOLATION) if event.facts["phase"] == "began"]
+            assert (told.plugin, told.facts["resource"], told.facts["action"]) == ("filler", resource, "stop")
+            assert told.facts["amount"] > told.facts["limit"]
+            assert host.plugin("filler").reason == told.reason
+
+    run(scenario)
+
+
+def test_plugin_that_a_policy_quarantines_waits_for_a_person(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(tmp_path / "plugins", "filler", FILLER, hooks=["t.edit"], extra=DATA)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir, policies=looking_often(disk=Action.QUARANTINE)) as host:
+            await host.hooks(T).edit(Doc("bytes 40"))
+            await wait_state(host.plugin("filler"), "quarantined")
+            assert "annexe restart filler" in host.plugin("filler").reason
+            shutil.rmtree(data_dir / "filler")
+            await host.plugin("filler").restart()
+            assert host.plugin("filler").state == "ready"
+
+    run(scenario)
+
+
+def test_plugin_over_its_memory_limit_is_ended_by_the_group_or_restarted_by_the_monitor(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(tmp_path / "plugins", "eater", EATER, hooks=["t.edit"], extra='[resources]\nmemory = "96MiB"\ncall-timeout = "5s"\n')
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir, policies=looking_often()) as host:
+            before = host.plugin("eater").pid
+            await host.hooks(T).edit(Doc(""))
+            await until(lambda: host.plugin("eater").pid not in (None, before))
+
+    run(scenario)
