@@ -125,7 +125,7 @@ async def activate(connection: Connection, greeting: Greeting, params: Mapping[s
     Args:
         connection: After ``hello``.
         greeting: What it answered.
-        params: ``config``, ``grants``, ``data_dir``, ``log_level``.
+        params: ``config``, ``grants``, ``data_dir``, ``log_level``, ``level``.
         deadline: Monotonic time, in seconds.
 
     Raises:

@@ -63,7 +63,7 @@ class InstancePlan:
         start_timeout_s: From launch to ready.
         host: Name and version of the application, as told to the plugin.
         version: Of the plugin.
-        activation: ``config``, ``grants``, ``data_dir``, ``log_level``.
+        activation: ``config``, ``grants``, ``data_dir``, ``log_level``; ``level`` is added when it is known.
         serve: Answers the plugin's requests.
         on_refused: Told of those that were answered with an error.
         on_notification: Takes the plugin's log lines and metrics.
@@ -146,7 +146,8 @@ class Instance:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
             instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
             launched.confirm()
-            instance.provided = await activate(instance.connection, instance.greeting, plan.activation, deadline=deadline)
+            activation = {**plan.activation, "level": str(launched.receipt.level)}
+            instance.provided = await activate(instance.connection, instance.greeting, activation, deadline=deadline)
             plan.check(instance.provided)
         except BaseException as error:
             exit_text = await instance._why_it_ended() if isinstance(error, LaunchError) else ""

@@ -74,6 +74,7 @@ class Life:
         self._runner.config = call.params.get("config") or {}
         self._runner.grants = call.params.get("grants") or []
         self._runner.data_dir = call.params.get("data_dir")
+        self._runner.level = call.params.get("level") or ""
         try:
             self._plugin = self._load()
             self._prepare()
@@ -89,7 +90,8 @@ class Life:
             sys.excepthook(type(error), error, error.__traceback__)
             where = last_frame(error)
             text = describe(error) + (f" (at {where})" if where else "")
-            return self._runner.session.error(call.id, "activation-failed", text, {"type": type(error).__name__, "at": where})
+            text, facts = self._runner.with_hint(error, text, {"type": type(error).__name__, "at": where})
+            return self._runner.session.error(call.id, "activation-failed", text, facts)
         self._runner.then = self._after_activation
         return self._runner.session.result(call.id, self._plugin.provides())
 

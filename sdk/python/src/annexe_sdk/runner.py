@@ -41,6 +41,7 @@ class Runner:
         self.config: dict[str, Any] = {}
         self.grants: list[str] = []
         self.data_dir: str | None = None
+        self.level = ""  # of isolation; empty: the host did not say
         self.concurrency = 1
         self._sock = sock
         self.handlers: dict[str, Handler] = {}
@@ -167,8 +168,20 @@ class Runner:
         where = last_frame(error) or handler.at
         print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
         sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
-        text = describe(error) + unsaid
-        return self.session.error(call.id, "plugin-raised", f"{text} (at {where})", {"type": type(error).__name__, "at": where})
+        text, facts = self.with_hint(error, f"{describe(error)}{unsaid} (at {where})", {"type": type(error).__name__, "at": where})
+        return self.session.error(call.id, "plugin-raised", text, facts)
+
+    def with_hint(self, error: BaseException, text: str, facts: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
+        """Add what the author can do about it where the sandbox may have refused something; it goes to standard error as well."""
+        if not isinstance(error, Exception):
+            return text, facts
+        from annexe_sdk.hints import hint_for
+
+        hint = hint_for(error, level=self.level, grants=self.grants, data_dir=self.data_dir)
+        if not hint:
+            return text, facts
+        print(f"annexe_sdk: {sendable(hint['hint'])}", file=sys.stderr)
+        return f"{text}; {hint['hint']}", facts | {name: sendable(value) for name, value in hint.items()}
 
     def _meant(self, call: Call, handler: Handler, error: "Reject | Respond", ctx: "Context | None") -> bytes:
         """Make the answer that a handler gave by raising it."""

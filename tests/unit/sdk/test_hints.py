@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annexe.manifest.model import Permissions
+from annexe.manifest.rights import manifest_line
+from annexe_sdk.hints import hint_for
+
+
+def raised(code: str, *, module: str = "main", at: Path | None = None, **names: Any) -> Exception:
+    """Return what code raises: in a module of that name, from a file that can be read if there is one."""
+    if at is not None:
+        at.write_text(code)
+    space: dict[str, Any] = {"__name__": module, **names}
+    try:
+        exec(compile(code, at or "<nowhere>", "exec"), space)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def within(module: str, function: str, error: Exception, **locals_: Any) -> Exception:
+    """Return an error as a function of that module raises it, called with these."""
+    code = f"def {function}({', '.join(locals_)}):\n    raise error\n{function}(**given)"
+    return raised(code, module=module, error=error, given=locals_)
+
+
+def hinted(error: Exception, *, level: str = "full", grants: list[str] | None = None, data_dir: str | None = None) -> str:
+    return hint_for(error, level=level, grants=grants or [], data_dir=data_dir).get("manifest_line", "")
+
+
+def refused(number: int, path: str | None = None) -> OSError:
+    return OSError(number, "no", path) if path is not None else OSError(number, "no")
+
+
+MISSING = refused(errno.ENOENT, "/srv/models/a.bin")
+REFUSED = refused(errno.EACCES, "/srv/models/a.bin")
+
+
+@pytest.mark.parametrize(
+    "error", [MISSING, REFUSED, refused(errno.EPERM, "/srv/models/a.bin")], ids=["missing", "refused", "not-permitted"]
+)
+@pytest.mark.parametrize("level", ["full", "namespaces", "landlock", "landlock-partial"])
+def test_a_path_that_is_not_shown_is_asked_for_to_be_read(error: OSError, level: str) -> None:
+    assert hint_for(within("main", "load", error), level=level, grants=["kv"]) == {
+        "hint": "a plugin sees only what it was granted; if /srv/models/a.bin is there, add to plugin.toml under [permissions]: "
+        'filesystem = { read = ["/srv/models/a.bin"], write = [] }',
+        "permission": "filesystem.read:/srv/models/a.bin",
+        "manifest_line": 'filesystem = { read = ["/srv/models/a.bin"], write = [] }',
+    }
+
+
+@pytest.mark.parametrize("level", ["limits", "none", ""])
+def test_nothing_is_said_where_no_wall_could_have_refused(level: str) -> None:
+    errors = [MISSING, within("subprocess", "run", refused(errno.EPERM)), within("socket", "connect", refused(errno.EACCES))]
+    assert [hint_for(error, level=level, grants=[]) for error in errors] == [{}, {}, {}]
+
+
+def test_the_line_keeps_what_is_asked_for_already_and_is_the_hosts_own() -> None:
+    asked = Permissions(filesystem_read=("/srv/a",), filesystem_write=("/srv/b",), network=("a.org:443",), env=("A",))
+    grants = sorted(asked.as_set())
+    lookup = within("socket", "getaddrinfo", refused(errno.EACCES), host="b.org", port=80)
+    for error, right in (
+        (MISSING, "filesystem.read:/srv/models/a.bin"),
+        (refused(errno.EROFS, "/srv/out/x"), "filesystem.write:/srv/out"),
+        (lookup, "network:b.org:80"),
+        (within("os", "__getitem__", KeyError("B")), "env:B"),
+        (within("subprocess", "run", refused(errno.EPERM)), "subprocess"),
+        (refused(errno.ENOENT, "/dev/nvidia0"), "devices:gpu"),
+        (refused(errno.EROFS, f"{sys.path[-1]}/x"), "data"),
+    ):
+        found = hint_for(error, level="full", grants=grants)
+        assert (found["permission"], found["manifest_line"]) == (right, manifest_line(right, asked))
+        assert found["hint"].endswith(f"add to plugin.toml under [permissions]: {found['manifest_line']}")
+
+
+@pytest.mark.parametrize(
+    ("error", "grants"),
+    [
+        pytest.param(MISSING, ["filesystem.read:/srv/models"], id="it-may-read-the-folder"),
+        pytest.param(MISSING, ["filesystem.write:/srv/models/a.bin"], id="it-may-write-the-file"),
+        pytest.param(refused(errno.ENOENT, f"{sys.base_prefix}/lib/no"), [], id="library"),
+        pytest.param(refused(errno.ENOENT, f"{tempfile.gettempdir()}/no"), [], id="temporary"),
+        pytest.param(refused(errno.ENOENT, "/srv/data/alpha/no"), [], id="its-own-data"),
+        pytest.param(refused(errno.ENOENT, "/dev/dri/card0"), ["devices:gpu"], id="device"),
+        pytest.param(refused(errno.ENOSPC, "/srv/x/y"), [], id="full-disk"),
+        pytest.param(OSError("no number"), [], id="no-number"),
+        pytest.param(refused(errno.EACCES), [], id="nothing-known"),
+        pytest.param(within("subprocess", "run", refused(errno.ENOENT, "git")), ["subprocess"], id="program-is-not-there"),
+        pytest.param(within("socket", "connect", refused(errno.ECONNREFUSED)), [], id="connection-refused"),
+        pytest.param(OSError(errno.EACCES, "no", 3), [], id="descriptor"),
+        pytest.param(KeyError("A"), [], id="not-raised"),
+        pytest.param(within("main", "load", KeyError("A")), [], id="a-dictionary-of-its-own"),
+        pytest.param(within("os", "__getitem__", KeyError(3)), [], id="not-a-name"),
+        pytest.param(ValueError("x"), [], id="something-else"),
+    ],
+)
+def test_an_error_that_is_no_refusal_is_left_alone(error: Exception, grants: list[str]) -> None:
+    assert hint_for(error, level="full", grants=grants, data_dir="/srv/data/alpha") == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        pytest.param(refused(errno.ENOENT, "data.json"), "write: Path(__file__).parent / 'data.json'", id="relative"),
+        pytest.param(refused(errno.EACCES, "/"), "nobody is granted the whole machine", id="root"),
+        pytest.param(refused(errno.ENOENT, "/home"), "nobody is granted /home", id="whole-folder"),
+        pytest.param(refused(errno.EACCES, "/proc/1/maps"), "of /proc no plugin is given more", id="kernel"),
+        pytest.param(within("os", "__getitem__", KeyError("LD_PRELOAD")), "no plugin is given the variable LD_PRELOAD", id="steering"),
+        pytest.param(within("os", "__getitem__", KeyError("GIVEN")), "but the host itself has no such variable", id="host-lacks-it"),
+        pytest.param(within("socket", "connect", refused(errno.EACCES), address=("a.org", 80)), "use ctx.fetch", id="granted-host"),
+        pytest.param(refused(errno.EROFS, f"{sys.path[-1]}/x"), "write into ctx.data_dir", id="own-folder"),
+    ],
+)
+def test_what_no_right_mends_is_said_without_a_line(error: Exception, part: str) -> None:
+    found = hint_for(error, level="full", grants=["env:GIVEN", "network:a.org:80"], data_dir="/srv/data/alpha")
+    assert list(found) == ["hint"]
+    assert part in found["hint"]
+
+
+def test_somebody_elses_temporary_folder_is_pointed_away_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/var/cache/annexe/scratch/a")
+    found = hint_for(refused(errno.EROFS, "/tmp/x"), level="landlock", grants=[])
+    assert found == {"hint": "a plugin's temporary files are in /var/cache/annexe/scratch/a: use the module tempfile"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'open("/srv/no/a", "w")',
+        "open('/srv/no/a', mode='ab')",
+        'from pathlib import Path\nPath("/srv/no/a").write_text("x")',
+        'from pathlib import Path\nPath("/srv/no/a").open("w")',
+        'from pathlib import Path\nPath("/srv/no/a").touch()',
+        'import os\nos.mkdir("/srv/no/a")',
+        'import os\nos.remove("/srv/no/a")',
+        'import os\nos.rename("/srv/no/a", "/tmp/b")',
+        'import shutil\nshutil.copyfile(here, "/srv/no/a")',
+    ],
+)
+def test_who_writes_is_told_how_to_write_into_the_folder(code: str, tmp_path: Path) -> None:
+    at = tmp_path / "main.py"
+    assert hinted(raised(code, at=at, here=__file__)) == 'filesystem = { read = [], write = ["/srv/no"] }'
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'open("/srv/no/a")',
+        'open("/srv/no/a", "rb")',
+        'from pathlib import Path\nPath("/srv/no/a").read_text()',
+        'import os\nos.listdir("/srv/no/b".replace("b", "a"))',
+        'import shutil\nshutil.copyfile("/srv/no/a", "/tmp/b")',
+    ],
+)
+def test_who_reads_is_told_how_to_read_the_file(code: str, tmp_path: Path) -> None:
+    assert hinted(raised(code, at=tmp_path / "main.py")) == 'filesystem = { read = ["/srv/no/a"], write = [] }'
+
+
+def test_of_folders_made_one_in_another_the_last_is_what_was_wanted() -> None:
+    inner = refused(errno.EROFS, "/srv")
+    assert hinted(within("os", "makedirs", inner, name="/srv/out/deep")) == 'filesystem = { read = [], write = ["/srv/out"] }'
+
+
+@pytest.mark.parametrize(
+    ("error", "target"),
+    [
+        pytest.param(within("socket", "getaddrinfo", refused(errno.EACCES), host="A.org", port=443), "a.org:443", id="name"),
+        pytest.param(within("socket", "create_connection", refused(errno.EACCES), address=("a.org", 80)), "a.org:80", id="address"),
+        pytest.param(within("socket", "create_connection", refused(errno.EACCES), address=("::1", 80)), "[::1]:80", id="ipv6"),
+        pytest.param(within("socket", "getaddrinfo", refused(errno.EACCES), host="a.org", port="https"), "host:port", id="named-port"),
+        pytest.param(within("socket", "__init__", refused(errno.EACCES)), "host:port", id="bare-socket"),
+    ],
+)
+def test_who_wants_the_network_is_told_the_target_where_it_is_known(error: Exception, target: str) -> None:
+    found = hint_for(error, level="landlock", grants=[])
+    assert (
+        found["hint"]
+        == f'the host makes a plugin\'s connections: use ctx.fetch, and add to plugin.toml under [permissions]: network = ["{target}"]'
+    )
+    assert ("permission" in found) == (target != "host:port")
+
+
+def test_a_network_that_is_not_walled_off_is_not_spoken_of() -> None:
+    assert hint_for(within("socket", "connect", refused(errno.EACCES)), level="landlock-partial", grants=[]) == {}
+
+
+@pytest.mark.parametrize("call", ["os.fork()", "os.execv('/bin/ls', [])", "os.posix_spawn('/bin/ls', [], {})", "pty.fork()"])
+def test_a_builtin_that_starts_a_process_is_known_by_its_line(call: str, tmp_path: Path) -> None:
+    error = raised(f"raise error  # as {call} does", at=tmp_path / "main.py", error=refused(errno.EPERM))
+    assert hinted(error) == "subprocess = true"
+
+
+def test_multiprocessing_is_known_by_its_module() -> None:
+    assert hinted(within("multiprocessing.popen_fork", "_launch", refused(errno.EPERM))) == "subprocess = true"
+
+
+class ReasonedError(Exception):
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__("it did not work")
+        self.reason = reason
+
+
+def test_what_an_error_was_raised_from_is_looked_at() -> None:
+    line = 'filesystem = { read = ["/srv/models/a.bin"], write = [] }'
+    assert hinted(raised("raise ValueError from error", error=MISSING)) == line
+    assert hinted(raised("try: raise error\nexcept OSError: raise ValueError", error=refused(errno.ENOENT, "/srv/models/a.bin"))) == line
+    assert hinted(ReasonedError(MISSING)) == line
+    assert hinted(ExceptionGroup("two", [ValueError(), MISSING])) == line
+    assert (
+        hinted(raised("try: raise error\nexcept OSError: raise ValueError from None", error=refused(errno.ENOENT, "/srv/models/a.bin")))
+        == ""
+    )
+
+
+def test_errors_that_point_at_each_other_are_looked_at_for_a_while() -> None:
+    first, second = ReasonedError(MISSING), ReasonedError(MISSING)
+    first.reason, second.reason = second, first
+    assert hinted(first) == ""
+
+
+def test_an_error_that_fails_when_it_is_looked_at_is_left_alone() -> None:
+    class NastyError(ValueError):
+        @property
+        def reason(self) -> Any:
+            raise SystemError("no")
+
+    assert hint_for(NastyError(), level="full", grants=[]) == {}
+
+
+def test_names_that_are_bytes_are_read() -> None:
+    assert hinted(OSError(errno.ENOENT, "no", b"/srv/models/\xff")) == 'filesystem = { read = ["/srv/models/\\\\xff"], write = [] }'
+
+
+def test_hints_are_not_loaded_before_an_error_is_told() -> None:
+    code = "import sys, annexe_sdk.runner, annexe_sdk.aio, annexe_sdk.streams; print('annexe_sdk.hints' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
