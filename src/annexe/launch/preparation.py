@@ -136,7 +136,7 @@ class Preparation:
                 runtime = self._runtimes.for_interpreter(python.interpreter)
             if is_python:
                 folder, notes = self._compiled(request, folder, python, notes)
-            program = program_of(request, folder)
+            program = program_of(request, folder, uid=uid)
             profile, granted = self._granted(request, uid)
             offer = self._offers.find(python.interpreter, runtime, uid=uid, scratch=scratch)
             places = places_for(
@@ -145,7 +145,7 @@ class Preparation:
                 runtime=str(runtime.folder),
                 python=str(python.interpreter.path),
                 prefix=str(python.interpreter.prefix),
-                packages=[os.path.realpath(packages) for packages in python.packages],
+                packages=[*map(os.path.realpath, python.packages), *program.libraries],
                 executables=program.executables,
             )
             undo.pop_all()

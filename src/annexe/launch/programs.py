@@ -3,6 +3,7 @@
 Blocking, and small: the head of one file is read.
 
 * Behind a wall a plugin may execute its program, what that program's first line names, and the loader of shared libraries; nothing else.
+* What is looked up on a path is what the plugin's own user can reach: what it would find by itself.
 
 Source: feature IS12; docs/how-to/write-a-plugin-without-the-sdk.md.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from annexe.errors import LaunchError
+from annexe.launch.folders import unreachable_at
 from annexe.launch.strategy import LaunchRequest
 from annexe.manifest.files import open_file
 
@@ -32,32 +35,38 @@ class Program:
     Attributes:
         argv: With its arguments; empty for a Python plugin, which the stub itself becomes.
         executables: Everything that must be executable for it, besides the loader.
+        libraries: What it must be able to read: of a Python that runs a script.
     """
 
     argv: tuple[str, ...] = ()
     executables: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
-def program_of(request: LaunchRequest, folder: Path) -> Program:
+def program_of(request: LaunchRequest, folder: Path, *, uid: int | None) -> Program:
     """Return what the stub is to execute.
 
     Args:
         request: The launch.
         folder: Where the plugin's code is run from.
+        uid: The user that it will run as; None: the host's.
 
     Raises:
         LaunchError: Its kind has no program, or Node.js is missing.
     """
     if request.kind == "python":
         return Program()
-    path, search = folder / request.entry, request.environment.get("PATH")
+    path, search = folder / request.entry, request.environment.get("PATH", "")
     if request.kind == "binary":
-        return Program(argv=(str(path),), executables=(str(path), *_interpreters(path, search)))
+        interpreters = _interpreters(path, search, uid)
+        libraries = tuple(dict.fromkeys(library for one in interpreters for library in _libraries_of(one)))
+        return Program(argv=(str(path),), executables=(str(path), *interpreters), libraries=libraries)
     if request.kind == "node":
-        node = shutil.which("node", path=search)
+        node = _looked_up("node", search, uid)
         if node is None:
             raise LaunchError(
-                f"plugin {request.plugin!r} needs Node.js, and there is no `node` on {search}; install it (`apt install nodejs`).",
+                f"plugin {request.plugin!r} needs Node.js, and there is no `node` that it can reach on {search}; install it "
+                "(`apt install nodejs`).",
                 plugin=request.plugin,
             )
         return Program(argv=(os.path.realpath(node), str(path)), executables=(os.path.realpath(node),))
@@ -66,13 +75,34 @@ def program_of(request: LaunchRequest, folder: Path) -> Program:
     )
 
 
-def _interpreters(path: Path, search: str | None) -> tuple[str, ...]:
-    """Return what a script's first line has executed: the interpreter, and with ``env`` the one that it looks up."""
+def _interpreters(path: Path, search: str, uid: int | None) -> tuple[str, ...]:
+    """Return what a script's first line has executed: the interpreter, and with ``env`` the one that it looks up, by its names."""
     try:
         with open_file(path) as file:
             line = file.read(_MAX_LINE_BYTES).split(b"\n")[0]
     except OSError:  # it shows itself when it is executed
         return ()
     words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
-    looked_up = shutil.which(words[1], path=search) if len(words) > 1 and Path(words[0]).name == "env" else None
-    return tuple(os.path.realpath(word) for word in (*words[:1], looked_up) if word)
+    is_env = bool(words) and Path(words[0]).name == "env"
+    wanted = [word for word in words[1:3] if word != "-S"][:1] if is_env else []
+    looked_up = _looked_up(wanted[0], search, uid) if wanted else None
+    # Also by the name under which it is found: behind a wall nothing else of that folder is there.
+    names = (*map(os.path.realpath, words[:1]), *((looked_up, os.path.realpath(looked_up)) if looked_up else ()))
+    return tuple(dict.fromkeys(names))
+
+
+def _looked_up(name: str, search: str, uid: int | None) -> str | None:
+    """Return the first program of this name that the plugin's user can reach."""
+    for folder in search.split(os.pathsep):
+        found = shutil.which(name, path=folder)
+        if found is not None and (uid is None or not (unreachable_at(Path(found), uid) or unreachable_at(Path(found).parent, uid))):
+            return found
+    return None
+
+
+def _libraries_of(interpreter: str) -> Iterator[str]:
+    """Yield where a Python has its library, or finds it; nothing for the system's, whose library everybody has."""
+    folder = Path(interpreter).parent
+    if Path(interpreter).name.startswith("python") and folder.name == "bin" and str(folder) not in ("/bin", "/usr/bin"):
+        is_link = os.path.realpath(interpreter) != interpreter  # of a virtual environment, whose packages are none of the plugin's
+        yield str(folder.parent / ("pyvenv.cfg" if is_link else "lib"))
