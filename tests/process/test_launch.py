@@ -74,9 +74,9 @@ async def wait(plugin: LaunchedPlugin) -> ExitStatus:
         return await plugin.wait()
 
 
-def facts_of(make_plugin: MakePlugin, open_strategy: OpenStrategy, **changes: Any) -> dict[str, Any]:
+def facts_of(make_plugin: MakePlugin, open_strategy: OpenStrategy, *, offers: OfferFinder | None = None, **changes: Any) -> dict[str, Any]:
     async def scenario() -> dict[str, Any]:
-        async with open_strategy() as strategy:
+        async with open_strategy(offers=offers) as strategy:
             plugin = await strategy.launch(make_plugin(REPORT, **changes))
             facts: dict[str, Any] = json.loads(await read_line(plugin))
             facts["receipt"] = plugin.receipt
@@ -130,7 +130,8 @@ def test_launched_plugin_has_its_limits_on_before_its_code_runs(make_plugin: Mak
         "CORE": 0,
     }
     assert facts["limits"]["AS"] > facts["limits"]["DATA"]
-    assert (facts["limits"]["NPROC"] == 20) is IS_ROOT  # counted per user: only where that user is the plugin's alone
+    # Counted per user, and within a namespace of users by itself: only where that user is the plugin's alone.
+    assert (facts["limits"]["NPROC"] == 20) is (IS_ROOT or facts["receipt"].walls.namespaces)
     assert facts["nice"] == os.nice(0) + 3
     assert facts["umask"] == 0o077
     assert facts["no_new_privs"] == "1"
@@ -180,10 +181,18 @@ def test_root_host_gives_each_launch_a_user_of_its_own(make_plugin: MakePlugin, 
 
 @needs_other
 def test_other_host_shares_its_user_and_the_receipt_says_so(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
-    facts = facts_of(make_plugin, open_strategy)
+    facts = facts_of(make_plugin, open_strategy, offers=without_walls())
     assert facts["uid"] == os.getuid()
     assert facts["receipt"].tree_kill == "soft"
     assert any("host's own user" in note for note in facts["receipt"].notes)
+
+
+@needs_other
+def test_other_host_keeps_its_plugins_off_itself_where_there_are_walls(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    facts = facts_of(make_plugin, open_strategy)
+    assert facts["uid"] == os.getuid()
+    assert facts["receipt"].tree_kill == "hard"
+    assert not any("host's own user" in note for note in facts["receipt"].notes)
 
 
 def test_stdout_and_stderr_are_captured_line_by_line(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:

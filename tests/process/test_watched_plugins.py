@@ -105,7 +105,7 @@ def test_plugin_without_the_right_has_no_private_folder(tmp_path: Path, data_dir
     run(scenario)
 
 
-@pytest.mark.parametrize(("what", "resource"), [("bytes 40", "disk"), ("entries 30000", "disk-entries")])
+@pytest.mark.parametrize(("what", "resource"), [("bytes 40", "disk"), ("entries 24000", "disk-entries")])
 def test_plugin_that_fills_its_folder_is_stopped_with_figures(tmp_path: Path, data_dir: Path, what: str, resource: str) -> None:
     write_plugin(tmp_path / "plugins", "filler", FILLER, hooks={"t.edit": ""}, extra=DATA)
 
