@@ -67,7 +67,7 @@ class Scene:
     facts: Mapping[str, Any]
 
 
-Check = Callable[[Scene], Awaitable[str | None]]
+_Check = Callable[[Scene], Awaitable[str | None]]
 
 
 def measure() -> Measured:
@@ -280,7 +280,7 @@ def _log_files(scene: Scene) -> list[Path]:
     return [path for path in scene.host.state_dir.logs.rglob("*") if path.is_file() and scene.attacker in str(path)]
 
 
-CHECKS: Mapping[str, Check] = {
+CHECKS: Mapping[str, _Check] = {
     "planted": _planted,
     "changed": _changed,
     "attribute": _attribute,

@@ -100,7 +100,7 @@ class Report:
 async def run_attacks(
     chosen: Sequence[Attack],
     *,
-    progress: Callable[[AttackResult], None] = lambda _result: None,
+    progress: Callable[[AttackResult], None] | None = None,
     terms: Terms | None = None,
     host: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -132,7 +132,8 @@ async def run_attacks(
             results = []
             for attack in chosen:
                 results.append(await run.make(attack))
-                progress(results[-1])
+                if progress is not None:
+                    progress(results[-1])
             return Report(level=run.level, layers=run.layers, results=tuple(results))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Attack = Callable[[Targets], Outcome]
 
-__all__ = ["ATTACKS", "Attack", "attack"]
+__all__ = ["ATTACKS", "attack"]
 
 ATTACKS: dict[str, Attack] = {}
 

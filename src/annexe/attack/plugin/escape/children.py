@@ -155,6 +155,11 @@ class Crowd:
             del held
             os._exit(0)
 
+    def count(self) -> int:
+        """Return how many are still alive: the kernel may have taken some for want of memory."""
+        self.pids = [pid for pid in self.pids if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        return len(self.pids)
+
     def disperse(self) -> None:
         """End and reap them all."""
         for pid in self.pids:

@@ -103,13 +103,6 @@ def _channel_second_end(_targets: Targets) -> Outcome:
     return through("opened it")
 
 
-@attack("log-pipe-reading", "Read from the log's pipe what others write to it.", stopped_by=("landlock", "namespaces", "uid"))
-def _log_pipe_reading(_targets: Targets) -> Outcome:
-    fd = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_NONBLOCK)
-    os.close(fd)
-    return through("opened its reading end")
-
-
 @attack(
     "host-freeze-pipe",
     "Make the host's log reading wait, by a pipe that is never read and never written.",

@@ -132,10 +132,12 @@ def _memory_children(targets: Targets) -> Outcome:
             while len(crowd.pids) * each < targets.memory_bytes * _TIMES:
                 crowd.add(take)
         except OSError as error:
-            if len(crowd.pids) < 2:
+            if not crowd.pids:
                 raise
             return capped(f"{error.strerror} after {len(crowd.pids)} children")
-        return through(f"{len(crowd.pids)} children hold {len(crowd.pids) * each // _MIB} MiB of {targets.memory_bytes // _MIB}")
+        wanted, left = len(crowd.pids), crowd.count()
+        text = f"{left} of {wanted} children hold {left * each // _MIB} MiB of {targets.memory_bytes // _MIB}"
+        return through(text) if left * each > targets.memory_bytes else capped(text)
 
 
 @attack("memory-locked", "Lock more memory than any user may, so that it is never paged out.", stopped_by=("seccomp",), unix=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Outcome = dict[str, Any]
 
-__all__ = ["Outcome", "absent", "capped", "judge", "refused", "stopped", "through"]
+__all__ = ["absent", "capped", "judge", "refused", "stopped", "through"]
 
 
 def through(detail: str) -> Outcome:

@@ -1,0 +1,139 @@
+"""The shipped attacks: each works where nothing stops it, and none where the walls of level ``full`` stand.
+
+An attack that would not work anyway proves nothing about a wall. So every one is made without the walls first, and must succeed then.
+What is left on without walls (a plugin's own user, its clean environment, the host's own code) still stops what it stops: that is not the
+same as root and as an unprivileged user, and the gate runs both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+
+from annexe.attack.catalogue import Attack, attacks
+from annexe.attack.suite import AttackResult, Report, run_attacks
+from annexe.launch import ProcessStrategy
+from annexe.launch.offer import OfferFinder
+
+pytestmark = pytest.mark.timeout(90)
+
+WALLS = ("namespaces", "landlock", "seccomp", "rlimits", "cgroup")
+MAY_BE_ABSENT = {
+    "setuid-program": "only a root host can lay one out",
+    "tcp6": "a machine without IPv6",
+    "kernel-crypto": "a kernel without AF_ALG",
+    "virtual-machine-socket": "a kernel without vsock",
+    "segment-table": "x86_64 alone",
+    "old-calls": "x86_64 alone",
+}
+MACHINES = {
+    "type-into-terminal": "kernels may refuse TIOCSTI to all (dev.tty.legacy_tiocsti)",
+    "type-past-filter": "likewise",
+    "open-devices": "a container may have no device that is open to all",
+    "performance-events": "kernel.perf_event_paranoid may forbid it to all",
+    "page-faults": "vm.unprivileged_userfaultfd may",
+    "io-uring": "kernel.io_uring_disabled may",
+    "user-namespace": "user namespaces may be off for all",
+    "processor-spin": "a busy machine gives nobody a whole processor",
+    "processor-children": "likewise",
+}
+
+WITHOUT_CONTROL_GROUP = {
+    "memory-shared": "limits of one process do not count what it shares",
+    "processor-spin": "a share of the processor takes a control group",
+}
+
+every_attack = pytest.mark.parametrize("attack", attacks(), ids=lambda attack: f"{attack.theme}:{attack.name}")
+
+
+@cache
+def report_of(theme: str, *, walls: bool) -> Report:
+    """Make all attacks of a theme: the first test of a theme pays for all."""
+    chosen = [attack for attack in attacks() if attack.theme == theme]
+    if walls:
+        return asyncio.run(run_attacks(chosen))
+    with pytest.MonkeyPatch.context() as patch:
+        offers = OfferFinder(unsafe_without=WALLS)
+        patch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=offers))
+        return asyncio.run(run_attacks(chosen))
+
+
+def result_of(attack: Attack, *, walls: bool) -> tuple[AttackResult, frozenset[str]]:
+    report = report_of(attack.theme, walls=walls)
+    result = next(result for result in report.results if result.attack is attack)
+    if result.outcome == "not run" and attack.name in MAY_BE_ABSENT:
+        pytest.skip(f"{MAY_BE_ABSENT[attack.name]}: {result.detail}")
+    return result, report.layers
+
+
+@every_attack
+def test_attack_works_without_walls(attack: Attack) -> None:
+    result, layers = result_of(attack, walls=False)
+    assert not layers & {"namespaces", "landlock", "seccomp", "rlimits"}
+    if attack.unix:
+        assert result.outcome == "unix", result.detail
+    elif attack.first_layer(layers):
+        assert result.outcome in ("stopped", "capped"), result.detail
+        assert result.layer, "stopped, though nothing that is said to stop it is on"
+    elif result.outcome != "through" and attack.name in MACHINES:
+        pytest.skip(f"{MACHINES[attack.name]}: {result.detail}")
+    else:
+        assert result.outcome == "through", result.detail
+
+
+@every_attack
+def test_attack_is_held_by_the_walls_of_level_full(attack: Attack) -> None:
+    report = report_of(attack.theme, walls=True)
+    if report.level != "full":
+        pytest.skip(f"this machine gives level {report.level}")
+    result, layers = result_of(attack, walls=True)
+    if attack.name in WITHOUT_CONTROL_GROUP and "cgroup" not in layers:
+        assert result.outcome in ("through", "capped"), result.detail  # the receipt says that it is not hard
+        return
+    assert result.outcome != "through", result.detail
+    assert result.outcome == "unix" or result.layer in layers, (
+        f"{result.outcome}, and nothing that is said to stop it is on: {result.detail}"
+    )
+
+
+def test_secret_in_the_environment_is_found_where_all_of_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("annexe.host.planner.plugin_environment", lambda host, granted: dict(host))
+    monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=OfferFinder(unsafe_without=WALLS)))
+    report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name == "own-environment"]))
+    assert [(result.outcome, result.detail) for result in report.results] == [("through", "found it in ANNEXE_ATTACK_CANARY")]
+
+
+def test_run_leaves_nothing_behind() -> None:
+    wanted = ("leave-tmp", "leave-shm", "daemon", "own-code", "kill-victim")
+    places = (Path("/tmp"), Path("/dev/shm"))
+
+    def ours() -> set[str]:
+        names = {
+            path.name for place in places for path in place.iterdir() if path.name.startswith(("annexe-attack-", "esc")) and mine(path)
+        }
+        return names | {name for name in os.environ if name.startswith("ANNEXE_ATTACK")}
+
+    before = ours()
+    report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name in wanted]))
+    assert len(report.results) == len(wanted)
+    assert ours() == before
+
+
+def mine(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
+
+
+def test_report_as_data_has_the_promised_shape() -> None:
+    told: list[AttackResult] = []
+    report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name in ("etc-shadow", "huge-frame")], progress=told.append))
+    assert report.as_dict().keys() == {"level", "attacks"}
+    assert [result.as_dict() for result in told] == report.as_dict()["attacks"]
+    by_name = {row["name"]: (row["outcome"], row["layer"]) for row in report.as_dict()["attacks"]}
+    assert by_name == {"etc-shadow": ("unix", ""), "huge-frame": ("stopped", "host")}
