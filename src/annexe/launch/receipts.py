@@ -53,7 +53,14 @@ class PutUp:
             confirmed: All that can be read back from the kernel was, and is as it should be.
         """
         layers = [*self._surroundings(confirmed), *self._walls(confirmed), *self._limits(confirmed)]
-        return receipt_for(self.walls, uid=self.uid, layers=tuple(layers), tree_kill=self._tree_kill(), more=self.notes, lacks=self.lacks)
+        return receipt_for(
+            self.walls,
+            uid=self.uid,
+            layers=tuple(layers),
+            tree_kill=self._tree_kill(),
+            more=(*self.notes, *self._of_devices()),
+            lacks=self.lacks,
+        )
 
     def _surroundings(self, confirmed: bool) -> list[Layer]:
         own_uid, linux = self.walls.own_uid, _state(self.is_linux)
@@ -93,6 +100,10 @@ class PutUp:
             Layer("tree kill", "on" if tree_kill == "hard" else "soft" if self.can_tag else "off", self._how_killed()),
             Layer("python", "on", self.python),
         ]
+
+    def _of_devices(self) -> tuple[str, ...]:
+        devices = self.request.profile.devices
+        return (f"It may use {', '.join(devices)}: whatever the driver of these offers is within its reach.",) if devices else ()
 
     def _tree_kill(self) -> TreeKill:
         return "hard" if self.walls.own_uid or self.walls.namespaces or self._cannot_fork() else "soft"

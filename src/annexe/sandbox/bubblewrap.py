@@ -28,7 +28,7 @@ TMP = "/tmp"  # noqa: S108 - the plugin's own, in memory
 _NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup")
 _DEV_BYTES = 65536
 _SHM_BYTES = 4 * 1024 * 1024
-_BIND = {Access.READ: "--ro-bind-try", Access.RUN: "--ro-bind-try", Access.WRITE: "--bind"}
+_BIND = {Access.READ: "--ro-bind-try", Access.RUN: "--ro-bind-try", Access.WRITE: "--bind", Access.USE: "--dev-bind-try"}
 
 
 @final
@@ -88,6 +88,9 @@ def _mounted(places: Iterable[Place], links: Mapping[str, str]) -> Iterator[Plac
     """Yield the places that need a mount: not those that are in one with the same access already. Folders come before what is in them."""
     within: dict[str, bool] = {}
     for place in places:
+        if place.access is Access.USE:
+            yield place
+            continue
         parts = place.path.split("/")
         root = links.get(f"/{parts[1]}")
         parts = ["", *root.split("/"), *parts[2:]] if root else parts

@@ -33,6 +33,7 @@ _RIGHTS: Mapping[Access, int] = {
     Access.READ: _READ,
     Access.RUN: _READ | _EXECUTE,
     Access.WRITE: _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE,
+    Access.USE: _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV,
 }
 
 
@@ -59,7 +60,7 @@ def ruleset(abi: int, places: Iterable[Place], *, private: Iterable[str], ports:
     fields = (handled, *((network,) if network else ()), *((scopes,) if scopes else ()))
     own = (Place(path, Access.WRITE) for path in private)
     given = [(place.path, _RIGHTS[place.access] & handled) for place in (*places, *own)]
-    given += [(path, (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & handled) for path in DEVICES]
+    given += [(path, _RIGHTS[Access.USE] & handled) for path in DEVICES]
     given += [(path, _READ) for path in PROC_FILES]
     return {
         "attr": b"".join(field.to_bytes(8, "little") for field in fields),

@@ -40,6 +40,7 @@ class Profile:
         read: Files and folders of the machine that it may read, canonical.
         write: Those it may also write.
         data: Its private folder; None when it has none.
+        devices: Device nodes that it may use, besides those that every plugin has.
     """
 
     memory_bytes: int = 128 * _MIB
@@ -54,6 +55,7 @@ class Profile:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     data: str | None = None
+    devices: tuple[str, ...] = ()
 
     @property
     def tmp_bytes(self) -> int:

@@ -65,6 +65,7 @@ class Access(StrEnum):
     READ = "read"
     RUN = "run"  # and read
     WRITE = "write"  # and read
+    USE = "use"  # a device: all that its driver offers
 
 
 @final
@@ -77,7 +78,14 @@ class Place:
 
 
 def places_for(
-    profile: Profile, *, folder: str, runtime: str, python: str, prefix: str, packages: Iterable[str] = (), executables: tuple[str, ...] = ()
+    profile: Profile,
+    *,
+    folder: str,
+    runtime: str,
+    python: str,
+    prefix: str,
+    packages: Iterable[str] = (),
+    executables: tuple[str, ...] = (),
 ) -> tuple[Place, ...]:
     """Return the places of one launch, each path once, folders before what is in them.
 
@@ -100,6 +108,7 @@ def places_for(
         wanted += [Place(path, Access.RUN) for path in (*_PROGRAMS, python, folder, *packages)]
     wanted += [Place(path, Access.READ) for path in profile.read]
     wanted += [Place(path, Access.WRITE) for path in (*profile.write, *filter(None, (profile.data,)))]
+    wanted += [Place(path, Access.USE) for path in profile.devices]
     return _merged(wanted)
 
 

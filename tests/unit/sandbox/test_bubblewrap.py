@@ -52,6 +52,12 @@ def test_arguments_do_not_mount_what_a_mount_of_the_same_kind_holds_already() ->
     assert pairs(given, "--ro-bind-try") == [("/srv/code", "/srv/code")]
 
 
+def test_arguments_mount_a_granted_device_as_one() -> None:
+    given = command(Place("/dev/nvidia0", Access.USE))
+    assert pairs(given, "--dev-bind-try") == [("/dev/nvidia0", "/dev/nvidia0")]
+    assert given.index("/dev/nvidia0") > given.index("/dev/null")
+
+
 def test_arguments_follow_the_links_that_the_root_has() -> None:
     given = command(
         Place("/usr/lib", Access.READ), Place("/lib", Access.READ), Place("/lib/ld.so", Access.RUN), Place("/lib64/ld", Access.RUN)

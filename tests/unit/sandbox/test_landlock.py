@@ -7,7 +7,7 @@ import pytest
 from annexe.sandbox.landlock import ruleset
 from annexe.sandbox.view import Access, Place
 
-PLACES = (Place("/r", Access.READ), Place("/x", Access.RUN), Place("/w", Access.WRITE))
+PLACES = (Place("/r", Access.READ), Place("/x", Access.RUN), Place("/w", Access.WRITE), Place("/dev/gpu", Access.USE))
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 12
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -52,9 +52,10 @@ def test_ruleset_lets_nobody_make_devices_sockets_pipes_or_links() -> None:
 
 def test_ruleset_lets_write_where_that_is_said_and_to_devices() -> None:
     writable = {path for path, given in rights().items() if given & WRITE_FILE}
-    assert writable == {"/w", "/tmp", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+    assert writable == {"/w", "/tmp", "/dev/gpu", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
     assert rights()["/w"] & (REFER | TRUNCATE | READ_FILE | READ_DIR) == REFER | TRUNCATE | READ_FILE | READ_DIR
     assert rights()["/dev/null"] & IOCTL_DEV
+    assert rights()["/dev/gpu"] == rights()["/dev/null"]
 
 
 def test_ruleset_shows_nothing_of_proc_that_names_the_hosts_files() -> None:

@@ -43,6 +43,11 @@ def test_places_that_were_granted_are_there_with_the_wider_access() -> None:
     assert (places["/srv/models"], places["/srv/out"], places["/data/a"]) == (Access.READ, Access.WRITE, Access.WRITE)
 
 
+def test_places_of_granted_devices_can_be_used_and_others_are_not_there() -> None:
+    assert view(Profile(devices=("/dev/nvidia0",)))["/dev/nvidia0"] is Access.USE
+    assert not any(path.startswith("/dev") for path in view())
+
+
 def test_places_come_with_folders_before_what_is_in_them() -> None:
     places = places_for(Profile(write=("/srv",), read=("/srv-a", "/srv/x")), folder="/srv/x/y", runtime="/r", python="/p", prefix="/q")
     paths = [place.path for place in places]
