@@ -2,6 +2,7 @@
 
 * Default deny: what the plugin was not granted is answered with the line and the command that would allow it, logged and noted as an event.
 * What is granted becomes an entry in a table; a call is one look-up.
+* That a right is used is told by its first call alone, until ``look_again``; the calls after it cost nothing more.
 * The application's own functions are called with checked arguments, a bounded number at a time, and cancelled with the request.
 
 Source: features PE3 and PE4; docs/reference/permissions.md.
@@ -69,7 +70,7 @@ class PluginServices:
         events: The host's.
         instance: Id of the instance that they are for.
         grant_command: What grants the plugin what it asks for, for its author and the operator.
-        on_used: Told of each right to the network that is used.
+        on_used: Told of each right that is used: of one to the network each time, of others once until ``look_again``.
     """
 
     def __init__(
@@ -96,18 +97,23 @@ class PluginServices:
         self._events = events
         self._capability_calls = 0
         self._metric_bucket = RetryBucket(rate_per_s=_METRICS_PER_S, burst=_METRICS_AT_ONCE, now_s=monotonic())
+        self._on_used = on_used
         self._methods: dict[str, Callable[[PluginCall], Any]] = {}
+        self._by_right: dict[str, dict[str, Callable[[PluginCall], Any]]] = {}
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")
-            self._methods.update({f"kv.{name}": partial(_call_kv, kv, f"kv.{name}") for name in names})
+            self._by_right["kv"] = {f"kv.{name}": partial(_call_kv, kv, f"kv.{name}") for name in names}
         self._fetch: FetchService | None = None
         if any(right.startswith("network:") for right in granted):
             self._fetch = FetchService(EgressRules(manifest, granted, command=grant_command), on_used=on_used)
             self._methods["fetch"] = self._fetch.serve
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
-                for method in capability.definition.methods.values():
-                    self._methods[method.method] = partial(self._call_capability, method, getattr(capability.target, method.name))
+                self._by_right[f"cap:{name}"] = {
+                    method.method: partial(self._call_capability, method, getattr(capability.target, method.name))
+                    for method in capability.definition.methods.values()
+                }
+        self.look_again()
 
     def serve(self, call: PluginCall) -> Any:
         """Answer one request: return the result or an awaitable of it.
@@ -120,9 +126,24 @@ class PluginServices:
             raise self._refusal(call)
         return method(call)
 
+    def look_again(self) -> None:
+        """Tell of the next use of each right, too."""
+        for right, functions in self._by_right.items():
+            if self._on_used is None:
+                self._methods.update(functions)
+            else:
+                self._methods.update({name: partial(self._first, right, function) for name, function in functions.items()})
+
+    def _first(self, right: str, function: Callable[[PluginCall], Any], call: PluginCall) -> Any:
+        self._methods.update(self._by_right[right])  # from here on without a look at who uses what
+        if self._on_used is not None:
+            self._on_used(right)
+        return function(call)
+
     def withdraw(self) -> None:
         """Take every right back."""
         self._methods.clear()
+        self._by_right.clear()
         if self._fetch is not None:
             self._fetch.close()
 
@@ -154,7 +175,8 @@ class PluginServices:
         """Tell author and operator of a request that was answered with an error."""
         kind = _EVENTS.get(error.code)
         if kind is not None:
-            self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method)
+            line = {name: error.data[name] for name in ("permission", "manifest_line") if name in error.data}
+            self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method, **line)
             fields = {"method": call.method}
             self._log.write("warning", error.message, fields, request=call.request_id, source="host", instance=self._instance)
 

@@ -33,6 +33,7 @@ from annexe.host.planner import Planner
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.requests import RequestScope
+from annexe.host.right_uses import RightUses
 from annexe.host.settings import Grants, HostSettings, StrategyName
 from annexe.host.state_dir import StateDir, default_data_dir, default_state_dir
 from annexe.host.store_thread import StoreThread
@@ -203,6 +204,8 @@ class Host:
         await thread.open(self.state_dir.path, now_s=clock.now())
         stack.push_async_callback(thread.close)
         stack.callback(self.events.subscribe(thread.add_event))
+        uses = RightUses(thread, clock)
+        stack.callback(uses.close)
         kv = KvService(await asyncio.to_thread(KvStore.open, self.state_dir.kv), clock)
         await kv.open()
         stack.push_async_callback(kv.close)
@@ -231,6 +234,7 @@ class Host:
             events=self.events,
             advice=advice,
             data=data,
+            uses=uses,
         )
         self._registry = Registry(
             settings,

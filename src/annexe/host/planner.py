@@ -23,9 +23,11 @@ from annexe.errors import PluginBlockedError
 from annexe.host.advice import Advice
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
+from annexe.host.right_uses import RightUses
 from annexe.host.settings import HostSettings
 from annexe.launch import LaunchRequest, plugin_environment
 from annexe.launch.data_folders import DataFolders
+from annexe.launch.devices import gpu_nodes
 from annexe.manifest import this_machine
 from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
@@ -53,6 +55,7 @@ class Planner:
         metrics: The plugins' metrics.
         events: Is told what cannot be enforced.
         data: Where plugins' private folders are.
+        uses: Is told of each right that is used.
     """
 
     def __init__(
@@ -68,10 +71,12 @@ class Planner:
         events: Events,
         advice: Advice,
         data: DataFolders,
+        uses: RightUses,
     ) -> None:
         self._settings = settings
         self._advice = advice
         self._data = data
+        self._uses = uses
         self._judge = judge
         self._dispatcher = dispatcher
         self._kv = kv
@@ -110,7 +115,9 @@ class Planner:
             events=self._events,
             instance=instance,
             grant_command=self._advice.grant_command(known.id),
+            on_used=self._uses.telling(known.id),
         )
+        self._uses.watch(known.id, services)
         resources, runtime = manifest.resources, manifest.runtime
         data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
         if data_dir is not None and self._settings.strategy_of(known.id) == "in-process":
@@ -132,6 +139,7 @@ class Planner:
                 read=_names(granted, "filesystem.read"),
                 write=_names(granted, "filesystem.write"),
                 data=data_dir,
+                devices=gpu_nodes() if "devices:gpu" in granted else (),
             ),
             requires_python=runtime.requires_python,
             floor=max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength),

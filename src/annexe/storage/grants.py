@@ -47,12 +47,12 @@ class GrantsTable:
         self._database = database
 
     def put(self, grant: StoredGrant) -> None:
-        """Keep a grant, in place of the one with the same plugin, digest, folder and version range."""
+        """Keep a grant, in place of those with the same plugin, digest and folder."""
         bound = (GRANTS.c.plugin, grant.plugin), (GRANTS.c.digest, grant.digest), (GRANTS.c.folder, grant.folder)
         # "IS" and not "=": a missing digest or folder is the same as another missing one.
         same = [column.is_not_distinct_from(value) for column, value in bound]
         with self._database.begin() as connection:
-            connection.execute(delete(GRANTS).where(*same, GRANTS.c.version_range == grant.version_range))
+            connection.execute(delete(GRANTS).where(*same))
             connection.execute(insert(GRANTS).values(**(asdict(grant) | {"rights": sorted(grant.rights)})))
 
     def of(self, plugin: str) -> list[StoredGrant]:

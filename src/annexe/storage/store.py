@@ -10,6 +10,7 @@ from annexe.storage.database import Database
 from annexe.storage.events import EventsTable
 from annexe.storage.grants import GrantsTable
 from annexe.storage.plugin_state import PluginStateTable
+from annexe.storage.right_uses import RightUsesTable
 from annexe.storage.tables import HOST_SCHEMA
 
 __all__ = ["Store"]
@@ -27,6 +28,7 @@ class Store:
         grants: Which rights were granted.
         config: The plugins' configuration.
         events: What happened.
+        right_uses: When rights were last used.
     """
 
     def __init__(self, database: Database) -> None:
@@ -35,6 +37,7 @@ class Store:
         self.grants = GrantsTable(database)
         self.config = ConfigTable(database)
         self.events = EventsTable(database)
+        self.right_uses = RightUsesTable(database)
         self._database = database
 
     @classmethod

@@ -14,7 +14,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer,
 
 from annexe.storage.migrate import Schema
 
-__all__ = ["CONFIG", "EVENTS", "GRANTS", "HOST_SCHEMA", "KV", "KV_SCHEMA", "KV_USAGE", "PLUGIN_STATE"]
+__all__ = ["CONFIG", "EVENTS", "GRANTS", "HOST_SCHEMA", "KV", "KV_SCHEMA", "KV_USAGE", "PLUGIN_STATE", "RIGHT_USES"]
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -75,7 +75,15 @@ EVENTS = Table(
     sqlite_autoincrement=True,
 )
 
-HOST_SCHEMA = Schema(name="host", metadata=_HOST, revision="0001")
+RIGHT_USES = Table(
+    "right_uses",
+    _HOST,
+    Column("plugin", String(64), primary_key=True),
+    Column("right", Text, primary_key=True),
+    Column("last_used_at", Float, nullable=False),
+)
+
+HOST_SCHEMA = Schema(name="host", metadata=_HOST, revision="0002")
 
 _KV = MetaData(naming_convention=_NAMING)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from annexe.capabilities.services import PluginServices
+from annexe.capabilities.services import Capability, PluginServices
 from annexe.channel import PluginCall
-from annexe.errors import InvalidParamsError
+from annexe.contract import capability_definition
+from annexe.errors import InvalidParamsError, PermissionDeniedError
 from annexe.manifest import Manifest, parse_manifest
 from annexe.record import EventKind, Events, PluginLog, PluginMetrics
 from tests.unit.record.clocks import StillClock
@@ -60,8 +62,19 @@ class _Kv:
         self.called.append(name)
 
 
+class _Orders:
+    name = "orders"
+
+    async def count(self) -> int:
+        return 3
+
+    async def total(self) -> int:
+        return 4
+
+
 class _Call:
     codec = "msgpack"
+    request_id = None
 
     def __init__(self, method: str, params: bytes) -> None:
         self.method, self.params = method, msgspec.Raw(params)
@@ -71,23 +84,26 @@ class _Desk:
     def __init__(self) -> None:
         self.log, self.kv, self.metrics, self.events = _Log(), _Kv(), PluginMetrics(), Events(StillClock())
         manifest: Manifest = parse_manifest(_MANIFEST, source="test")
+        self.used: list[str] = []
+        capability = Capability(capability_definition(_Orders), _Orders())
         self.services = PluginServices(
             manifest,
-            frozenset({"kv"}),
+            frozenset({"kv", "cap:orders"}),
             kv=cast(Any, self.kv),
-            capabilities={},
+            capabilities={"orders": capability},
             log=cast(PluginLog, self.log),
             metrics=self.metrics,
             events=self.events,
             instance="sample-1",
             grant_command="annexe grant sample",
+            on_used=self.used.append,
         )
 
     def notify(self, method: str, params: Any) -> None:
         self.services.notify(method, msgspec.Raw(msgspec.msgpack.encode(params)), "msgpack", None)
 
-    def ask(self, method: str, params: bytes) -> None:
-        self.services.serve(cast(PluginCall, _Call(method, params)))
+    def ask(self, method: str, params: bytes) -> Any:
+        return self.services.serve(cast(PluginCall, _Call(method, params)))
 
 
 def test_large_log_line_is_dropped_and_counted() -> None:
@@ -142,3 +158,41 @@ def test_kv_parameters_that_no_value_can_need_are_refused_undecoded(method: str,
         desk.ask(method, b"\xc0" * (limit_bytes + 1))
     assert caught.value.data == {"method": method}
     assert desk.kv.called == [method]
+
+
+def test_use_of_a_right_is_told_once_until_it_is_looked_again() -> None:
+    desk = _Desk()
+    for method in ("kv.get", "kv.get", "kv.set", "cap.orders.count", "cap.orders.total"):
+        answer = desk.ask(method, b"\x90")
+        if answer is not None:
+            assert asyncio.run(answer) in (3, 4)
+    assert desk.used == ["kv", "cap:orders"]
+    desk.services.look_again()
+    desk.ask("kv.delete", b"\xc0")
+    assert desk.used == ["kv", "cap:orders", "kv"]
+
+
+def test_after_its_first_use_a_right_is_served_by_the_function_itself() -> None:
+    desk = _Desk()
+    before = desk.services._methods["kv.get"]
+    desk.ask("kv.set", b"\xc0")
+    assert desk.services._methods["kv.get"] is desk.services._by_right["kv"]["kv.get"]
+    assert desk.services._methods["kv.get"] is not before
+
+
+def test_rights_taken_back_are_used_no_more_however_often_it_is_looked_again() -> None:
+    desk = _Desk()
+    desk.services.withdraw()
+    desk.services.look_again()
+    with pytest.raises(PermissionDeniedError):
+        desk.ask("kv.get", b"\xc0")
+    assert desk.used == []
+
+
+def test_denial_is_noted_with_right_and_line() -> None:
+    desk = _Desk()
+    call = _Call("fetch", b"")
+    error = PermissionDeniedError(plugin="sample", permission="kv", manifest_line='kv = { quota = "1MiB" }', command="annexe grant sample")
+    desk.services.note_refusal(cast(PluginCall, call), error)
+    (event,) = desk.events.latest()
+    assert event.facts == {"method": "fetch", "permission": "kv", "manifest_line": 'kv = { quota = "1MiB" }'}

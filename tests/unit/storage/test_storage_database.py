@@ -159,7 +159,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("alembic", "
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("found", ["0002", "9999", "1a2b3c4d5e6f"])
+@pytest.mark.parametrize("found", ["0003", "9999", "1a2b3c4d5e6f"])
 def test_database_newer_than_the_code_is_refused(tmp_path: Path, found: str) -> None:
     Store.open(tmp_path).close()
     with sqlite3.connect(tmp_path / "annexe.sqlite3") as driver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_grant_put_again_replaces_the_one_bound_alike(store: Store) -> None:
 
     assert store.grants.of("a") == [grant(digest="sha256:00"), grant(rights=frozenset({"kv", "data"}), at=2.0)]
     assert store.grants.of("b") == [grant("b")]
+
+
+def test_grant_for_other_versions_replaces_the_one_bound_alike(store: Store) -> None:
+    wide = StoredGrant(plugin="a", rights=frozenset({"kv"}), folder="/srv/a", granted_by="ann", granted_at=1.0)
+    narrow = replace(wide, version_range="<2")
+    store.grants.put(wide)
+    store.grants.put(narrow)
+
+    assert store.grants.of("a") == [narrow]
+
+
+def test_right_uses_keep_the_last_time_of_each(store: Store) -> None:
+    store.right_uses.put([("a", "kv"), ("a", "cap:orders"), ("b", "kv")], now_s=1.0)
+    store.right_uses.put([("a", "kv")], now_s=2.5)
+    store.right_uses.put([], now_s=3.0)
+
+    assert store.right_uses.of("a") == {"kv": 2.5, "cap:orders": 1.0}
+    assert store.right_uses.of("b") == {"kv": 1.0}
+    assert store.right_uses.of("c") == {}
 
 
 def test_grants_deleted_are_counted(store: Store) -> None:
