@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -157,7 +158,9 @@ def replaceable_at(path: Path) -> Path | None:
     """Return what makes a real path one that somebody other than root and the host's own user can change; None if nothing does."""
     for part in (path, *path.parents):
         found = part.stat()
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & _OTHERS_WRITE:
+        # In a sticky folder (/tmp) others may add names, but not replace ours.
+        others_may_write = found.st_mode & _OTHERS_WRITE and not (part != path and found.st_mode & stat.S_ISVTX)
+        if found.st_uid not in (0, os.geteuid()) or others_may_write:
             return part
     return None
 
