@@ -139,6 +139,7 @@ class Planner:
                 read=_names(granted, "filesystem.read"),
                 write=_names(granted, "filesystem.write"),
                 data=data_dir,
+                data_in_memory_bytes=manifest.permissions.data_quota_bytes if manifest.permissions.data_kept == "memory" else None,
                 devices=gpu_nodes() if "devices:gpu" in granted else (),
             ),
             requires_python=runtime.requires_python,

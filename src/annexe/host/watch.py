@@ -102,7 +102,7 @@ class Watch:
                     _limits(manifest),
                     supervisor.instance,
                     may_fork="subprocess" in granted,
-                    data=self._data if "data" in granted else None,
+                    data=self._data if "data" in granted and manifest.permissions.data_kept == "disk" else None,
                 )
 
     def _on_violation(self, plugin: str, violation: Violation) -> None:

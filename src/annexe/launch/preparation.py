@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from annexe.errors import LaunchError
+from annexe.errors import LaunchError, SandboxError
 from annexe.launch.bytecode import Bytecode
 from annexe.launch.copies import PluginCopies
 from annexe.launch.data_folders import DataFolders
@@ -38,10 +38,24 @@ from annexe.sandbox import Profile
 from annexe.sandbox.bubblewrap import TMP
 from annexe.sandbox.view import Place, places_for
 
-__all__ = ["Preparation", "Prepared"]
+__all__ = ["Home", "Preparation", "Prepared"]
 
 _logger = logging.getLogger(__name__)
 _UNUSED_S = 30 * 24 * 3600.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What a fork server has taken for all its forks.
+
+    Attributes:
+        uid: The plugin's own user; None when it shares the host's.
+        scratch: Its private folder.
+    """
+
+    uid: int | None
+    scratch: Path
 
 
 @final
@@ -76,9 +90,16 @@ class Prepared:
     notes: tuple[str, ...]
 
     @property
+    def in_memory(self) -> dict[str, int]:
+        """Return the size in bytes of its folders in memory, by path, beside the temporary one."""
+        profile = self.request.profile
+        in_memory_bytes = profile.data_in_memory_bytes
+        return {profile.data: in_memory_bytes} if profile.data is not None and in_memory_bytes is not None else {}
+
+    @property
     def private(self) -> tuple[str, ...]:
         """Return the folders for temporary files that only the plugin has, as it sees them."""
-        return (str(self.scratch),) if self.offer.bubblewrap is None else self.offer.bubblewrap.private
+        return (str(self.scratch),) if self.offer.bubblewrap is None else (*self.offer.bubblewrap.private, *self.in_memory)
 
     @property
     def tmp(self) -> str:
@@ -113,20 +134,19 @@ class Preparation:
         self._building = threading.Lock()
         self._compiling: dict[str, threading.Lock] = {}  # for each plugin: a slow one keeps no other waiting
 
-    def prepare(self, request: LaunchRequest) -> Prepared:
+    def prepare(self, request: LaunchRequest, home: Home | None = None) -> Prepared:
         """Get everything ready.
+
+        Args:
+            request: What for.
+            home: User and private folder, where there are such already.
 
         Raises:
             LaunchError: Something cannot be had; the text holds the cure.
         """
         entry = _entry_file(request)
         with contextlib.ExitStack() as undo:
-            uid = None
-            if self._uids is not None:
-                uid = self._uids.acquire()
-                undo.callback(self._uids.release, uid)
-            scratch = self._scratch(request, uid)
-            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            uid, scratch = self._settle_in(request, undo) if home is None else (home.uid, home.scratch)
             folder, notes = self._readable(request, uid, entry)
             is_python = request.kind == "python"
             python = self._pythons.find(
@@ -139,6 +159,7 @@ class Preparation:
             program = program_of(request, folder, uid=uid)
             profile, granted = self._granted(request, uid)
             offer = self._offers.find(python.interpreter, runtime, uid=uid, scratch=scratch)
+            _check_data_in_memory(profile, offer, plugin=request.plugin)
             places = places_for(
                 profile,
                 folder=str(folder),
@@ -163,8 +184,18 @@ class Preparation:
                 notes=(*notes, *python.notes),
             )
 
+    def _settle_in(self, request: LaunchRequest, undo: contextlib.ExitStack) -> tuple[int | None, Path]:
+        """Take a user and a private folder."""
+        uid = None
+        if self._uids is not None:
+            uid = self._uids.acquire()
+            undo.callback(self._uids.release, uid)
+        scratch = self._scratch(request, uid)
+        undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+        return uid, scratch
+
     def undo(self, prepared: Prepared) -> None:
-        """Give back what a launch took that came to nothing."""
+        """Give back what a launch took that came to nothing; not for one that was given a home."""
         remove_tree(prepared.scratch)
         if prepared.uid is not None:
             self.release_uid(prepared.uid)
@@ -199,7 +230,7 @@ class Preparation:
         profile, own = request.profile, (self._cache, *request.hosts_own)
         read = granted_paths(request.plugin, profile.read, for_writing=False, uid=uid, hosts_own=own)
         write = granted_paths(request.plugin, profile.write, for_writing=True, uid=uid, hosts_own=own)
-        if profile.data is not None and self._data is not None:
+        if profile.data is not None and profile.data_in_memory_bytes is None and self._data is not None:
             self._data.ensure(request.plugin, uid=uid)
         real = replace(profile, read=tuple(one.path for one in read), write=tuple(one.path for one in write))
         return real, (*read, *write)
@@ -239,3 +270,11 @@ def _entry_file(request: LaunchRequest) -> Path:
             entry=request.entry,
         )
     return path
+
+
+def _check_data_in_memory(profile: Profile, offer: Offer, *, plugin: str) -> None:
+    """Refuse a private folder in memory where there can be none: on disk it would have no hard quota, and outlive the plugin."""
+    if profile.data_in_memory_bytes is not None and (offer.bubblewrap is None or not offer.bubblewrap.caps_tmp):
+        lacking = offer.lacking() or "this bubblewrap is older than 0.8"
+        text = f"plugin {plugin!r} asks for a private folder in memory, which takes bubblewrap 0.8 or newer; {lacking}."
+        raise SandboxError(text, plugin=plugin)

@@ -16,6 +16,7 @@ from typing import Literal, final
 
 __all__ = [
     "ARCHITECTURES",
+    "DATA_KEPT",
     "DEVICES",
     "HOOK_KINDS",
     "OPERATING_SYSTEMS",
@@ -40,6 +41,7 @@ RUNTIME_KINDS = ("python", "binary", "node", "wasm", "mcp", "skill", "composite"
 OPERATING_SYSTEMS = ("linux", "macos", "windows")
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l", "riscv64", "ppc64le", "s390x")
 HOOK_KINDS = ("filter", "stream_filter", "action", "first_result", "observer")
+DATA_KEPT = ("disk", "memory")
 DEVICES = ("gpu",)
 SANDBOX_LEVELS = ("none", "limits", "landlock-partial", "landlock", "namespaces", "full")  # weakest first
 
@@ -167,10 +169,15 @@ class Requires:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """What the plugin asks for. A quota of None: the right is not asked for."""
+    """What the plugin asks for. A quota of None: the right is not asked for.
+
+    Attributes:
+        data_kept: Of ``DATA_KEPT``, where the private folder is.
+    """
 
     kv_quota_bytes: int | None = None
     data_quota_bytes: int | None = None
+    data_kept: str = "disk"
     network: tuple[str, ...] = ()
     filesystem_read: tuple[str, ...] = ()
     filesystem_write: tuple[str, ...] = ()

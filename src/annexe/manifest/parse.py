@@ -205,12 +205,14 @@ def _requires(root: Section) -> model.Requires:
 def _permissions(root: Section) -> model.Permissions:
     with (
         root.section("permissions") as permissions,
+        permissions.section("data") as data,
         permissions.section("filesystem") as filesystem,
         permissions.section("events") as events,
     ):
         return model.Permissions(
             kv_quota_bytes=_quota(permissions, "kv", _DEFAULT_KV_BYTES),
-            data_quota_bytes=_quota(permissions, "data", _DEFAULT_DATA_BYTES),
+            data_quota_bytes=data.take("quota", values.size_bytes, _DEFAULT_DATA_BYTES) if "data" in permissions else None,
+            data_kept=data.take("kept", values.choice(*model.DATA_KEPT), "disk"),
             network=permissions.items("network", names.network_target),
             filesystem_read=filesystem.items("read", names.absolute_path),
             filesystem_write=filesystem.items("write", names.absolute_path),

@@ -59,7 +59,16 @@ class Bubblewrap:
         return "--size" in self.options
 
 
-def arguments(found: Bubblewrap, places: Iterable[Place], *, tmp_bytes: int, scratch: str, info_fd: int, block_fd: int | None) -> list[str]:
+def arguments(
+    found: Bubblewrap,
+    places: Iterable[Place],
+    *,
+    tmp_bytes: int,
+    scratch: str,
+    info_fd: int,
+    block_fd: int | None,
+    in_memory: Mapping[str, int] | None = None,
+) -> list[str]:
     """Return the command up to the program that is to run.
 
     Args:
@@ -68,6 +77,7 @@ def arguments(found: Bubblewrap, places: Iterable[Place], *, tmp_bytes: int, scr
         tmp_bytes: Size of ``/tmp`` where it can be limited.
         scratch: Folder on disk that becomes ``/tmp`` where it cannot.
         info_fd: Descriptor on which it tells the process that it made.
+        in_memory: Size in bytes of further folders in memory, by path; only for one that ``caps_tmp``.
         block_fd: Descriptor on which it waits before it runs anything; None: it does not wait.
     """
     command = [found.path, *(f"--unshare-{name}" for name in _NAMESPACES)]
@@ -81,6 +91,8 @@ def arguments(found: Bubblewrap, places: Iterable[Place], *, tmp_bytes: int, scr
     command += ["--size", str(tmp_bytes), "--tmpfs", TMP] if found.caps_tmp else ["--bind", scratch, TMP]
     for place in _mounted(places, dict(found.links)):
         command += [_BIND[place.access], place.path, place.path]
+    for path, size_bytes in (in_memory or {}).items():
+        command += ["--size", str(size_bytes), "--tmpfs", path]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 

@@ -40,6 +40,7 @@ class Profile:
         read: Files and folders of the machine that it may read, canonical.
         write: Those it may also write.
         data: Its private folder; None when it has none.
+        data_in_memory_bytes: Size of that folder where it is in memory; None when it is on disk.
         devices: Device nodes that it may use, besides those that every plugin has.
     """
 
@@ -55,6 +56,7 @@ class Profile:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     data: str | None = None
+    data_in_memory_bytes: int | None = None
     devices: tuple[str, ...] = ()
 
     @property

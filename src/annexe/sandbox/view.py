@@ -107,7 +107,8 @@ def places_for(
     if profile.subprocess:
         wanted += [Place(path, Access.RUN) for path in (*_PROGRAMS, python, folder, *packages)]
     wanted += [Place(path, Access.READ) for path in profile.read]
-    wanted += [Place(path, Access.WRITE) for path in (*profile.write, *filter(None, (profile.data,)))]
+    data = profile.data if profile.data_in_memory_bytes is None else None  # in memory it is no place of the machine
+    wanted += [Place(path, Access.WRITE) for path in (*profile.write, *filter(None, (data,)))]
     wanted += [Place(path, Access.USE) for path in profile.devices]
     return _merged(wanted)
 

@@ -81,6 +81,14 @@ def test_arguments_for_an_older_bubblewrap_use_the_folder_on_disk() -> None:
     assert Bubblewrap(path="b").private == ("/tmp", "/dev/shm")
 
 
+def test_arguments_make_further_folders_in_memory_each_of_its_size() -> None:
+    found = Bubblewrap(path="/usr/bin/bwrap")
+    given = arguments(found, (), tmp_bytes=1, scratch="/s", info_fd=7, block_fd=None, in_memory={"/data/a": 4096})
+    at = given.index("/data/a")
+    assert given[at - 3 : at] == ["--size", "4096", "--tmpfs"]
+    assert at < given.index("--remount-ro")
+
+
 def test_arguments_wait_only_where_there_is_something_to_wait_for() -> None:
     assert "--block-fd" not in command(block=None)
     assert command()[command().index("--block-fd") + 1] == "8"

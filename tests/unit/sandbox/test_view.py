@@ -41,6 +41,7 @@ def test_places_with_subprocess_can_execute_the_system_and_the_plugin_itself() -
 def test_places_that_were_granted_are_there_with_the_wider_access() -> None:
     places = view(Profile(read=("/srv/models", "/srv/out"), write=("/srv/out",), data="/data/a"))
     assert (places["/srv/models"], places["/srv/out"], places["/data/a"]) == (Access.READ, Access.WRITE, Access.WRITE)
+    assert "/data/a" not in view(Profile(data="/data/a", data_in_memory_bytes=4096))
 
 
 def test_places_of_granted_devices_can_be_used_and_others_are_not_there() -> None:
