@@ -15,7 +15,7 @@ from annexe.host.advice import command
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
 
-__all__ = ["as_json", "check_runs", "connect", "operator", "plugin_argument", "python_option", "state_option"]
+__all__ = ["as_json", "check_runs", "complete_plugin", "connect", "operator", "plugin_argument", "python_option", "state_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def python_option(function: F) -> F:
 
 def plugin_argument(function: F) -> F:
     """Add the argument ``ID``."""
-    return click.argument("plugin", metavar="ID", shell_complete=_plugin_ids)(function)
+    return click.argument("plugin", metavar="ID", shell_complete=complete_plugin)(function)
 
 
 def connect(state_dir: Path) -> ControlClient:
@@ -89,7 +89,8 @@ def check_runs(told: dict[str, Any], state_dir: Path) -> None:
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 
 
-def _plugin_ids(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+def complete_plugin(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the id of a plugin, asking the host that runs; without one nothing is completed."""
     state_dir = ctx.params.get("state_dir") or default_state_dir()
     with contextlib.suppress(AnnexeError), connect(state_dir) as client:
         return [one["id"] for one in client.call("list", timeout_s=2.0) if one["id"].startswith(incomplete)]

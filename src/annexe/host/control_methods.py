@@ -26,6 +26,7 @@ from annexe.errors import ConflictError, HostError, InvalidParamsError
 from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
+from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.settings import HostSettings
@@ -87,11 +88,13 @@ class _Grant(msgspec.Struct, forbid_unknown_fields=True):
     digest: str | None = None
     by: str = "the operator"
     note: str = ""
+    versions: str = ""
 
 
 class _Revoke(msgspec.Struct, forbid_unknown_fields=True):
     plugin: str
     by: str = "the operator"
+    rights: list[str] = []
 
 
 class _SetConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,6 +119,7 @@ class ControlMethods:
         thread: The store.
         clock: For times that people read.
         scan: Looks into the plugin folders again.
+        permissions: Who may do what.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class ControlMethods:
         thread: StoreThread,
         clock: Clock,
         scan: Callable[[], Awaitable[None]],
+        permissions: Permissions,
     ) -> None:
         self._settings = settings
         self._state_dir = state_dir
@@ -144,6 +149,7 @@ class ControlMethods:
         self._thread = thread
         self._clock = clock
         self._scan_folders = scan
+        self._permissions = permissions
         self._opened_at = clock.now()
         self._calls = NamedCalls(dispatcher, explain=explain, events=events, clock=clock)
         change = partial(Answer, deadline_s=_CHANGE_S, changes=True)
@@ -151,6 +157,7 @@ class ControlMethods:
             "status": Answer(_Nothing, self._status),
             "list": Answer(_Nothing, self._list),
             "show": Answer(_Plugin, self._show),
+            "permissions": Answer(_Plugin, self._show_permissions),
             "logs": Stream(_Logs, self._follow_log),
             "events": Stream(_Events, self._follow_events),
             "call": Answer(_Call, self._call, deadline_s=_MAX_DEADLINE_S + _CALL_MARGIN_S),
@@ -226,6 +233,9 @@ class ControlMethods:
             figures=figures,
         )
 
+    async def _show_permissions(self, params: _Plugin) -> dict[str, Any]:
+        return await self._permissions.of(params.plugin)
+
     def _done_with(self, step: Callable[[PluginHandle], Awaitable[None]]) -> Callable[[_Plugin], Awaitable[dict[str, Any]]]:
         async def run(params: _Plugin) -> dict[str, Any]:
             await step(self._handle(params.plugin))
@@ -246,12 +256,13 @@ class ControlMethods:
         if params.digest is not None and params.digest != digest:
             text = f"the content of plugin {known.id!r} has changed; nothing was granted"
             raise ConflictError(text, plugin=known.id, expected=params.digest, actual=digest)
-        await self._handle(known.id).grant(by=params.by, note=params.note, to_content=params.digest is not None)
+        to_content = params.digest is not None
+        await self._handle(known.id).grant(by=params.by, note=params.note, to_content=to_content, versions=params.versions)
         return self._summary(known.id)
 
     async def _revoke(self, params: _Revoke) -> dict[str, Any]:
         self._check_grants_are_stored()
-        await self._handle(params.plugin).revoke(by=params.by)
+        await self._handle(params.plugin).revoke(by=params.by, rights=params.rights)
         return self._summary(params.plugin)
 
     def _check_grants_are_stored(self) -> None:

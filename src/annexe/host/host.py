@@ -29,6 +29,7 @@ from annexe.host.advice import Advice
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
+from annexe.host.permissions import Permissions
 from annexe.host.planner import Planner
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
@@ -266,9 +267,9 @@ class Host:
             if plugin not in self._registry.plugins:
                 _warn(f"{argument} names plugin {plugin!r}, which is in none of the folders")
         if settings.control:
-            await self._open_control(stack, thread)
+            await self._open_control(stack, thread, uses)
 
-    async def _open_control(self, stack: AsyncExitStack, thread: StoreThread) -> None:
+    async def _open_control(self, stack: AsyncExitStack, thread: StoreThread, uses: RightUses) -> None:
         methods = ControlMethods(
             self._settings,
             state_dir=self.state_dir.path,
@@ -281,6 +282,7 @@ class Host:
             thread=thread,
             clock=self._clock,
             scan=self.scan,
+            permissions=Permissions(self._settings, registry=self._registry, thread=thread, uses=uses),
         )
         control = ControlServer(self.state_dir, methods)
         await control.open()

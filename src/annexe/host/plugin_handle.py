@@ -5,7 +5,7 @@ Source: docs/reference/host.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 
 from annexe.channel import CodecName
@@ -123,14 +123,28 @@ class PluginHandle(PluginView):
         """Stop it, also after the host's next start."""
         await self._registry.set_enabled(self.id, False)
 
-    async def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False) -> None:
-        """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled."""
-        known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content)
+    async def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False, versions: str = "") -> None:
+        """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled.
+
+        Args:
+            by: Who, for the record.
+            note: Why, for the record.
+            to_content: Bind it to the content.
+            versions: Range of versions that it holds for, for example ``>=1,<2``; empty: any.
+
+        Raises:
+            InvalidParamsError: The range is none, or the plugin as it is now is outside.
+        """
+        known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content, versions=versions)
         await known.wait_settled()
 
-    async def revoke(self, *, by: str = "the application") -> None:
-        """Take its grants back; it is stopped if it asks for any right."""
-        await self._registry.revoke(self.id, by=by)
+    async def revoke(self, *, by: str = "the application", rights: Iterable[str] = ()) -> None:
+        """Take its grants back, or these rights alone; it is stopped if it asks for any of what was taken.
+
+        Raises:
+            InvalidParamsError: It was not granted one of these; the others were taken back.
+        """
+        await self._registry.revoke(self.id, by=by, rights=rights)
 
     async def configure(self, value: Mapping[str, Any], *, expected_revision: int | None = None) -> None:
         """Write its configuration and push it to the running instance; wait until it has taken it, by a restart if it asks for one.

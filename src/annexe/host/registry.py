@@ -9,7 +9,7 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
@@ -18,14 +18,15 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, HostClosedError, InvalidParamsError, PluginBlockedError, UnknownPluginError
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
-from annexe.manifest import Discovered, Discovery
+from annexe.manifest import Discovered, Discovery, Manifest
+from annexe.manifest.versions import is_in_range, is_range
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import Walls
 from annexe.storage.grants import StoredGrant
@@ -329,17 +330,22 @@ class Registry:
             there = [found for found in await asyncio.to_thread(self._discovery.scan) if self._id_of(found) == known.id]
         return min(there, key=lambda found: found.folder != known.found.folder, default=None)
 
-    async def grant(self, plugin: str, *, by: str, note: str, to_content: bool) -> KnownPlugin:
-        """Store a grant of all that a plugin asks for, and act on it."""
+    async def grant(self, plugin: str, *, by: str, note: str, to_content: bool, versions: str = "") -> KnownPlugin:
+        """Store a grant of all that a plugin asks for, and act on it.
+
+        Raises:
+            InvalidParamsError: The version range is none, or the plugin as it is now is outside.
+        """
         async with self._acting_on(plugin) as known:
             if known.manifest is None or known.loaded is None:
                 raise known.error or UnknownPluginError(f"plugin {plugin!r} has no manifest that could be granted anything", plugin=plugin)
+            _check_versions(known.manifest, versions)
             grant = StoredGrant(
                 plugin=plugin,
                 rights=known.manifest.permission_set(),
                 digest=known.loaded.digest if to_content else None,
                 folder=None if to_content else str(known.loaded.folder),
-                version_range="",
+                version_range=versions,
                 note=note,
                 granted_by=by,
                 granted_at=self._clock.now(),
@@ -349,12 +355,30 @@ class Registry:
             await self._reconsider(known, "granted")
             return known
 
-    async def revoke(self, plugin: str, *, by: str) -> KnownPlugin:
-        """Take back every stored grant of a plugin, and act on it."""
+    async def revoke(self, plugin: str, *, by: str, rights: Iterable[str] = ()) -> KnownPlugin:
+        """Take back every stored grant of a plugin, or these rights alone, and act on it: a plugin that lacks one does not run.
+
+        Raises:
+            InvalidParamsError: It was not granted one of these; the others were taken back.
+        """
+        wanted = frozenset(rights)
+        if wanted:
+            return await self._revoke_some(plugin, wanted, by=by)
         async with self._acting_on(plugin) as known:
             count = await self._thread.run(lambda: self._thread.store.grants.delete(plugin))
             self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked by {by}", grants=count)
             await self._reconsider(known, "its grants were revoked")
+            return known
+
+    async def _revoke_some(self, plugin: str, wanted: frozenset[str], *, by: str) -> KnownPlugin:
+        async with self._acting_on(plugin) as known:
+            taken = await self._thread.run(lambda: self._thread.store.grants.take(plugin, wanted))
+            if taken:
+                self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked in part by {by}", rights=sorted(taken))
+                await self._reconsider(known, f"{', '.join(sorted(taken))} was revoked")
+            if wanted - taken:
+                text = f"plugin {plugin!r} was not granted {', '.join(sorted(wanted - taken))}; see: annexe permissions {plugin}"
+                raise InvalidParamsError(text, plugin=plugin, method="revoke")
             return known
 
     async def configure(self, plugin: str, value: Mapping[str, Any], *, expected_revision: int | None = None) -> KnownPlugin:
@@ -404,6 +428,14 @@ class Registry:
 
 def _ignore(_plugin: str) -> None:
     return None
+
+
+def _check_versions(manifest: Manifest, versions: str) -> None:
+    if versions and not is_range(versions):
+        raise InvalidParamsError(f"grant: expected a version range such as '>=1,<2', got {versions[:64]!r}", method="grant")
+    if not is_in_range(manifest.version, versions):
+        text = f"plugin {manifest.id!r} is {manifest.version}, which versions {versions} leave out; nothing was granted"
+        raise InvalidParamsError(text, plugin=manifest.id, method="grant")
 
 
 def _check_enabled(known: KnownPlugin) -> None:

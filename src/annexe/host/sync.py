@@ -12,7 +12,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, final, overload
 
@@ -274,13 +274,13 @@ class SyncPluginHandle(PluginView):
         """Stop it, also after the host's next start."""
         self._run(self._handle.disable)
 
-    def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False) -> None:
+    def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False, versions: str = "") -> None:
         """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled."""
-        self._run(self._handle.grant, by=by, note=note, to_content=to_content)
+        self._run(self._handle.grant, by=by, note=note, to_content=to_content, versions=versions)
 
-    def revoke(self, *, by: str = "the application") -> None:
-        """Take its grants back; it is stopped if it asks for any right."""
-        self._run(self._handle.revoke, by=by)
+    def revoke(self, *, by: str = "the application", rights: Iterable[str] = ()) -> None:
+        """Take its grants back, or these rights alone; it is stopped if it asks for any of what was taken."""
+        self._run(self._handle.revoke, by=by, rights=rights)
 
     def configure(self, value: Mapping[str, Any], *, expected_revision: int | None = None) -> None:
         """Write its configuration and push it to the running instance.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, insert, select, update
 
 from annexe.storage.database import Database
 from annexe.storage.tables import GRANTS
@@ -60,6 +60,22 @@ class GrantsTable:
         with self._database.begin() as connection:
             rows = connection.execute(select(GRANTS).where(GRANTS.c.plugin == plugin).order_by(GRANTS.c.id)).all()
         return [_grant(row) for row in rows]
+
+    def take(self, plugin: str, rights: frozenset[str]) -> frozenset[str]:
+        """Take rights out of every grant of a plugin; a grant of nothing is deleted.
+
+        Returns:
+            Those that were there.
+        """
+        taken: frozenset[str] = frozenset()
+        with self._database.begin() as connection:
+            for row in connection.execute(select(GRANTS).where(GRANTS.c.plugin == plugin)).all():
+                given = frozenset(row.rights)
+                if given & rights:
+                    taken |= given & rights
+                    change = update(GRANTS).values(rights=sorted(given - rights)) if given - rights else delete(GRANTS)
+                    connection.execute(change.where(GRANTS.c.id == row.id))
+        return taken
 
     def delete(self, plugin: str) -> int:
         """Take all grants from a plugin.

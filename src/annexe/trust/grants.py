@@ -22,7 +22,7 @@ from annexe.manifest.model import Manifest
 from annexe.manifest.rights import manifest_line
 from annexe.manifest.versions import is_in_range
 
-__all__ = ["MANIFEST_MODE_WARNING", "Grant", "GrantDecision", "decide", "denial", "grant_as_asked"]
+__all__ = ["MANIFEST_MODE_WARNING", "Grant", "GrantDecision", "decide", "denial", "grant_as_asked", "why_lapsed"]
 
 MANIFEST_MODE_WARNING = (
     'grants="manifest": every plugin is granted all that it asks for, and nobody has read what that is. For development alone.'
@@ -103,7 +103,7 @@ def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Gra
     for grant in grants:
         if grant.plugin != manifest.id:
             continue
-        reason = _reason_lapsed(grant, manifest, digest=digest, folder=folder)
+        reason = why_lapsed(grant, manifest, digest=digest, folder=folder)
         if reason:
             lapsed.append(reason)
             was_to_content = was_to_content or grant.digest is not None
@@ -129,14 +129,26 @@ def denial(plugin: str, right: str, manifest: Manifest, *, command: str) -> Perm
     return PermissionDeniedError(plugin=plugin, permission=right, manifest_line=manifest_line(right, manifest.permissions), command=command)
 
 
-def _reason_lapsed(grant: Grant, manifest: Manifest, *, digest: str, folder: str) -> str:
-    """Return why a grant of this plugin does not hold, empty when it does."""
+def why_lapsed(grant: Grant, manifest: Manifest, *, digest: str, folder: str) -> str:
+    """Return why a grant of this plugin does not hold, empty when it does.
+
+    Args:
+        grant: Of this plugin.
+        manifest: What it asks for now.
+        digest: Of its folder as it is now.
+        folder: The folder, resolved.
+    """
     if grant.digest is not None and grant.digest != digest:
         return "its content has changed since"
     if grant.folder is not None and grant.folder != folder:
         return f"it was granted in the folder {grant.folder}"
-    if grant.folder is not None and grant.rights != manifest.permission_set():
-        return "it asks for other rights now"
+    asked = manifest.permission_set()
+    if grant.folder is not None and grant.rights != asked:
+        differing = [
+            *(f"{right} besides" for right in sorted(asked - grant.rights)),
+            *(f"no {right}" for right in sorted(grant.rights - asked)),
+        ]
+        return f"it asks for other rights than it was granted: {', '.join(differing)}"
     if not is_in_range(manifest.version, grant.version_range):
         return f"it was granted for versions {grant.version_range}, this is {manifest.version}"
     return ""

@@ -59,8 +59,15 @@ def test_decide_missing_right_blocks_though_others_are_granted() -> None:
         (grant("kv", "cap:orders", digest=OTHER), "its content has changed since"),
         (grant("kv", "cap:orders", version_range=">=2"), "it was granted for versions >=2, this is 1.2.0"),
         (grant("kv", "cap:orders", digest=None, folder="/srv/other"), "it was granted in the folder /srv/other"),
-        (grant("kv", digest=None, folder=FOLDER), "it asks for other rights now"),
-        (grant("kv", "cap:orders", "subprocess", digest=None, folder=FOLDER), "it asks for other rights now"),
+        (grant("kv", digest=None, folder=FOLDER), "it asks for other rights than it was granted: cap:orders besides"),
+        (
+            grant("kv", "subprocess", digest=None, folder=FOLDER),
+            "it asks for other rights than it was granted: cap:orders besides, no subprocess",
+        ),
+        (
+            grant("kv", "cap:orders", "subprocess", digest=None, folder=FOLDER),
+            "it asks for other rights than it was granted: no subprocess",
+        ),
         (grant("kv", "cap:orders", digest=None, folder=FOLDER, version_range="<1"), "it was granted for versions <1, this is 1.2.0"),
     ],
 )
