@@ -7,6 +7,8 @@ Source: docs/reference/protocol.md.
 """
 
 __all__ = [
+    "BLOB_EXTENSION",
+    "BLOB_FROM_BYTES",
     "CANCEL",
     "CREDIT",
     "END",
@@ -14,6 +16,7 @@ __all__ = [
     "HELLO_MAX_FRAME_BYTES",
     "INITIAL_CREDIT_BYTES",
     "ITEM",
+    "MAX_BLOBS",
     "MAX_CREDIT_BYTES",
     "MAX_FRAME_BYTES",
     "MAX_ID",
@@ -47,6 +50,10 @@ MAX_NESTING = 64
 INITIAL_CREDIT_BYTES = 64 * 1024
 MAX_CREDIT_BYTES = 256 * 1024
 MAX_STREAMS = 64
+
+BLOB_EXTENSION = 1  # MessagePack extension type; its one byte is the blob's index in ``blobs``
+BLOB_FROM_BYTES = 32 * 1024  # shorter ones travel in the frame: see ADR-0080
+MAX_BLOBS = 256  # in one message
 
 MIN_REJECT_STATUS, MAX_REJECT_STATUS = 400, 599  # of HTTP
 MAX_RETRY_AFTER_S = 365 * 86400
