@@ -38,6 +38,7 @@ MACHINES = {
     "page-faults": "vm.unprivileged_userfaultfd may",
     "io-uring": "kernel.io_uring_disabled may",
     "user-namespace": "user namespaces may be off for all",
+    "chase": "the host hunts what hides from it, and may win",
     "processor-spin": "a busy machine gives nobody a whole processor",
     "processor-children": "likewise",
 }

@@ -293,7 +293,7 @@ def _remove(folder: Path) -> None:
 def _forget_segments(token: str, marker: str) -> None:
     """Remove what attacks put under a key that is made of the token; nobody else uses it."""
     libc = ctypes.CDLL(None)
-    key = int.from_bytes(token.encode()[7:10], "big") + 1
+    key = int(token[-7:], 16) + 1
     for get, remove in (("shmget", "shmctl"), ("msgget", "msgctl")):
         found = getattr(libc, get)(key, *((0, 0) if get == "shmget" else (0,)))
         if found >= 0:

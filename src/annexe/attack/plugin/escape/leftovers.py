@@ -21,7 +21,7 @@ _IPC_CREAT, _IPC_RMID = 0o1000, 0
 
 
 def _key(targets: Targets) -> int:
-    return int.from_bytes(targets.token.encode()[7:10], "big") + 1
+    return int(targets.token[-7:], 16) + 1
 
 
 @attack("leave-work-folder", "Find the private folder of the instance before.", stopped_by=("host",), phases=2)
