@@ -86,9 +86,9 @@ def _interpreters(path: Path, search: str, uid: int | None) -> tuple[str, ...]:
     is_env = bool(words) and Path(words[0]).name == "env"
     wanted = [word for word in words[1:3] if word != "-S"][:1] if is_env else []
     looked_up = _looked_up(wanted[0], search, uid) if wanted else None
-    # Also by the name under which it is found: behind a wall nothing else of that folder is there.
-    names = (*map(os.path.realpath, words[:1]), *((looked_up, os.path.realpath(looked_up)) if looked_up else ()))
-    return tuple(dict.fromkeys(names))
+    # Each also by the name under which it is wanted: behind a wall nothing else of that folder is there.
+    names = [*words[:1], *((looked_up,) if looked_up else ())]
+    return tuple(dict.fromkeys(path for name in names for path in (name, os.path.realpath(name))))
 
 
 def _looked_up(name: str, search: str, uid: int | None) -> str | None:

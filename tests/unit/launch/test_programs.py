@@ -63,6 +63,7 @@ def test_program_that_is_not_there_is_left_to_show_itself(folder: Path) -> None:
     ("line", "more"),
     [
         pytest.param("#!{folder}/bin/tool", ("bin/tool",), id="itself"),
+        pytest.param("#!{folder}/bin/link", ("bin/link", "bin/tool"), id="a link"),
         pytest.param("#!{folder}/bin/tool -x {folder}/bin/other", ("bin/tool",), id="its arguments are no programs"),
         pytest.param("#!{folder}/bin/env tool", ("bin/env", "bin/tool"), id="looked up"),
         pytest.param("#! {folder}/bin/env -S tool -x", ("bin/env", "bin/tool"), id="looked up, split"),
