@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.pages import ROOT, Block, blocks_of, commands_of, reader_in
-from tests.support.tools import need_tool
+from tests.support.tools import level_here, need_tool
 
 README = ROOT / "README.md"
 SCREEN_LINES = 62
@@ -41,7 +42,8 @@ def test_demo_runs_as_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name)
     with reader_in(tmp_path, port=free_port()) as reader:
         reader.here = ROOT
-        reader.follow(sections()["See it"])
+        level = f"isolation: {level_here()}"
+        reader.follow([replace(block, text=block.text.replace("isolation: full", level)) for block in sections()["See it"]])
 
 
 def test_application_and_plugin_run_as_readme_says(tmp_path: Path) -> None:

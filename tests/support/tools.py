@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
+from typing import Any
 
 import pytest
 
-__all__ = ["need_tool"]
+__all__ = ["level_here", "need_tool"]
+
+_NOBODY = 65534
 
 
 def need_tool(command: str, package: str) -> None:
@@ -15,3 +20,16 @@ def need_tool(command: str, package: str) -> None:
     if shutil.which(command) is None:
         lacking = pytest.fail if os.environ.get("CI") else pytest.skip
         lacking(f"there is no `{command}` on PATH; `apt install {package}`")
+
+
+@functools.cache
+def level_here() -> str:
+    """Return the level at which plugins run on this machine: ``full`` where bubblewrap works without rights, and under CI always."""
+    if os.environ.get("CI"):
+        return "full"
+    bubblewrap = shutil.which("bwrap")
+    if bubblewrap is None:
+        return "landlock"
+    user: dict[str, Any] = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    command = [bubblewrap, "--unshare-all", "--ro-bind", "/", "/", "true"]
+    return "full" if subprocess.run(command, capture_output=True, check=False, cwd="/", **user).returncode == 0 else "landlock"
