@@ -419,7 +419,7 @@ def test_close_that_cannot_give_everything_back_is_a_launch_error_each_time(
     [
         pytest.param("annexe.launch.preparation.tempfile.mkdtemp", OSError(errno.ENOSPC, "No space left on device"), id="disk-full"),
         pytest.param("annexe.launch.bytecode._signature", FileNotFoundError(errno.ENOENT, "No such file"), id="file-vanished"),
-        pytest.param("annexe.launch.process.socket.socketpair", OSError(errno.EMFILE, "Too many open files"), id="no-descriptor"),
+        pytest.param("annexe.launch.descriptors.socket.socketpair", OSError(errno.EMFILE, "Too many open files"), id="no-descriptor"),
     ],
 )
 def test_fault_of_the_machine_at_launch_is_a_launch_error_and_leaves_nothing_behind(
@@ -541,11 +541,11 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
             await (await strategy.launch(make_plugin(WAIT))).close()
             before = set(os.listdir("/proc/self/fd"))
             go_on = threading.Event()
-            blocked = strategy._spawner.submit(lambda: go_on.wait(10))
+            blocked = strategy._starter._spawner.submit(lambda: go_on.wait(10))
             while not blocked.running():
                 await asyncio.sleep(0)
             launch = asyncio.create_task(strategy.launch(make_plugin(WAIT)))
-            while strategy._spawner._work.qsize() == 0:
+            while strategy._starter._spawner._work.qsize() == 0:
                 await asyncio.sleep(0)  # until the fork is queued behind that
             launch.cancel()
             with pytest.raises(asyncio.CancelledError):

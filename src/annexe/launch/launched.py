@@ -1,4 +1,4 @@
-"""A launched process and its end.
+"""A process that was started for a plugin, and its end.
 
 The end is learned from a pidfd on the event loop: no polling, no thread, no signal handler in the application. Where there are no pidfds, a
 thread of the plugin's own waits for it.
@@ -17,7 +17,6 @@ Source: features LC7, LC8; docs/adr/0033-finding-descendants.md.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -32,17 +31,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from annexe.errors import LaunchError, SandboxError
+from annexe.errors import LaunchError
+from annexe.launch.confined import CLOSE_DEADLINE_S, ConfinedProcess
 from annexe.launch.processes import kill_matching, kill_user, open_pidfd, tag_of
-from annexe.launch.readback import child_of, differences, read_back
+from annexe.launch.readback import child_of
 from annexe.launch.receipts import PutUp
 from annexe.launch.removal import remove_tree
-from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
-from annexe.sandbox.cgroup import Group, GroupUsage
+from annexe.launch.strategy import ExitStatus
+from annexe.sandbox.cgroup import Group
 
-__all__ = ["CLOSE_DEADLINE_S", "LaunchedProcess", "Spawned"]
+__all__ = ["LaunchedProcess", "Spawned"]
 
-CLOSE_DEADLINE_S = 10.0
 _TELLING_S = 10.0
 _SIGNALLED = 128
 _MAX_SAID_BYTES = 4096
@@ -86,23 +85,17 @@ class Spawned:
 
 
 @final
-class LaunchedProcess(LaunchedPlugin):
-    """A plugin in a process of its own. Made on the event loop that will use it."""
+class LaunchedProcess(ConfinedProcess):
+    """A plugin in a process that was started for it. Made on the event loop that will use it."""
 
     def __init__(self, spawned: Spawned, put_up: PutUp) -> None:
-        self.sock = spawned.sock
-        self.pid = spawned.child.pid
-        self.stdout = spawned.stdout
-        self.stderr = spawned.stderr
-        self.receipt = put_up.receipt()
-        self._put_up = put_up
+        super().__init__(
+            pid=spawned.child.pid, sock=spawned.sock, stdout=spawned.stdout, stderr=spawned.stderr, group=spawned.group, put_up=put_up
+        )
         self._first: int | None = None  # first process of its namespace: bubblewrap's, whose only child is the plugin
         self._plugin: int | None = None  # a pidfd, where the plugin is not the process that was spawned
         self._open = [fd for fd in (spawned.info, spawned.gate) if fd is not None]
         self._spawned = spawned
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
-        self._closing: asyncio.Task[TreeReport] | None = None
         self._pidfd = spawned.pidfd
         if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self._on_end)
@@ -140,39 +133,33 @@ class LaunchedProcess(LaunchedPlugin):
             self.sock.sendall(orders)
             self.sock.setblocking(False)
         except OSError as error:
-            said = b""
-            with contextlib.suppress(OSError):
-                said = os.read(spawned.stderr, _MAX_SAID_BYTES)
-            text = said.decode("utf-8", "replace").strip() or str(error)
+            text = self.said() or str(error)
             raise LaunchError(f"process {spawned.child.pid} could not build its walls: {text}", pid=spawned.child.pid) from error
         finally:
             self._close_all()
+
+    @property
+    def tag(self) -> int | None:
+        """What its descendants inherit; None when none could be given."""
+        return self._spawned.tag
+
+    def said(self) -> str:
+        """Return what it has written to standard error and nobody has read."""
+        said = b""
+        with contextlib.suppress(OSError):
+            said = os.read(self._spawned.stderr, _MAX_SAID_BYTES)
+        return said.decode("utf-8", "replace").strip()
 
     def _close_all(self) -> None:
         while self._open:
             os.close(self._open.pop())
 
-    def group_usage(self) -> GroupUsage | None:
-        group = self._spawned.group
-        return group.usage() if group.controllers else None
-
     def confirm(self) -> None:
-        pid = self.pid if self._first is None else child_of(self._first)
-        found = read_back(pid) if pid is not None else None
-        if pid is None or found is None:
-            return  # it has ended, and somebody else will tell; or there is no /proc
-        put_up = self._put_up
-        wrong = differences(found, walls=put_up.walls, uid=put_up.uid, limits=put_up.limits, filters=put_up.filters)
-        if self._spawned.group.controllers and not self._spawned.group.holds(pid):
-            wrong.append("it is not in its control group")
-        if wrong:
-            plugin = put_up.request.plugin
-            raise SandboxError(f"plugin {plugin!r} was started behind walls that do not stand: {'; '.join(wrong)}.", plugin=plugin)
-        self.receipt = put_up.receipt(confirmed=True)
+        super().confirm()
         self._pinned()
 
-    async def wait(self) -> ExitStatus:
-        return await asyncio.shield(self._ended)
+    def _found(self) -> int | None:
+        return self.pid if self._first is None else child_of(self._first)
 
     def terminate(self) -> None:
         if self._first is None:
@@ -194,12 +181,6 @@ class LaunchedProcess(LaunchedPlugin):
     def kill(self) -> None:
         self._signal_group(signal.SIGKILL)
 
-    async def close(self) -> TreeReport:
-        # A task of its own: a caller that is cancelled must not leave half of it undone.
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close(), name=f"annexe-close-{self.pid}")
-        return await asyncio.shield(self._closing)
-
     def _signal_group(self, which: signal.Signals) -> None:
         if not self._ended.done():
             # EPERM: on macOS, a group of nothing but zombies.
@@ -219,29 +200,15 @@ class LaunchedProcess(LaunchedPlugin):
             os.close(self._pidfd)
             self._pidfd = None
 
-    async def _close(self) -> TreeReport:
-        self.kill()
-        ended = True
-        try:
-            await asyncio.wait_for(self.wait(), CLOSE_DEADLINE_S / 2)
-        except TimeoutError:  # in uninterruptible sleep: nothing can be done but say so
-            ended = False
-            self._stop_watching()
-        self.sock.close()
-        for fd in (self.stdout, self.stderr):
-            if fd is not None:
-                os.close(fd)
-        self.stdout = self.stderr = None
+    def _let_go(self) -> None:
+        self._stop_watching()
         if self._plugin is not None:
             os.close(self._plugin)
             self._plugin = None
         self._close_all()
-        try:
-            killed, gone = await asyncio.to_thread(_clear, self._spawned)
-        except OSError as error:
-            # A full or failing disk. What was not given back is found by its record, or by the uid's owner, at a later host's start.
-            raise LaunchError(f"what process {self.pid} held cannot all be given back: {error}", pid=self.pid) from error
-        return TreeReport(gone=gone and ended, stragglers=killed, tree_kill=self.receipt.tree_kill)
+
+    def _clear(self) -> tuple[int, bool]:
+        return _clear(self._spawned)
 
 
 def _reap(child: subprocess.Popen[bytes], *, is_told: bool) -> ExitStatus:

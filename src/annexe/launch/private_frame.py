@@ -39,6 +39,8 @@ class PrivateFrame:
         runner: Module whose ``main(fd, entry)`` serves a Python plugin.
         entry: The plugin's module.
         is_trial: Put the walls up, then exit with status 0.
+        serves: Become a fork server: ``modules`` to be imported, from the ``libraries`` after the standard library, except those of names
+            that are the plugin's ``own``; ``private``: folders to be emptied when no fork is left. None: run the plugin.
     """
 
     host_pid: int
@@ -54,6 +56,7 @@ class PrivateFrame:
     runner: str = ""
     entry: str = ""
     is_trial: bool = False
+    serves: Mapping[str, Sequence[str]] | None = None
 
     def packed(self) -> bytes:
         """Return the frame.

@@ -34,6 +34,8 @@ __all__ = [
     "kill_matching",
     "kill_user",
     "open_pidfd",
+    "parent_of",
+    "pid_of_pidfd",
     "read_proc",
     "tag_of",
     "uid_of",
@@ -98,6 +100,21 @@ def identity_of(pid: int) -> ProcessIdentity | None:
 def is_alive(identity: ProcessIdentity) -> bool:
     """Return whether that very process still runs."""
     return identity_of(identity.pid) == identity
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent of a process; None when there is none."""
+    fields = read_proc(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else None
+
+
+def pid_of_pidfd(pidfd: int) -> int | None:
+    """Return the number of the live process that a handle stands for; None for what is no such handle."""
+    for line in read_proc(os.getpid(), f"fdinfo/{pidfd}").splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"Pid" and int(value) > 0:
+            return int(value)
+    return None
 
 
 def uid_of(pid: int) -> int | None:

@@ -32,6 +32,7 @@ class PutUp:
         can_tag: Its descendants can be recognised.
         notes: What else an operator should know.
         lacks: Walls that could not be had.
+        is_warm: It was forked from a fork server of its own, which stays.
     """
 
     request: LaunchRequest
@@ -45,6 +46,7 @@ class PutUp:
     can_tag: bool
     notes: tuple[str, ...]
     lacks: tuple[Lack, ...] = ()
+    is_warm: bool = False
 
     def receipt(self, *, confirmed: bool = False) -> Receipt:
         """Return the receipt.
@@ -77,7 +79,7 @@ class PutUp:
         calls = f"{self.filters} filters" + ("" if self.request.profile.subprocess else "; no fork, no program")
         return [
             _layer("namespaces", walls.namespaces, "files, processes, network, IPC, names, users", here, confirmed),
-            Layer("temporary folder", _state(walls.keep_files), self.tmp),
+            Layer("temporary folder", _state(walls.keep_files), self.tmp + (", emptied when none of it runs" if self.is_warm else "")),
             _layer("landlock", walls.landlock_abi > 0, f"version {walls.landlock_abi}; it was refused a folder", here, confirmed),
             _layer("system calls", walls.seccomp, calls, here, confirmed),
         ]
@@ -98,7 +100,7 @@ class PutUp:
             Layer("core dumps", limited, "none are written", confirmed and walls.rlimits),
             Layer("niceness", "on", f"+{profile.nice}"),
             Layer("tree kill", "on" if tree_kill == "hard" else "soft" if self.can_tag else "off", self._how_killed()),
-            Layer("python", "on", self.python),
+            Layer("python", "on", self.python + (", warm: forked from a fork server of its own" if self.is_warm else "")),
         ]
 
     def _of_devices(self) -> tuple[str, ...]:
@@ -112,6 +114,8 @@ class PutUp:
         return self.walls.seccomp and not self.request.profile.subprocess
 
     def _how_killed(self) -> str:
+        if self.is_warm:
+            return "it can have no children"
         if self.walls.namespaces:
             return "its namespace of processes ends with it"
         if self.walls.own_uid:

@@ -1,7 +1,7 @@
 """The runtime folder: what annexe adds to a Python plugin's path, last.
 
-It holds the SDK, msgspec where the plugin's interpreter can load the host's build of it, and the stub, all compiled by the plugin's
-interpreter. It is built once per content and interpreter, whole or not at all, and is read-only afterwards. Blocking.
+It holds the SDK, msgspec where the plugin's interpreter can load the host's build of it, the stub and the fork server, all compiled by
+the plugin's interpreter. It is built once per content and interpreter, whole or not at all, and is read-only afterwards. Blocking.
 
 Invariants:
 
@@ -30,7 +30,7 @@ from annexe.launch.python_env import Interpreter
 __all__ = ["Runtime", "RuntimeFolders"]
 
 _TIMEOUT_S = 120.0
-_STUB = "annexe_stub"
+_STUB, _FORK_SERVER = "annexe_stub", "annexe_fork_server"
 _BUILD = """
 import compileall, py_compile, sys
 unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -89,6 +89,7 @@ class RuntimeFolders:
         packages = [_package("annexe_sdk"), *([_package("msgspec")] if fits and _is_compiled("msgspec") else [])]
         contents = {f"{package.name}/{name}": package / name for package in packages for name in _files(package)}
         contents[f"{_STUB}.py"] = _source_of("annexe.sandbox.stub")
+        contents[f"{_FORK_SERVER}.py"] = _source_of("annexe.sandbox.fork_server")
         digest = hashlib.sha256(f"{interpreter.path}\0{interpreter.version}\0{interpreter.suffix}\0".encode())
         blobs = {name: path.read_bytes() for name, path in sorted(contents.items())}
         for name, blob in blobs.items():

@@ -39,6 +39,7 @@ class LaunchRequest:
         requires_python: Version range from the manifest; empty means any.
         floor: Lowest isolation level that manifest and operator accept.
         hosts_own: Folders of the host that no grant gives away.
+        warm: Fork it from a fork server of the plugin's own, where that can be done; otherwise it is started like all others.
     """
 
     plugin: str
@@ -51,6 +52,7 @@ class LaunchRequest:
     requires_python: str = ""
     floor: IsolationLevel = IsolationLevel.NONE
     hosts_own: tuple[Path, ...] = ()
+    warm: bool = False
 
 
 @final

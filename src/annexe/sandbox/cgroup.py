@@ -20,6 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, final
 
 __all__ = ["CONTROLLERS", "ControlGroups", "Flavour", "Group", "GroupLimits", "GroupUsage", "NoControlGroups"]
@@ -118,6 +119,14 @@ class Group(ABC):
             SandboxError: On leaving: the thread cannot get out again, so that the host is in the plugin's group.
         """
         return contextlib.nullcontext()
+
+    @property
+    def doors(self) -> tuple[Path, ...]:
+        """Files by which a process joins the group by itself, and without waiting: it writes ``0`` to each. Empty where it cannot.
+
+        They have to be opened by the host: what counts is who opened them.
+        """
+        return ()
 
     @abstractmethod
     def add(self, pid: int) -> None:

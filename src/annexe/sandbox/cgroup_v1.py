@@ -88,6 +88,10 @@ class V1Groups(FolderGroups):
 
 
 class _V1Group(FolderGroup):
+    @property
+    def doors(self) -> tuple[Path, ...]:
+        return tuple(place.folder / "tasks" for place in unique(self._places))
+
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         # Moving the calling thread is the one move for which the kernel waits for nobody.

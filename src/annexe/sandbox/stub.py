@@ -16,11 +16,15 @@ Order:
 
 Where bubblewrap builds namespaces, this program runs inside them; where there is none, it is the same with fewer walls.
 
+Told to serve, it becomes a fork server behind its own walls instead of step 8 (see ``fork_server``); each fork goes through all steps
+again, with a channel and a frame of its own.
+
 The frame comes from the host, so marshal is safe here; nothing is ever unmarshalled in the other direction.
 
 Any failure ends the process with status 71 and one line on standard error, before the plugin's code has run.
 
-Source: docs/adr/0030-stub-and-private-frame.md; docs/adr/0071-walls-are-put-up-by-the-stub.md.
+Source: docs/adr/0030-stub-and-private-frame.md; docs/adr/0071-walls-are-put-up-by-the-stub.md;
+docs/adr/0077-a-fork-server-per-plugin.md.
 """
 
 import marshal
@@ -61,7 +65,7 @@ def _prctl() -> None:
             raise OSError(f"prctl {option} was refused")
 
 
-def _restrict_files(rules: "dict[str, Any]") -> None:
+def _restrict_files(rules: "dict[str, Any]", server: int) -> None:
     syscall = _c_function("syscall")
     ruleset = syscall(_LANDLOCK_CREATE, rules["attr"], len(rules["attr"]), 0)
     if ruleset < 0:
@@ -83,11 +87,19 @@ def _restrict_files(rules: "dict[str, Any]") -> None:
     if syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0:
         raise OSError("Landlock restricts nothing")
     posix.close(ruleset)
+    # To a fork its server's rules refuse the root already; what those give and its own do not is the server's folder in /proc.
+    if not (_is_refused("/") and (not server or _is_refused(f"/proc/{server}/stat"))):
+        raise OSError("Landlock is said to be on, but does not refuse")
+
+
+def _is_refused(path: str) -> bool:
     try:
-        posix.close(posix.open("/", posix.O_RDONLY))
+        posix.close(posix.open(path, posix.O_RDONLY))
     except PermissionError:
-        return
-    raise OSError("Landlock is said to be on, but does not refuse")
+        return True
+    except FileNotFoundError:  # /proc could not be mounted
+        return path != "/"
+    return False
 
 
 def _filter_calls(programs: "list[bytes]") -> None:
@@ -127,15 +139,16 @@ def _limit(limits: dict[str, int]) -> None:
                 raise OSError(f"{name} = {value}: {error}") from None
 
 
-def _prepare() -> "dict[str, Any]":
-    fd = int(posix.environ[b"ANNEXE_FD"])
+def _prepare(fd: int, server: int) -> "dict[str, Any]":
+    """Take the frame from the channel and do as it says; ``server`` is whose fork this is, 0 for nobody's."""
     if sys.platform == "linux":
         _prctl()
     size = int.from_bytes(_read(fd, 4), "big")
     if size > _MAX_FRAME_BYTES:
         raise OSError(f"private frame of {size} bytes")
     frame: dict[str, Any] = marshal.loads(_read(fd, size))  # noqa: S302 - from the host
-    if frame["host_pid"] and posix.getppid() != frame["host_pid"]:
+    parent = server or frame["host_pid"]
+    if parent and posix.getppid() != parent:
         posix._exit(0)
     if fd != _CHANNEL:
         posix.dup2(fd, _CHANNEL, True)
@@ -153,17 +166,29 @@ def _prepare() -> "dict[str, Any]":
         if (found.st_dev, found.st_ino) != (device, inode):
             raise OSError(f"{path} was exchanged for something else")
     if frame["landlock"] is not None:
-        _restrict_files(frame["landlock"])
+        _restrict_files(frame["landlock"], server)
     _filter_calls(frame["filters"])
     return frame
+
+
+def _serve(orders: "dict[str, Any]") -> "tuple[int, int]":
+    """Become a fork server; return in each fork, with its channel and the number of the server."""
+    path = sys.path[:]
+    sys.path += orders["libraries"]
+    from annexe_fork_server import serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
+
+    del sys.modules["annexe_fork_server"]
+    return serve(_CHANNEL, orders, path)  # type: ignore[no-any-return]
 
 
 def _main() -> "tuple[Any, str]":
     """Return the SDK's entry point and its two arguments; does not return for a program."""
     try:
-        frame = _prepare()
+        frame = _prepare(int(posix.environ[b"ANNEXE_FD"]), 0)
         if frame["is_trial"]:
             posix._exit(0)
+        if frame["serves"]:
+            frame = _prepare(*_serve(frame["serves"]))
         if frame["program"]:
             posix.execv(frame["program"][0], frame["program"])
         import _thread

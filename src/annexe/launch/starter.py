@@ -1,0 +1,248 @@
+"""Starts processes: everything that a launch needs and many launches share.
+
+Used by the strategy for plugins that are started, and by ``zygote`` for fork servers. Nothing of the host's is inherited but the channel
+and the standard streams. ``preexec_fn`` is never used: it can deadlock in a host with threads. The stub does in the new process what must
+be done there.
+
+Source: features LC7, LC8, IS1, IS6; docs/explanation/launching.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from annexe.launch.become import as_user
+from annexe.launch.descriptors import channel_ends, pipe_ends
+from annexe.launch.launched import LaunchedProcess, Spawned
+from annexe.launch.orders import packed, put_up_for, walls_of
+from annexe.launch.preparation import Home, Preparation, Prepared
+from annexe.launch.private_frame import PrivateFrame
+from annexe.launch.processes import identity_of, open_pidfd
+from annexe.launch.receipts import PutUp
+from annexe.launch.spawner import Spawner
+from annexe.launch.strategy import LaunchRequest
+from annexe.launch.sweep import LaunchRecord, LaunchRecords
+from annexe.launch.uids import UidAllocator
+from annexe.launch.warden import Warden
+from annexe.sandbox import Profile, require_level
+from annexe.sandbox.bubblewrap import arguments
+from annexe.sandbox.cgroup import ControlGroups, Group, GroupLimits
+from annexe.sandbox.cgroup_probe import find_control_groups
+from annexe.sandbox.receipt import Lack
+
+__all__ = ["Starter"]
+
+_TAG_FLOOR = 2**32
+
+
+@final
+class Starter:
+    """Starts the processes of one host.
+
+    Args:
+        preparation: Prepares launches.
+        records: Where they are written down.
+        uids: The allocator of a root host.
+        groups: Control groups; None: what this machine offers, found at first use.
+        platform: What ``sys.platform`` says.
+    """
+
+    def __init__(
+        self, *, preparation: Preparation, records: LaunchRecords, uids: UidAllocator | None, groups: ControlGroups | None, platform: str
+    ) -> None:
+        self._preparation = preparation
+        self._records = records
+        self._uids = uids
+        self._groups = groups
+        self._finding_groups = threading.Lock()
+        self._no_groups_because = ""
+        self._is_linux = platform == "linux"
+        self._spawner = Spawner()
+        self._warden: Warden | None = None
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """What control groups limit, as far as is known yet."""
+        return self._groups.controllers if self._groups is not None else frozenset()
+
+    def prepare(self, request: LaunchRequest, home: Home | None = None) -> Prepared:
+        """Get everything ready but the control group. Blocking.
+
+        Args:
+            request: What for.
+            home: What a fork server of the plugin's has taken already.
+
+        Raises:
+            LaunchError: Something cannot be had.
+            SandboxError: The level is below what is required.
+        """
+        prepared = self._preparation.prepare(request, home)
+        try:
+            require_level(request.plugin, achieved=walls_of(prepared).level, required=request.floor, lacking=prepared.offer.lacking())
+        except BaseException:
+            if home is None:
+                self._preparation.undo(prepared)
+            raise
+        return prepared
+
+    def group_for(self, name: str, profile: Profile) -> Group:
+        """Make a control group. Blocking.
+
+        Args:
+            name: Of the launch.
+            profile: Has the limits.
+        """
+        limits = GroupLimits(memory_bytes=profile.memory_bytes, cpu=profile.cpu, tasks=profile.tasks)
+        return self.control_groups().make(name, limits)
+
+    def control_groups(self) -> ControlGroups:
+        """Return the control groups of this host, found at first use. Blocking."""
+        with self._finding_groups:
+            if self._groups is None:
+                self._groups, self._no_groups_because = find_control_groups()
+                self._groups.sweep()
+            return self._groups
+
+    async def start(self, prepared: Prepared, group: Group, orders: Callable[[int | None], PrivateFrame]) -> LaunchedProcess:
+        """Start a process and give it its orders.
+
+        Args:
+            prepared: The launch; given back if this fails.
+            group: The same.
+            orders: Makes the frame, given the tag that its descendants will have.
+
+        Raises:
+            LaunchError: It could not be started, or ended before it had its orders.
+            SandboxError: Its control group does not take it.
+        """
+        try:
+            spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared, group)))
+        except Exception:
+            await asyncio.to_thread(self.undo, prepared, group)
+            raise
+        frame = orders(spawned.tag)
+        launched = LaunchedProcess(spawned, self.put_up(prepared, frame, group, filters=len(frame.filters)))
+        try:
+            await asyncio.to_thread(launched.settle, packed(frame, prepared.request.plugin))
+        except BaseException:
+            await launched.close()
+            raise
+        return launched
+
+    def put_up(self, prepared: Prepared, orders: PrivateFrame, group: Group, *, filters: int, is_warm: bool = False) -> PutUp:
+        """Return what is put up around a launch; see ``put_up_for``."""
+        lacks = (Lack("cgroup", self._no_groups_because),) if self._no_groups_because else ()
+        return put_up_for(
+            prepared,
+            limits=orders.limits,
+            filters=filters,
+            cgroup=group.controllers,
+            is_linux=self._is_linux,
+            is_warm=is_warm,
+            lacks=lacks,
+        )
+
+    def undo(self, prepared: Prepared, group: Group | None = None) -> None:
+        """Give back what a launch took that came to nothing. Blocking."""
+        if group is not None:
+            group.kill()
+            group.remove()
+        self._preparation.undo(prepared)
+
+    async def close(self) -> None:
+        """Give everything back; every process is gone."""
+        if self._warden is not None:
+            await asyncio.to_thread(self._warden.close)
+            self._warden = None
+        await asyncio.to_thread(self._spawner.close)
+        if self._uids is not None:
+            await asyncio.to_thread(self._uids.close)
+        if self._groups is not None:
+            await asyncio.to_thread(self._groups.close)
+        self._preparation.close()
+
+    def _spawn(self, prepared: Prepared, group: Group) -> Spawned:
+        """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""
+        if self._is_linux and (self._warden is None or self._warden.has_ended):
+            self._warden = Warden(self._records.folder, self._uids)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
+            sock, theirs = channel_ends(on_failure, always)
+            stdout, stdout_writer = pipe_ends(on_failure, always)
+            stderr, stderr_writer = pipe_ends(on_failure, always)
+            command = [str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)]
+            passed = [theirs.fileno()]
+            info = gate = None
+            if prepared.offer.bubblewrap is not None:
+                info, info_writer = pipe_ends(on_failure, always, blocking=True)
+                gate_reader, gate = pipe_ends(always, on_failure, blocking=True)
+                passed += [info_writer, gate_reader]
+                command = [
+                    *arguments(
+                        prepared.offer.bubblewrap, prepared.places, tmp_bytes=prepared.request.profile.tmp_bytes,
+                        scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader,
+                    ),
+                    *command,
+                ]  # fmt: skip
+            become, user = as_user(prepared.uid)
+            with group.entered():  # born in it: to be moved into it afterwards takes ten times as long
+                child = subprocess.Popen(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub
+                    [*group.prefix, *become, *command],
+                    stdin=subprocess.DEVNULL, stdout=stdout_writer, stderr=stderr_writer, pass_fds=passed, cwd="/",
+                    env={**prepared.request.environment, "TMPDIR": prepared.tmp, "ANNEXE_FD": str(theirs.fileno())},
+                    start_new_session=True, **user,
+                )  # fmt: skip
+            on_failure.callback(child.wait)
+            on_failure.callback(child.kill)
+            pidfd = open_pidfd(child.pid)
+            if pidfd is not None:
+                on_failure.callback(os.close, pidfd)
+            tag = _new_tag() if self._is_linux else None
+            record = self._record(prepared, child.pid, tag)
+            on_failure.pop_all()
+            return Spawned(
+                child=child,
+                pidfd=pidfd,
+                sock=sock,
+                stdout=stdout,
+                stderr=stderr,
+                info=info,
+                gate=gate,
+                group=group,
+                tag=tag,
+                uid=prepared.uid,
+                scratch=prepared.scratch,
+                record=record,
+                release_uid=self._preparation.release_uid,
+            )
+
+    def _record(self, prepared: Prepared, pid: int, tag: int | None) -> Path | None:
+        main = identity_of(pid)
+        if main is None:  # no /proc, or dead already: nothing to be found later
+            return None
+        request = prepared.request
+        return self._records.add(
+            LaunchRecord(
+                plugin=request.plugin, instance=request.instance, main=main, tag=tag, scratch=str(prepared.scratch), host_pid=os.getpid()
+            )
+        )
+
+
+def _new_tag() -> int | None:
+    """Return a number that only descendants of one launch will have; None where the host itself was given too narrow a limit.
+
+    It becomes their limit on real-time CPU time (which they cannot use anyhow): inherited by every descendant, shown by the kernel to
+    everyone, and impossible to raise again.
+    """
+    import resource  # not on Windows
+
+    hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    ceiling = 2**62 if hard == resource.RLIM_INFINITY else hard
+    return _TAG_FLOOR + secrets.randbelow(ceiling - _TAG_FLOOR) if ceiling > 2 * _TAG_FLOOR else None
