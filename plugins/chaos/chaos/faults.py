@@ -109,7 +109,7 @@ def threads(request: Request, ctx: Context) -> Never:
 
 
 def fork(request: Request, ctx: Context) -> object:
-    """Leave a child behind that holds the channel open."""
+    """Leave a child behind that holds the channel open. Without the right ``subprocess`` the kernel refuses it, and it raises."""
     if os.fork() == 0:
         time.sleep(_LEFT_BEHIND_S)
         os._exit(0)
@@ -117,7 +117,7 @@ def fork(request: Request, ctx: Context) -> object:
 
 
 def fork_exit(request: Request, ctx: Context) -> Never:
-    """Leave a child behind and exit."""
+    """Leave a child behind and exit. Without the right ``subprocess`` the kernel refuses it, and it raises."""
     if os.fork() == 0:
         time.sleep(_LEFT_BEHIND_S)
     os._exit(0)
