@@ -27,7 +27,7 @@ from annexe.launch.receipts import PutUp
 from annexe.launch.strategy import ExitStatus
 from annexe.sandbox.cgroup import Group
 
-__all__ = ["Fork", "ForkedProcess", "status_of"]
+__all__ = ["Fork", "ForkedProcess", "kill_through", "status_of"]
 
 _TOLD_BYTES = 4
 _NEWS_S = 1.0
@@ -56,8 +56,9 @@ class Fork:
     stdout: int
     stderr: int
 
-    def close(self) -> None:
-        """Close all of it."""
+    def discard(self) -> None:
+        """Kill it, and close all of it: nobody will use it."""
+        kill_through(self.pidfd)
         self.sock.close()
         for fd in (self.pidfd, self.end, self.stdout, self.stderr):
             os.close(fd)
@@ -138,6 +139,12 @@ class ForkedProcess(ConfinedProcess):
         if gone and not self._group.remove():
             _logger.warning("the control group of process %s cannot be removed", self._pid)
         return 0, gone
+
+
+def kill_through(pidfd: int) -> None:
+    """Kill the process that a handle stands for, if it still lives."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def status_of(told: bytes) -> ExitStatus:

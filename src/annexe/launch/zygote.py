@@ -20,182 +20,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import final
 
 from annexe.errors import LaunchError, SandboxError
-from annexe.launch.descriptors import channel_ends, let_descriptors_pass, pipe_ends
+from annexe.launch.basis import Basis, basis_of
+from annexe.launch.fork_server import ForkServer, NotServedError, RefusedError
 from annexe.launch.forked import Fork, ForkedProcess
-from annexe.launch.launched import LaunchedProcess
 from annexe.launch.orders import MAX_FORKS, fork_orders, packed, server_orders
-from annexe.launch.preparation import Home, Prepared
-from annexe.launch.processes import parent_of, pid_of_pidfd
+from annexe.launch.preparation import Prepared
 from annexe.launch.receipts import PutUp
 from annexe.launch.starter import Starter
 from annexe.launch.strategy import LaunchRequest
 from annexe.sandbox.cgroup import Group
 
-__all__ = ["Basis", "ForkServers", "basis_of", "can_be_forked", "own_modules"]
+__all__ = ["ForkServers", "can_be_forked"]
 
-_ANSWER_S = 10.0
 _PATIENCE = 3
-_REQUEST, _FORKED, _REFUSED = b"f", b"+", b"-"
-_RUNTIME_PACKAGES = frozenset({"annexe_sdk", "msgspec"})
 _logger = logging.getLogger(__name__)
-
-
-class _NotServedError(Exception):
-    """A fork server does not do what it should."""
-
-
-class _RefusedError(Exception):
-    """A fork server could make no fork just now."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Basis:
-    """All that a fork server was made from; it is of use as long as that is the same.
-
-    Attributes:
-        prepared: As for a launch, without what differs between instances.
-        files: Device and inode of each place, in order; None where there is none. A mount stays with the file that it was made of.
-        own: Names of modules that the plugin may have versions of its own of.
-    """
-
-    prepared: Prepared
-    files: tuple[tuple[int, int] | None, ...]
-    own: frozenset[str]
 
 
 def can_be_forked(request: LaunchRequest) -> bool:
     """Return whether such a plugin can be forked, where the machine has filters of system calls."""
     return request.kind == "python" and not request.profile.subprocess
-
-
-def basis_of(prepared: Prepared) -> Basis:
-    """Return what a fork server for this launch would be made from. Blocking."""
-    request = replace(prepared.request, instance="", entry="")
-    return Basis(
-        prepared=replace(prepared, request=request),
-        files=tuple(_file_at(place.path) for place in prepared.places),
-        own=own_modules(prepared.folder, prepared.python.packages),
-    )
-
-
-def own_modules(folder: Path, packages: Iterable[Path]) -> frozenset[str]:
-    """Return the modules that a plugin may have versions of its own of: what lies in its folder, and those of the runtime in its packages.
-
-    Its folder comes before the standard library on ``sys.path``, its packages come after that and before the runtime folder.
-    """
-    in_packages = {name for place in packages for name in _modules_in(place)}
-    return frozenset(_modules_in(folder)) | (in_packages & _RUNTIME_PACKAGES)
-
-
-def _modules_in(folder: Path) -> set[str]:
-    try:
-        return {name.partition(".")[0] for name in os.listdir(folder)}  # noqa: PTH208 - names only
-    except OSError:
-        return set()
-
-
-def _file_at(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - for every place at each start
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-@final
-class _ForkServer:
-    """One fork server that runs.
-
-    Args:
-        process: The server; its channel is the control socket.
-        basis: What it was made from.
-
-    Attributes:
-        forks: How many live, or are being made.
-        is_retired: It is to end as soon as it has no fork.
-    """
-
-    def __init__(self, process: LaunchedProcess, basis: Basis) -> None:
-        self.process = process
-        self.basis = basis
-        self.home = Home(uid=basis.prepared.uid, scratch=basis.prepared.scratch)
-        self.forks = 0
-        self.is_retired = False
-        self._is_confirmed = False
-        process.sock.settimeout(_ANSWER_S)
-        let_descriptors_pass(process.sock, True)  # what its plugin will never have
-
-    def fork(self, doors: Iterable[Path]) -> Fork:
-        """Have it make a fork. Blocking; one at a time.
-
-        Args:
-            doors: Files by which the fork joins its control group.
-
-        Raises:
-            _NotServedError: It does not.
-            _RefusedError: It cannot just now.
-        """
-        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
-            sock, theirs = channel_ends(on_failure, always)
-            stdout, stdout_writer = pipe_ends(on_failure, always)
-            stderr, stderr_writer = pipe_ends(on_failure, always)
-            end, end_writer = pipe_ends(on_failure, always)
-            given = [theirs.fileno(), stdout_writer, stderr_writer, end_writer]
-            for path in doors:
-                given.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-                always.callback(os.close, given[-1])
-            pidfd = self._ask(given)
-            on_failure.callback(os.close, pidfd)
-            on_failure.callback(_end, pidfd)
-            fork = Fork(pid=self._checked(pidfd), pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr)
-            on_failure.pop_all()
-            return fork
-
-    def _ask(self, given: list[int]) -> int:
-        """Send a request and return the handle that was answered."""
-        try:
-            socket.send_fds(self.process.sock, [_REQUEST], given)
-            answer, handles, flags, _ = socket.recv_fds(self.process.sock, 2, 2, socket.MSG_CMSG_CLOEXEC)
-        except OSError as error:  # a timeout, too
-            raise _NotServedError(str(error) or type(error).__name__) from error
-        if answer == _FORKED and len(handles) == 1 and not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            return handles[0]
-        for handle in handles:
-            os.close(handle)
-        if answer == _REFUSED and not handles:
-            raise _RefusedError
-        raise _NotServedError(f"it answered {answer!r} with {len(handles)} descriptors" if answer else "it has ended")
-
-    def _checked(self, pidfd: int) -> int:
-        """Return the number of the process that a handle stands for, once the kernel says that it is a fork of this very server."""
-        try:
-            if not self._is_confirmed:
-                self.process.confirm()  # by now its own walls are up
-                self._is_confirmed = True
-        except SandboxError as error:
-            raise _NotServedError(str(error)) from error
-        pid = pid_of_pidfd(pidfd)
-        if pid is None or parent_of(pid) != self.process.pid:
-            raise _NotServedError(f"it answered with a handle on process {pid}, which is not its child")
-        return pid
-
-
-def _end(pidfd: int) -> None:
-    """Kill a fork that nobody will use."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 @final
@@ -212,8 +62,8 @@ class ForkServers:
         self._starter = starter
         self._runner = runner
         self._most = most
-        self._servers: dict[str, _ForkServer] = {}  # by plugin; the one not used for longest first
-        self._alive: dict[_ForkServer, asyncio.Task[None]] = {}  # those that are to end, too
+        self._servers: dict[str, ForkServer] = {}  # by plugin; the one not used for longest first
+        self._alive: dict[ForkServer, asyncio.Task[None]] = {}  # those that are to end, too
         self._turns: dict[str, asyncio.Lock] = {}
         self._failures: Counter[str] = Counter()
 
@@ -230,9 +80,9 @@ class ForkServers:
         async with self._turns.setdefault(plugin, asyncio.Lock()):
             try:
                 forked = await self._launch(request)
-            except _RefusedError:
+            except RefusedError:
                 return None
-            except _NotServedError as error:
+            except NotServedError as error:
                 self._failures[plugin] += 1
                 self._give_up(plugin, error)
                 return None
@@ -266,7 +116,7 @@ class ForkServers:
         server, prepared = opened
         return await self._forked(server, lambda: prepared)
 
-    async def _forked(self, server: _ForkServer, prepare: Callable[[], Prepared | None]) -> ForkedProcess | None:
+    async def _forked(self, server: ForkServer, prepare: Callable[[], Prepared | None]) -> ForkedProcess | None:
         """Have a server make a fork of what ``prepare`` returns; None when that is None."""
         server.forks += 1  # before anything else, so that it stays
         try:
@@ -280,12 +130,12 @@ class ForkServers:
         fork, group, put_up = made
         return ForkedProcess(fork, group=group, put_up=put_up, on_gone=partial(self._on_gone, server))
 
-    def _prepared_again(self, server: _ForkServer, request: LaunchRequest) -> Prepared | None:
+    def _prepared_again(self, server: ForkServer, request: LaunchRequest) -> Prepared | None:
         """Prepare a launch; None when the server was made from something else. Blocking."""
         prepared = self._starter.prepare(request, server.home)
         return prepared if basis_of(prepared) == server.basis else None
 
-    def _make(self, server: _ForkServer, prepare: Callable[[], Prepared | None]) -> tuple[Fork, Group, PutUp] | None:
+    def _make(self, server: ForkServer, prepare: Callable[[], Prepared | None]) -> tuple[Fork, Group, PutUp] | None:
         """Make a fork, put it into a control group and give it its orders. Blocking."""
         prepared = prepare()
         if prepared is None:
@@ -298,20 +148,19 @@ class ForkServers:
             on_failure.callback(group.remove)
             on_failure.callback(group.kill)
             fork = server.fork(group.doors)
-            on_failure.callback(fork.close)
-            on_failure.callback(_end, fork.pidfd)
+            on_failure.callback(fork.discard)
             group.add(fork.pid)
             try:
                 fork.sock.sendall(frame)
             except OSError as error:
-                raise _NotServedError(f"its fork did not take its orders: {error}") from error
+                raise NotServedError(f"its fork did not take its orders: {error}") from error
             fork.sock.setblocking(False)
             filters = prepared.offer.filters_for(request.profile, runs_program=False)
             put_up = self._starter.put_up(prepared, orders, group, filters=len(filters), is_warm=True)
             on_failure.pop_all()
             return fork, group, put_up
 
-    async def _open(self, request: LaunchRequest) -> tuple[_ForkServer, Prepared] | None:
+    async def _open(self, request: LaunchRequest) -> tuple[ForkServer, Prepared] | None:
         """Start a server, and return it with the launch that was prepared; None where there can be none."""
         ready = await asyncio.to_thread(self._ready, request)
         if ready is None:
@@ -323,8 +172,8 @@ class ForkServers:
         try:
             process = await self._starter.start(as_server, group, lambda tag: orders(tag=tag))
         except (LaunchError, SandboxError) as error:
-            raise _NotServedError(str(error)) from error
-        server = self._servers[request.plugin] = _ForkServer(process, basis)
+            raise NotServedError(str(error)) from error
+        server = self._servers[request.plugin] = ForkServer(process, basis)
         self._alive[server] = asyncio.create_task(self._watch(request.plugin, server), name=f"annexe-fork-server-{request.plugin}")
         return server, prepared
 
@@ -341,7 +190,7 @@ class ForkServers:
         self._starter.undo(prepared)
         return None
 
-    async def _watch(self, plugin: str, server: _ForkServer) -> None:
+    async def _watch(self, plugin: str, server: ForkServer) -> None:
         """Wait for a server's end, then give back what it held."""
         status = await server.process.wait()
         if not server.is_retired:
@@ -360,7 +209,7 @@ class ForkServers:
             self._retire(idle)
         return idle is not None
 
-    def _retire(self, plugin: str) -> _ForkServer | None:
+    def _retire(self, plugin: str) -> ForkServer | None:
         """Give a plugin's server, if it has one, nothing more to do."""
         server = self._servers.pop(plugin, None)
         if server is not None:
@@ -369,7 +218,7 @@ class ForkServers:
                 server.process.kill()
         return server
 
-    def _give_up(self, plugin: str, error: _NotServedError) -> None:
+    def _give_up(self, plugin: str, error: NotServedError) -> None:
         """End a plugin's server, and its forks with it."""
         server, said = self._retire(plugin), ""
         if server is not None:
@@ -378,7 +227,7 @@ class ForkServers:
         _logger.warning("plugin %s is started cold, since its fork server does not serve: %s", plugin, said or error)
 
     @staticmethod
-    def _on_gone(server: _ForkServer) -> None:
+    def _on_gone(server: ForkServer) -> None:
         server.forks -= 1
         if server.is_retired and server.forks == 0:
             server.process.kill()

@@ -1,0 +1,118 @@
+"""One fork server, as the host sees it: a process that was started, and whose channel is a control socket.
+
+A request is one byte with the plugin's ends as descriptors: channel, standard output, standard error, the pipe in which the fork's end is
+told, and the doors of its control group. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now.
+
+* No plugin can reach the control socket. What comes is read strictly all the same; a server that answers anything else is not used again.
+* A handle is believed when the kernel says that it stands for a child of this very server.
+
+Source: docs/adr/0077-a-fork-server-per-plugin.md; ``annexe.sandbox.fork_server``, the other side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import final
+
+from annexe.errors import SandboxError
+from annexe.launch.basis import Basis
+from annexe.launch.descriptors import channel_ends, let_descriptors_pass, pipe_ends
+from annexe.launch.forked import Fork, kill_through
+from annexe.launch.launched import LaunchedProcess
+from annexe.launch.preparation import Home
+from annexe.launch.processes import parent_of, pid_of_pidfd
+
+__all__ = ["ForkServer", "NotServedError", "RefusedError"]
+
+_ANSWER_S = 10.0
+_REQUEST, _FORKED, _REFUSED = b"f", b"+", b"-"
+
+
+class NotServedError(Exception):
+    """A fork server does not do what it should."""
+
+
+class RefusedError(Exception):
+    """A fork server could make no fork just now."""
+
+
+@final
+class ForkServer:
+    """One fork server that runs.
+
+    Args:
+        process: The server; its channel is the control socket.
+        basis: What it was made from.
+
+    Attributes:
+        forks: How many live, or are being made.
+        is_retired: It is to end as soon as it has no fork.
+    """
+
+    def __init__(self, process: LaunchedProcess, basis: Basis) -> None:
+        self.process = process
+        self.basis = basis
+        self.home = Home(uid=basis.prepared.uid, scratch=basis.prepared.scratch)
+        self.forks = 0
+        self.is_retired = False
+        self._is_confirmed = False
+        process.sock.settimeout(_ANSWER_S)
+        let_descriptors_pass(process.sock, True)  # what its plugin will never have
+
+    def fork(self, doors: Iterable[Path]) -> Fork:
+        """Have it make a fork. Blocking; one at a time.
+
+        Args:
+            doors: Files by which the fork joins its control group.
+
+        Raises:
+            NotServedError: It does not.
+            RefusedError: It cannot just now.
+        """
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
+            sock, theirs = channel_ends(on_failure, always)
+            stdout, stdout_writer = pipe_ends(on_failure, always)
+            stderr, stderr_writer = pipe_ends(on_failure, always)
+            end, end_writer = pipe_ends(on_failure, always)
+            given = [theirs.fileno(), stdout_writer, stderr_writer, end_writer]
+            for path in doors:
+                given.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+                always.callback(os.close, given[-1])
+            pidfd = self._ask(given)
+            on_failure.callback(os.close, pidfd)
+            on_failure.callback(kill_through, pidfd)
+            fork = Fork(pid=self._checked(pidfd), pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr)
+            on_failure.pop_all()
+            return fork
+
+    def _ask(self, given: list[int]) -> int:
+        """Send a request and return the handle that was answered."""
+        try:
+            socket.send_fds(self.process.sock, [_REQUEST], given)
+            answer, handles, flags, _ = socket.recv_fds(self.process.sock, 2, 2, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:  # a timeout, too
+            raise NotServedError(str(error) or type(error).__name__) from error
+        if answer == _FORKED and len(handles) == 1 and not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            return handles[0]
+        for handle in handles:
+            os.close(handle)
+        if answer == _REFUSED and not handles:
+            raise RefusedError
+        raise NotServedError(f"it answered {answer!r} with {len(handles)} descriptors" if answer else "it has ended")
+
+    def _checked(self, pidfd: int) -> int:
+        """Return the number of the process that a handle stands for, once the kernel says that it is a fork of this very server."""
+        try:
+            if not self._is_confirmed:
+                self.process.confirm()  # by now its own walls are up
+                self._is_confirmed = True
+        except SandboxError as error:
+            raise NotServedError(str(error)) from error
+        pid = pid_of_pidfd(pidfd)
+        if pid is None or parent_of(pid) != self.process.pid:
+            raise NotServedError(f"it answered with a handle on process {pid}, which is not its child")
+        return pid
