@@ -58,6 +58,8 @@ class ConfinedProcess(LaunchedPlugin):
         wrong = differences(found, walls=put_up.walls, uid=put_up.uid, limits=put_up.limits, filters=put_up.filters)
         if self._group.controllers and not self._group.holds(pid):
             wrong.append("it is not in its control group")
+        if wrong and read_back(pid) is None:
+            return  # it ended while it was looked at
         if wrong:
             plugin = put_up.request.plugin
             raise SandboxError(f"plugin {plugin!r} was started behind walls that do not stand: {'; '.join(wrong)}.", plugin=plugin)

@@ -1,7 +1,8 @@
 """One fork server, as the host sees it: a process that was started, and whose channel is a control socket.
 
 A request is one byte with the plugin's ends as descriptors: channel, standard output, standard error, the pipe in which the fork's end is
-told, and the doors of its control group. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now.
+told, and the doors of its control group. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now. The fork
+says ``.`` on its channel when it is in its control group, and waits for its private frame.
 
 * No plugin can reach the control socket. What comes is read strictly all the same; a server that answers anything else is not used again.
 * A handle is believed when the kernel says that it stands for a child of this very server.
@@ -29,7 +30,7 @@ from annexe.launch.processes import parent_of, pid_of_pidfd
 __all__ = ["ForkServer", "NotServedError", "RefusedError"]
 
 _ANSWER_S = 10.0
-_REQUEST, _FORKED, _REFUSED = b"f", b"+", b"-"
+_REQUEST, _FORKED, _REFUSED, _SETTLED = b"f", b"+", b"-", b"."
 
 
 class NotServedError(Exception):
@@ -85,7 +86,10 @@ class ForkServer:
             pidfd = self._ask(given)
             on_failure.callback(os.close, pidfd)
             on_failure.callback(kill_through, pidfd)
-            fork = Fork(pid=self._checked(pidfd), pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr)
+            pid = self._checked(pidfd)
+            theirs.close()  # so that its end is the channel's
+            _wait_settled(sock)
+            fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr)
             on_failure.pop_all()
             return fork
 
@@ -116,3 +120,14 @@ class ForkServer:
         if pid is None or parent_of(pid) != self.process.pid:
             raise NotServedError(f"it answered with a handle on process {pid}, which is not its child")
         return pid
+
+
+def _wait_settled(sock: socket.socket) -> None:
+    """Wait until a fork is in its control group: to move it there costs more than the whole start."""
+    sock.settimeout(_ANSWER_S)
+    try:
+        said = sock.recv(1)
+    except OSError as error:
+        raise NotServedError(f"its fork is silent: {error}") from error
+    if said != _SETTLED:
+        raise NotServedError("its fork ended before it had its orders")

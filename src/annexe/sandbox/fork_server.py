@@ -34,7 +34,7 @@ __all__ = ["serve"]
 
 _MAX_DESCRIPTORS = 16
 _GIVEN = 4  # channel, standard output, standard error, and where the end of the fork is told; then doors of control groups
-_FORKED, _REFUSED = b"+", b"-"
+_FORKED, _REFUSED, _SETTLED = b"+", b"-", b"."
 _FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -120,7 +120,7 @@ def _asked(host: socket) -> list[int]:
 
 
 def _settle(given: list[int]) -> int:
-    """In a fork: take over the standard streams, lead a session, join the control groups whose doors were given; return the channel."""
+    """In a fork: take over the standard streams, lead a session, join control groups by their doors, say so; return the channel."""
     channel, stdout, stderr, _, *doors = given
     posix.dup2(stdout, 1)
     posix.dup2(stderr, 2)
@@ -130,6 +130,7 @@ def _settle(given: list[int]) -> int:
             posix.write(door, b"0")
         except OSError:  # an older kernel, which looks at who writes, not at who opened: then the host does it
             break
+    posix.write(channel, _SETTLED)
     return channel
 
 
