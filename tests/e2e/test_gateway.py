@@ -221,6 +221,9 @@ def test_bad_request_is_refused_in_openai_form(url: str, body: bytes, status: in
 def test_plugin_may_answer_in_the_models_place_streamed_too(client: openai.OpenAI, url: str) -> None:
     wait_until(lambda: chaos_is_back(url), timeout_s=40)
     assert ask(client, "chaos: respond") == "Chaos was asked to answer."
+    attempts = ask(client, "chaos: escape").splitlines()
+    assert len(attempts) == 12
+    assert [line for line in attempts if not line.startswith("refused  ")] == []
     stream = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "chaos: respond"}], stream=True)
     chunks = list(stream)
     assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices) == "Chaos was asked to answer."

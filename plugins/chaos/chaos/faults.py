@@ -15,6 +15,8 @@ import time
 
 from annexe_sdk import Context, Reject, Respond
 
+from .escapes import escape
+
 TYPE_CHECKING = False  # importing typing costs more than this whole module
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -261,7 +263,7 @@ _ALL = (
     *(garbage, truncate, oversize, close, forge),
     *(flood_log, flood_stdout, flood_kv),
     *(huge, none, wrong_type, wrong_shape, deep, nan, state, raise_, recursion, denied),
-    *(reject, respond),
+    *(reject, respond, escape),
 )
 
 FAULTS: dict[str, Callable[[Request, Context], object]] = {fault.__name__.strip("_").replace("_", "-"): fault for fault in _ALL}

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "new": ("new", "new"),
     "dev": ("dev", "dev"),
     "doctor": ("doctor", "doctor"),
+    "attack": ("attack", "attack"),
     "completion": ("completion", "completion"),
 }
 """By command: the module in this package and the name in it."""
@@ -69,7 +70,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Run other people's plugins next to your own code, and operate the host that runs them.
 
-    All commands but run, new, dev, schema, doctor and completion talk to a running host, over the control socket in its state directory.
+    All commands but run, new, dev, schema, doctor, attack and completion talk to a running host, over the control socket in its state
+    directory.
     """
 
 
