@@ -85,7 +85,8 @@ class Host:
         data_dir: Where plugins' private folders are kept; by default in the state directory, for root in ``/var/lib/annexe``.
         config: Configuration by plugin id, in place of what is stored.
         isolation: The lowest sandbox level at which a plugin may run here; one that cannot have it is blocked.
-        strategy: ``"process"``; ``"in-process"`` for trusted code in development and tests; or by plugin id.
+        strategy: ``"process"``; ``"zygote"`` to fork each instance from a fork server of the plugin's own, as is done for lazy plugins
+            anyway; ``"in-process"`` for trusted code in development and tests; or by plugin id.
         production: Refuse what is for development: ``grants="manifest"`` and unnamed in-process plugins.
         pythons: Further Python interpreters that plugins may run on, for those whose ``.venv`` fits neither the host's nor the system's.
         order: By hook or extension point: plugin ids that come first.
@@ -297,7 +298,7 @@ class Host:
             self.events.add(EventKind.ORPHAN_SWEPT, plugin=swept.plugin, reason=reason, killed=swept.killed, gone=swept.gone)
         inside = InProcessStrategy()
         stack.push_async_callback(inside.close)
-        return {"process": processes, "in-process": inside}
+        return {"process": processes, "zygote": processes, "in-process": inside}
 
     async def close(self) -> None:
         """Stop every plugin in order and give everything back. Idempotent."""

@@ -145,6 +145,7 @@ class Planner:
             requires_python=runtime.requires_python,
             floor=max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength),
             hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
+            warm=self._settings.is_warm(known.id, lazy=runtime.start == "lazy"),
         )
         return InstancePlan(
             launch=launch,

@@ -19,7 +19,7 @@ from annexe.supervision.supervisor import Policies
 __all__ = ["Grants", "HostSettings", "StrategyName"]
 
 Grants = Literal["stored", "manifest"] | Path
-StrategyName = Literal["process", "in-process"]
+StrategyName = Literal["process", "zygote", "in-process"]
 _Policy = Literal["open", "closed"]
 
 
@@ -80,6 +80,11 @@ class HostSettings:
         if isinstance(self.strategy, str):
             return self.strategy
         return self.strategy.get(plugin, "process")
+
+    def is_warm(self, plugin: str, *, lazy: bool) -> bool:
+        """Return whether a plugin is to be forked from a fork server of its own: where that was asked for, or it comes and goes."""
+        strategy = self.strategy_of(plugin)
+        return strategy == "zygote" or (strategy == "process" and lazy)
 
 
 def _by_name(argument: str, values: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from annexe import Host
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        pytest.param({"strategy": "proces"}, "strategy: expected 'process' or 'in-process', got 'proces'", id="strategy"),
+        pytest.param({"strategy": "proces"}, "strategy: expected 'process' or 'zygote' or 'in-process', got 'proces'", id="strategy"),
         pytest.param({"strategy": {"a": "in_process"}}, "strategy['a']: expected 'process' or", id="strategy of one plugin"),
         pytest.param({"on_failure": {"t.edit": "close"}}, "on_failure['t.edit']: expected 'open' or 'closed', got 'close'", id="policy"),
         pytest.param({"codecs": ("msgpak",)}, "codecs[0]: expected 'msgpack' or 'json', got 'msgpak'", id="codec"),
