@@ -168,6 +168,8 @@ class LaunchedProcess(ConfinedProcess):
             # Not to bubblewrap: it would end at once, and the plugin with it, however much it still has to do.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(plugin, signal.SIGTERM)
+        else:
+            self.kill()  # nothing of the plugin runs yet, and bubblewrap's first process is deaf to SIGTERM
 
     def _pinned(self) -> int | None:
         """Return a pidfd of the plugin's process within its namespaces; None when it has ended."""
@@ -256,6 +258,8 @@ def _clear(spawned: Spawned) -> tuple[int, bool]:
         killed, gone = kill_user(spawned.uid, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
     elif spawned.tag is not None:
         killed, gone = kill_matching(lambda pid: tag_of(pid) == spawned.tag, deadline_s=CLOSE_DEADLINE_S / 2, group=spawned.child.pid)
+    if spawned.info is not None:  # with the first process its whole namespace ends, which takes a moment: nothing had escaped
+        killed = 0
     if not (spawned.group.kill(deadline_s=CLOSE_DEADLINE_S / 2) and gone):
         return killed, False
     if not spawned.group.remove():
