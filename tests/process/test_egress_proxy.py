@@ -18,8 +18,9 @@ import pytest
 
 from annexe.capabilities.egress import EgressLimits, EgressRules
 from annexe.capabilities.egress_dial import Dialer
-from annexe.capabilities.proxy import EgressProxy, loopback_listener, new_secret, proxy_environment
+from annexe.capabilities.proxy import EgressProxy
 from annexe.errors import PermissionDeniedError
+from annexe.launch.egress import new_secret, proxy_environment
 from tests.process.egress_servers import rules_for, serving, talking, to_names
 from tests.process.hosts import run, until
 
@@ -53,7 +54,8 @@ class Door:
 
 @asynccontextmanager
 async def door(rules: EgressRules, *, limits: EgressLimits = LIMITS, secret: str | None = None, resolve: Any = None) -> AsyncIterator[Door]:
-    listener = loopback_listener()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener.setblocking(False)
     found = Door(None, listener.getsockname()[1])  # type: ignore[arg-type]  # set below
     found.proxy = EgressProxy(
         listener,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import secrets
 import socket
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter, Task
 from collections.abc import Callable
@@ -36,9 +35,8 @@ from annexe.capabilities.proxy_relay import BadRequestError, Relay
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.errors import CallError, PermissionDeniedError
 
-__all__ = ["EgressProxy", "ProxyUse", "loopback_listener", "new_secret", "proxy_environment"]
+__all__ = ["EgressProxy", "ProxyUse"]
 
-_BACKLOG = 64
 _REFUSED_AT_ONCE = 8
 _READ_BYTES = 64 * 1024
 _LINGER_S = 1.0
@@ -293,34 +291,3 @@ async def _flush(writer: StreamWriter) -> None:
     writer.close()
     async with asyncio.timeout(_FLUSH_S):
         await writer.wait_closed()
-
-
-def loopback_listener() -> socket.socket:
-    """Make a listening socket on the host's own loopback, on a free port: for levels without a network namespace, with a secret."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def new_secret() -> str:
-    """Draw a secret for one launch: 192 bits, of letters that a URL takes as they are."""
-    return secrets.token_urlsafe(24)
-
-
-def proxy_environment(port: int, secret: str | None = None) -> dict[str, str]:
-    """Return the environment variables that HTTP clients find the proxy by.
-
-    Args:
-        port: On 127.0.0.1, as the plugin sees it.
-        secret: That the proxy asks for.
-    """
-    user = f"annexe:{secret}@" if secret is not None else ""
-    url = f"http://{user}127.0.0.1:{port}"
-    # Both spellings: curl reads http_proxy in small letters alone.
-    return dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)

@@ -10,6 +10,7 @@ Source: features PE3 and PE4; docs/reference/permissions.md.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,12 @@ from annexe.capabilities.egress import EgressRules
 from annexe.capabilities.fetch import FetchService, fetch_target
 from annexe.capabilities.kv_handle import KvHandle
 from annexe.capabilities.kv_limits import FREE_BYTES
+from annexe.capabilities.proxy import EgressProxy
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
-from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PluginBusyError
+from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PermissionDeniedError, PluginBusyError
+from annexe.launch.egress import Egress
 from annexe.manifest import Manifest
 from annexe.record import EventKind, Events, PluginLog, PluginMetrics
 from annexe.storage.kv_values import MAX_VALUE_BYTES
@@ -103,9 +106,11 @@ class PluginServices:
         if "kv" in granted and kv is not None:
             names = ("get", "set", "delete", "increment", "list", "compare_and_set")
             self._by_right["kv"] = {f"kv.{name}": partial(_call_kv, kv, f"kv.{name}") for name in names}
+        self._rules = EgressRules(manifest, granted, command=grant_command)
+        self._proxy: EgressProxy | None = None
         self._fetch: FetchService | None = None
         if any(right.startswith("network:") for right in granted):
-            self._fetch = FetchService(EgressRules(manifest, granted, command=grant_command), on_used=on_used)
+            self._fetch = FetchService(self._rules, on_used=on_used)
             self._methods["fetch"] = self._fetch.serve
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
@@ -146,6 +151,17 @@ class PluginServices:
         self._by_right.clear()
         if self._fetch is not None:
             self._fetch.close()
+        if self._proxy is not None:
+            self._ending = asyncio.get_running_loop().create_task(self._proxy.close())
+
+    def proxy(self, egress: Egress) -> EgressProxy:
+        """Make the proxy behind a plugin's way out; whoever asks opens and closes it, and so does ``withdraw``."""
+        self._proxy = EgressProxy(egress.listener, self._rules, secret=egress.secret, on_denied=self._note_denied, on_used=self._on_used)
+        return self._proxy
+
+    def _note_denied(self, error: PermissionDeniedError) -> None:
+        self._events.add(EventKind.PERMISSION_DENIED, plugin=self._plugin, reason=error.message, method="proxy")
+        self._log.write("warning", error.message, {"method": "proxy"}, source="host", instance=self._instance)
 
     def _refusal(self, call: PluginCall) -> AnnexeError:
         """Make the error for a method that is not in the table: not granted, or not there at all."""
@@ -193,7 +209,7 @@ class PluginServices:
         if method.result is None:
             return None
         try:
-            return method.result.to_wire(result)
+            return method.result.to_send(result)
         except InvalidValueError as error:
             text = f"the application's {method.method} returned what cannot be sent: {error}"
             raise InvalidResultError(text, plugin=self._plugin, method=method.method) from error

@@ -12,6 +12,7 @@ import socket
 from abc import abstractmethod
 
 from annexe.errors import LaunchError, SandboxError
+from annexe.launch.egress import Egress
 from annexe.launch.readback import differences, read_back
 from annexe.launch.receipts import PutUp
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
@@ -40,6 +41,7 @@ class ConfinedProcess(LaunchedPlugin):
         self.stdout = stdout
         self.stderr = stderr
         self.receipt = put_up.receipt()
+        self.egress: Egress | None = None
         self._put_up = put_up
         self._group = group
         self._loop = asyncio.get_running_loop()
@@ -84,6 +86,8 @@ class ConfinedProcess(LaunchedPlugin):
             ended = False
         self._let_go()
         self.sock.close()
+        if self.egress is not None:
+            self.egress.listener.close()
         for fd in (self.stdout, self.stderr):
             if fd is not None:
                 os.close(fd)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import final
 
 from annexe.launch.confined import CLOSE_DEADLINE_S, ConfinedProcess
+from annexe.launch.egress import Egress
 from annexe.launch.receipts import PutUp
 from annexe.launch.strategy import ExitStatus
 from annexe.sandbox.cgroup import Group
@@ -47,6 +48,7 @@ class Fork:
         sock: The host's end of the channel.
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
+        egress: Its way out, if it has one.
     """
 
     pid: int
@@ -55,6 +57,7 @@ class Fork:
     sock: socket.socket
     stdout: int
     stderr: int
+    egress: Egress | None = None
 
     def discard(self) -> None:
         """Kill it, and close all of it: nobody will use it."""
@@ -77,6 +80,7 @@ class ForkedProcess(ConfinedProcess):
 
     def __init__(self, fork: Fork, *, group: Group, put_up: PutUp, on_gone: Callable[[], None]) -> None:
         super().__init__(pid=fork.pid, sock=fork.sock, stdout=fork.stdout, stderr=fork.stderr, group=group, put_up=put_up)
+        self.egress = fork.egress
         self._pid = fork.pid
         self._pidfd: int | None = fork.pidfd
         self._end: int | None = fork.end

@@ -26,13 +26,15 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from annexe.errors import LaunchError
 from annexe.launch.confined import CLOSE_DEADLINE_S, ConfinedProcess
+from annexe.launch.descriptors import let_descriptors_pass
+from annexe.launch.egress import receive_egress
 from annexe.launch.processes import kill_matching, kill_user, open_pidfd, tag_of
 from annexe.launch.readback import child_of
 from annexe.launch.receipts import PutUp
@@ -113,11 +115,12 @@ class LaunchedProcess(ConfinedProcess):
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._on_end)
 
-    def settle(self, orders: bytes) -> None:
+    def settle(self, orders: bytes, egress: Mapping[str, Any] | None = None) -> None:
         """Learn which process the plugin will be, put it into its control group, and give the stub its orders. Blocking.
 
         Args:
             orders: The private frame; until it has it, the stub does nothing.
+            egress: What is said there of a way out, to be taken from the stub.
 
         Raises:
             LaunchError: The process has ended: most likely bubblewrap has refused; the text is what it said.
@@ -130,7 +133,11 @@ class LaunchedProcess(ConfinedProcess):
             spawned.group.add(self._first or spawned.child.pid)
             if spawned.gate is not None:
                 os.write(spawned.gate, b"\n")
+            if egress is not None:
+                let_descriptors_pass(self.sock, True)  # before the stub can send it
             self.sock.sendall(orders)
+            if egress is not None:
+                self.egress = receive_egress(self.sock, egress)
             self.sock.setblocking(False)
         except OSError as error:
             text = self.said() or str(error)

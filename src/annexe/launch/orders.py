@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from annexe.errors import LaunchError
+from annexe.launch.egress import egress_orders
 from annexe.launch.preparation import Prepared
 from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.receipts import PutUp
@@ -57,6 +58,7 @@ def orders_for(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFr
         landlock=ruleset(offer.landlock_abi, prepared.places, private=prepared.private) if offer.landlock_abi else None,
         filters=offer.filters_for(request.profile, runs_program=bool(prepared.program)),
         granted=[(one.path, one.device, one.inode) for one in prepared.granted],
+        egress=egress_orders(in_namespaces=in_namespaces) if request.profile.network else None,
         thread_stack_bytes=request.profile.thread_stack_bytes,
         program=prepared.program,
         folder=str(prepared.folder),
@@ -66,17 +68,16 @@ def orders_for(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFr
     )
 
 
-def server_orders(prepared: Prepared, *, tag: int | None, runner: str, own: Iterable[str]) -> PrivateFrame:
+def server_orders(prepared: Prepared, fork: PrivateFrame, *, own: Iterable[str]) -> PrivateFrame:
     """Return what the stub is told that is to be the plugin's fork server.
 
     Args:
         prepared: Of a Python plugin, behind filters of system calls.
-        tag: As for ``orders_for``; its forks inherit it.
-        runner: The same.
+        fork: What all its forks are told; they inherit its tag.
         own: Names of modules that the plugin may have versions of its own of.
     """
-    orders, profile, offer = orders_for(prepared, tag=tag, runner=runner), prepared.request.profile, prepared.offer
-    limits = {**orders.limits}
+    profile, offer = prepared.request.profile, prepared.offer
+    limits = {**fork.limits}
     limits.pop("RLIMIT_NPROC", None)  # it is the forks' and their threads' that are counted
     if "RLIMIT_NOFILE" in limits:
         limits["RLIMIT_NOFILE"] += _PER_FORK * MAX_FORKS + _SERVERS_OWN
@@ -87,31 +88,31 @@ def server_orders(prepared: Prepared, *, tag: int | None, runner: str, own: Iter
         landlock = ruleset(offer.landlock_abi, places, private=prepared.private)
         if profile.network:  # what a fork may connect to, it learns later
             landlock = _without_network(landlock)
-    early = _early(prepared)
     return replace(
-        orders,
+        fork,
+        host_pid=0 if offer.bubblewrap is not None else os.getpid(),
         limits=limits,
         nice=0,
         landlock=landlock,
-        filters=[program for program, is_early in zip(orders.filters, early, strict=True) if is_early],
+        egress=None,
+        filters=_filters(prepared, of_server=True),
         serves={
             "libraries": [str(prepared.runtime.folder)],
-            "modules": [runner, *_PRELOADED],
+            "modules": [fork.runner, *_PRELOADED],
             "own": sorted(own),
             "private": prepared.private,
+            "fork": fork.as_dict(),
         },
     )
 
 
 def fork_orders(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFrame:
-    """Return what a fork is told: all that its server has not put up already."""
+    """Return what the forks of a server are told: all that their server has not put up already. Arguments are as for ``orders_for``."""
     orders = orders_for(prepared, tag=tag, runner=runner)
     limits = {**orders.limits}
     if "RLIMIT_NPROC" in limits:
         limits["RLIMIT_NPROC"] += 1  # its server is counted with it
-    early = _early(prepared)
-    later = [program for program, is_early in zip(orders.filters, early, strict=True) if not is_early]
-    return replace(orders, host_pid=0, limits=limits, filters=later)
+    return replace(orders, host_pid=0, limits=limits, filters=_filters(prepared, of_server=False))
 
 
 def packed(orders: PrivateFrame, plugin: str) -> bytes:
@@ -184,14 +185,16 @@ def put_up_for(
     )
 
 
-def _early(prepared: Prepared) -> list[bool]:
-    """Return, for each filter of a launch in order, whether a fork server can be under it already."""
+def _filters(prepared: Prepared, *, of_server: bool) -> list[bytes]:
+    """Return those filters of a launch that a fork server loads, or those that are left for its forks; in loading order."""
     profile = prepared.request.profile
-    if not prepared.offer.filters_for(profile, runs_program=False):
+    programs = prepared.offer.filters_for(profile, runs_program=False)
+    if not programs:
         return []
     names = program_names(may_run_programs=profile.subprocess, may_fork=profile.subprocess, network=profile.network)
     # A fork of a plugin with network makes a listening socket for the host before it is one.
-    return [not (name in _OF_FORKS or (profile.network and name == "no-listening")) for name in names]
+    late = _OF_FORKS | ({"no-listening"} if profile.network else set())
+    return [program for name, program in zip(names, programs, strict=True) if (name in late) is not of_server]
 
 
 def _without_network(rules: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class PrivateFrame:
         landlock: From ``sandbox.landlock.ruleset``; None: no Landlock.
         filters: Programs of ``sandbox.seccomp``, in loading order; none: no filter.
         granted: Real paths that were granted, each with the device and inode that must be found there.
+        egress: From ``launch.egress``, for a plugin that was granted network; None: it gets no way out.
         thread_stack_bytes: Stack of each Python thread.
         program: What to exec; empty for a Python plugin.
         folder: The plugin's folder, first on ``sys.path``.
@@ -40,7 +41,8 @@ class PrivateFrame:
         entry: The plugin's module.
         is_trial: Put the walls up, then exit with status 0.
         serves: Become a fork server: ``modules`` to be imported, from the ``libraries`` after the standard library, except those of names
-            that are the plugin's ``own``; ``private``: folders to be emptied when no fork is left. None: run the plugin.
+            that are the plugin's ``own``; ``private``: folders to be emptied when no fork is left; ``fork``: the fields of what its forks
+            are told. None: run the plugin.
     """
 
     host_pid: int
@@ -49,6 +51,7 @@ class PrivateFrame:
     landlock: Mapping[str, Any] | None = None
     filters: Sequence[bytes] = ()
     granted: Sequence[tuple[str, int, int]] = ()
+    egress: Mapping[str, Any] | None = None
     thread_stack_bytes: int = 0
     program: Sequence[str] = ()
     folder: str = ""
@@ -56,7 +59,11 @@ class PrivateFrame:
     runner: str = ""
     entry: str = ""
     is_trial: bool = False
-    serves: Mapping[str, Sequence[str]] | None = None
+    serves: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def packed(self) -> bytes:
         """Return the frame.
@@ -64,7 +71,7 @@ class PrivateFrame:
         Raises:
             ValueError: It is longer than the stub would read.
         """
-        body = marshal.dumps({field.name: getattr(self, field.name) for field in fields(self)}, _MARSHAL_VERSION)
+        body = marshal.dumps(self.as_dict(), _MARSHAL_VERSION)
         if len(body) > _MAX_BYTES:
             raise ValueError(f"expected a private frame of at most {_MAX_BYTES} bytes, got {len(body)}")
         return len(body).to_bytes(4, "big") + body

@@ -15,7 +15,7 @@ import os
 import secrets
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import final
 
@@ -129,20 +129,20 @@ class Starter:
             await asyncio.to_thread(self.undo, prepared, group)
             raise
         frame = orders(spawned.tag)
-        launched = LaunchedProcess(spawned, self.put_up(prepared, frame, group, filters=len(frame.filters)))
+        launched = LaunchedProcess(spawned, self.put_up(prepared, frame.limits, group, filters=len(frame.filters)))
         try:
-            await asyncio.to_thread(launched.settle, packed(frame, prepared.request.plugin))
+            await asyncio.to_thread(launched.settle, packed(frame, prepared.request.plugin), frame.egress)
         except BaseException:
             await launched.close()
             raise
         return launched
 
-    def put_up(self, prepared: Prepared, orders: PrivateFrame, group: Group, *, filters: int, is_warm: bool = False) -> PutUp:
+    def put_up(self, prepared: Prepared, limits: Mapping[str, int], group: Group, *, filters: int, is_warm: bool = False) -> PutUp:
         """Return what is put up around a launch; see ``put_up_for``."""
         lacks = (Lack("cgroup", self._no_groups_because),) if self._no_groups_because else ()
         return put_up_for(
             prepared,
-            limits=orders.limits,
+            limits=limits,
             filters=filters,
             cgroup=group.controllers,
             is_linux=self._is_linux,
@@ -187,7 +187,7 @@ class Starter:
                 command = [
                     *arguments(
                         prepared.offer.bubblewrap, prepared.places, tmp_bytes=prepared.request.profile.tmp_bytes,
-                        scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader,
+                        scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader, in_memory=prepared.in_memory,
                     ),
                     *command,
                 ]  # fmt: skip

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from annexe.launch.egress import Egress
 from annexe.sandbox import IsolationLevel, Profile, Receipt, Walls
 from annexe.sandbox.cgroup import GroupUsage
 from annexe.sandbox.receipt import TreeKill
@@ -100,6 +101,7 @@ class LaunchedPlugin(ABC):
         stdout: Read end of the plugin's standard output, non-blocking; None where it is not captured. Owned by this object: readers
             use ``os.read`` and must stop before ``close`` is called, and must not close it.
         stderr: The same for standard error.
+        egress: Its way out, for one that was granted network; None where there is none.
         receipt: What is enforced; until ``confirm`` has returned, what was put up.
     """
 
@@ -107,6 +109,7 @@ class LaunchedPlugin(ABC):
     pid: int | None
     stdout: int | None
     stderr: int | None
+    egress: Egress | None = None
     receipt: Receipt
 
     def confirm(self) -> None:  # noqa: B027 - where there is nothing to read, nothing is confirmed

@@ -30,8 +30,9 @@ from annexe.errors import LaunchError, SandboxError
 from annexe.launch.basis import Basis, basis_of
 from annexe.launch.fork_server import ForkServer, NotServedError, RefusedError
 from annexe.launch.forked import Fork, ForkedProcess
-from annexe.launch.orders import MAX_FORKS, fork_orders, packed, server_orders
+from annexe.launch.orders import MAX_FORKS, fork_orders, server_orders
 from annexe.launch.preparation import Prepared
+from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.receipts import PutUp
 from annexe.launch.starter import Starter
 from annexe.launch.strategy import LaunchRequest
@@ -40,6 +41,8 @@ from annexe.sandbox.cgroup import Group
 __all__ = ["ForkServers", "can_be_forked"]
 
 _PATIENCE = 3
+_GO_ON = b"."
+_Made = tuple[Fork, Group, PutUp]
 _logger = logging.getLogger(__name__)
 
 
@@ -104,7 +107,7 @@ class ForkServers:
             self._servers[request.plugin] = server  # the one used last is the last
             if server.forks >= MAX_FORKS:
                 return None
-            forked = await self._forked(server, partial(self._prepared_again, server, request))
+            forked = await self._forked(server, request, partial(self._prepared_again, server, request))
             if forked is not None:
                 return forked
             self._retire(request.plugin)
@@ -114,13 +117,13 @@ class ForkServers:
         if opened is None:
             return None
         server, prepared = opened
-        return await self._forked(server, lambda: prepared)
+        return await self._forked(server, request, lambda: prepared)
 
-    async def _forked(self, server: ForkServer, prepare: Callable[[], Prepared | None]) -> ForkedProcess | None:
+    async def _forked(self, server: ForkServer, request: LaunchRequest, prepare: Callable[[], Prepared | None]) -> ForkedProcess | None:
         """Have a server make a fork of what ``prepare`` returns; None when that is None."""
         server.forks += 1  # before anything else, so that it stays
         try:
-            made = await asyncio.to_thread(self._make, server, prepare)
+            made = await asyncio.to_thread(self._make, server, request, prepare)
         except BaseException:
             self._on_gone(server)
             raise
@@ -135,28 +138,24 @@ class ForkServers:
         prepared = self._starter.prepare(request, server.home)
         return prepared if basis_of(prepared) == server.basis else None
 
-    def _make(self, server: ForkServer, prepare: Callable[[], Prepared | None]) -> tuple[Fork, Group, PutUp] | None:
-        """Make a fork, put it into a control group and give it its orders. Blocking."""
-        prepared = prepare()
-        if prepared is None:
-            return None
-        request = prepared.request
-        orders = fork_orders(prepared, tag=server.process.tag, runner=self._runner)
-        frame = packed(orders, request.plugin)
+    def _make(self, server: ForkServer, request: LaunchRequest, prepare: Callable[[], Prepared | None]) -> _Made | None:
+        """Have a server make a fork in a control group of its own, and let it go on. Blocking."""
         with contextlib.ExitStack() as on_failure:
             group = self._starter.group_for(request.instance, request.profile)
             on_failure.callback(group.remove)
             on_failure.callback(group.kill)
-            fork = server.fork(group.doors)
+            fork, prepared = server.fork(group.doors, prepare)
             on_failure.callback(fork.discard)
+            if prepared is None:
+                return None
             group.add(fork.pid)
             try:
-                fork.sock.sendall(frame)
+                fork.sock.sendall(_GO_ON)
             except OSError as error:
-                raise NotServedError(f"its fork did not take its orders: {error}") from error
+                raise NotServedError(f"its fork ended before it could go on: {error}") from error
             fork.sock.setblocking(False)
             filters = prepared.offer.filters_for(request.profile, runs_program=False)
-            put_up = self._starter.put_up(prepared, orders, group, filters=len(filters), is_warm=True)
+            put_up = self._starter.put_up(prepared, server.orders.limits, group, filters=len(filters), is_warm=True)
             on_failure.pop_all()
             return fork, group, put_up
 
@@ -168,12 +167,17 @@ class ForkServers:
             return None
         prepared, basis, group = ready
         as_server = replace(prepared, request=replace(prepared.request, instance=_server_of(request)))
-        orders = partial(server_orders, as_server, runner=self._runner, own=basis.own)
+        forks: list[PrivateFrame] = []
+
+        def orders(tag: int | None) -> PrivateFrame:
+            forks.append(fork_orders(prepared, tag=tag, runner=self._runner))
+            return server_orders(as_server, forks[0], own=basis.own)
+
         try:
-            process = await self._starter.start(as_server, group, lambda tag: orders(tag=tag))
+            process = await self._starter.start(as_server, group, orders)
         except (LaunchError, SandboxError) as error:
             raise NotServedError(str(error)) from error
-        server = self._servers[request.plugin] = ForkServer(process, basis)
+        server = self._servers[request.plugin] = ForkServer(process, basis, forks[0])
         self._alive[server] = asyncio.create_task(self._watch(request.plugin, server), name=f"annexe-fork-server-{request.plugin}")
         return server, prepared
 

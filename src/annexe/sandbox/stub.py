@@ -9,15 +9,16 @@ Order:
 2. Read exactly one host-private frame from the channel (u32 big-endian length, marshalled dict), and not a byte more.
 3. Leave if the host died before step 1 took effect.
 4. Channel to descriptor 3, every other one closed.
-5. Limits; the granted places must be those that the host found.
+5. A way out for a plugin that was granted network: a listening socket, handed to the host.
+   Limits; the granted places must be those that the host found.
 6. Landlock, and proof of it: a folder that nobody grants must be refused.
 7. The filters of system calls, the one that forbids further filters last. From here on nothing can be given back or widened.
 8. Exec the program, or set up ``sys.path`` and run the SDK's runner.
 
 Where bubblewrap builds namespaces, this program runs inside them; where there is none, it is the same with fewer walls.
 
-Told to serve, it becomes a fork server behind its own walls instead of step 8 (see ``fork_server``); each fork goes through all steps
-again, with a channel and a frame of its own.
+Told to serve, it becomes a fork server behind its own walls instead of step 8 (see ``fork_server``). The frame has what its forks do then:
+step 1 and steps 4 to 8, but for what their server has put up already; before the last one they wait until the host lets them go on.
 
 The frame comes from the host, so marshal is safe here; nothing is ever unmarshalled in the other direction.
 
@@ -47,6 +48,8 @@ _SIGKILL = 9
 # The same on every architecture.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _BENEATH_PATH, _NET_PORT = 1, 2
+_BYTES_WITHOUT_NETWORK, _CONNECT_TCP = 8, 2
+_EGRESS_BACKLOG = 64
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
 
@@ -81,7 +84,7 @@ def _restrict_files(rules: "dict[str, Any]", server: int) -> None:
         if syscall(_LANDLOCK_ADD, ruleset, _BENEATH_PATH, rights.to_bytes(8, "little") + place.to_bytes(4, "little"), 0) != 0:
             raise OSError(f"Landlock takes no rule for {path}")
         posix.close(place)
-    for port in rules["ports"]:
+    for port in rules["ports"] if len(rules["attr"]) > _BYTES_WITHOUT_NETWORK else ():
         if syscall(_LANDLOCK_ADD, ruleset, _NET_PORT, port, 0) != 0:
             raise OSError("Landlock takes no rule for a port")
     if syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0:
@@ -100,6 +103,24 @@ def _is_refused(path: str) -> bool:
     except FileNotFoundError:  # /proc could not be mounted
         return path != "/"
     return False
+
+
+def _open_egress(egress: "dict[str, Any]") -> int:
+    """Listen on the loopback of this network for the host, hand it the socket, tell HTTP clients, and return the port."""
+    from _socket import AF_INET, AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
+
+    listener = socket(AF_INET, SOCK_STREAM, 0)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(_EGRESS_BACKLOG)
+    port: int = listener.getsockname()[1]
+    channel = socket(AF_UNIX, SOCK_STREAM, 0, _CHANNEL)
+    channel.sendmsg([b"="], [(SOL_SOCKET, SCM_RIGHTS, listener.fileno().to_bytes(4, sys.byteorder))])
+    channel.detach()
+    listener.close()  # whoever has it too could take connections away from the host
+    for name in egress["names"]:
+        posix.environ[name.encode()] = (egress["url"] % port).encode()
+        posix.putenv(name.encode(), (egress["url"] % port).encode())
+    return port
 
 
 def _filter_calls(programs: "list[bytes]") -> None:
@@ -139,17 +160,23 @@ def _limit(limits: dict[str, int]) -> None:
                 raise OSError(f"{name} = {value}: {error}") from None
 
 
-def _prepare(fd: int, server: int) -> "dict[str, Any]":
-    """Take the frame from the channel and do as it says; ``server`` is whose fork this is, 0 for nobody's."""
+def _prepare() -> "dict[str, Any]":
+    """Take the frame from the channel and put up what it says."""
+    fd = int(posix.environ[b"ANNEXE_FD"])
     if sys.platform == "linux":
         _prctl()
     size = int.from_bytes(_read(fd, 4), "big")
     if size > _MAX_FRAME_BYTES:
         raise OSError(f"private frame of {size} bytes")
     frame: dict[str, Any] = marshal.loads(_read(fd, size))  # noqa: S302 - from the host
-    parent = server or frame["host_pid"]
-    if parent and posix.getppid() != parent:
+    if frame["host_pid"] and posix.getppid() != frame["host_pid"]:
         posix._exit(0)
+    _put_up(frame, fd, 0)
+    return frame
+
+
+def _put_up(frame: "dict[str, Any]", fd: int, server: int) -> None:
+    """Put up all walls; ``fd`` becomes the channel, ``server`` is whose fork this is, 0 for nobody's."""
     if fd != _CHANNEL:
         posix.dup2(fd, _CHANNEL, True)
     posix.closerange(_CHANNEL + 1, 1 << 20)
@@ -165,41 +192,51 @@ def _prepare(fd: int, server: int) -> "dict[str, Any]":
         found = posix.stat(path)
         if (found.st_dev, found.st_ino) != (device, inode):
             raise OSError(f"{path} was exchanged for something else")
+    if frame["egress"] is not None:
+        port = _open_egress(frame["egress"])
+        if frame["landlock"] is not None:
+            frame["landlock"]["ports"].append(_CONNECT_TCP.to_bytes(8, "little") + port.to_bytes(8, "little"))
     if frame["landlock"] is not None:
         _restrict_files(frame["landlock"], server)
     _filter_calls(frame["filters"])
-    return frame
 
 
-def _serve(orders: "dict[str, Any]") -> "tuple[int, int]":
-    """Become a fork server; return in each fork, with its channel and the number of the server."""
+def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
+    """Become a fork server; return in each fork, behind its walls, with what it is to be."""
     path = sys.path[:]
     sys.path += orders["libraries"]
     from annexe_fork_server import serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
 
     del sys.modules["annexe_fork_server"]
-    return serve(_CHANNEL, orders, path)  # type: ignore[no-any-return]
+    channel, server = serve(_CHANNEL, orders, path)
+    _prctl()
+    if posix.getppid() != server:
+        posix._exit(0)
+    frame: dict[str, Any] = orders["fork"]
+    _put_up(frame, channel, server)
+    _read(_CHANNEL, 1)  # by then the host has seen it in its control group
+    return frame
 
 
 def _main() -> "tuple[Any, str]":
     """Return the SDK's entry point and its two arguments; does not return for a program."""
     try:
-        frame = _prepare(int(posix.environ[b"ANNEXE_FD"]), 0)
+        frame = _prepare()
         if frame["is_trial"]:
             posix._exit(0)
-        if frame["serves"]:
-            frame = _prepare(*_serve(frame["serves"]))
         if frame["program"]:
             posix.execv(frame["program"][0], frame["program"])
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(  # type: ignore[union-attr]
+                line_buffering=True, errors="backslashreplace"
+            )
+        if frame["serves"]:
+            frame = _serve(frame["serves"])
         import _thread
 
         _thread.stack_size(frame["thread_stack_bytes"])
         sys.path += frame["libraries"]
         sys.argv[:] = [frame["entry"]]
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(  # type: ignore[union-attr]
-                line_buffering=True, errors="backslashreplace"
-            )
         __import__(frame["runner"])
         # Only now: a module of the plugin that is named like one of the runner's imports must not be loaded before the handshake.
         sys.path.insert(0, frame["folder"])

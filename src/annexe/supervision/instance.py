@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notif
 from annexe.channel.handshake import MAX_ANSWER_BYTES, decode_answer
 from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
+from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
 from annexe.sandbox import Receipt
 
@@ -52,6 +53,16 @@ def _ignore(_receipt: Receipt) -> None:
     return None
 
 
+class Proxy(Protocol):
+    """What serves a plugin's HTTP clients."""
+
+    async def open(self) -> None:
+        """Begin."""
+
+    async def close(self) -> None:
+        """End, whatever is under way. Idempotent."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePlan:
@@ -69,6 +80,7 @@ class InstancePlan:
         on_notification: Takes the plugin's log lines and metrics.
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
+        open_egress: Makes the proxy behind the plugin's way out; None where it has none.
         on_ready: Told what is really enforced, once the plugin takes calls.
     """
 
@@ -83,6 +95,7 @@ class InstancePlan:
     on_notification: Notify
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
+    open_egress: Callable[[Egress], Proxy] | None = None
     on_ready: Callable[[Receipt], None] = _ignore
 
 
@@ -102,6 +115,7 @@ class Instance:
         self.greeting: Greeting | None = None
         self.protocol_error: AnnexeError | None = None
         self.is_stuck = False
+        self._proxy: Proxy | None = None
         self._log = log
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -146,6 +160,7 @@ class Instance:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
             instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
             launched.confirm()
+            await instance._open_egress()
             activation = {**plan.activation, "level": str(launched.receipt.level)}
             instance.provided = await activate(instance.connection, instance.greeting, activation, deadline=deadline)
             plan.check(instance.provided)
@@ -156,6 +171,12 @@ class Instance:
                 raise HandshakeError(f"{error.message}; it {exit_text}", plugin=plan.launch.plugin) from error
             raise
         return instance
+
+    async def _open_egress(self) -> None:
+        """Be there for the plugin's HTTP clients before its code is."""
+        if self.launched.egress is not None and self.plan.open_egress is not None:
+            self._proxy = self.plan.open_egress(self.launched.egress)
+            await self._proxy.open()
 
     async def _why_it_ended(self) -> str:
         with contextlib.suppress(TimeoutError):
@@ -245,6 +266,8 @@ class Instance:
     async def discard(self, *, kill_s: float) -> TreeReport:
         """Kill what is left and give everything back. Idempotent."""
         self.connection.close()
+        if self._proxy is not None:
+            await self._proxy.close()
         self.launched.kill()
         await self._exits_within(kill_s)
         for capture in self._captures:
