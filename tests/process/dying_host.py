@@ -1,6 +1,7 @@
 """A host that is killed: launches plugins, says so, and waits for its end.
 
-Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FOLDER COUNT``, where FOLDER holds a plugin as ``make_plugin`` writes it.
+Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FOLDER COUNT WALLS``, where FOLDER holds a plugin as ``make_plugin`` writes it,
+which may have children, and WALLS is ``all`` of this machine's or ``none``.
 """
 
 from __future__ import annotations
@@ -11,15 +12,27 @@ import sys
 from pathlib import Path
 
 from annexe.launch import LaunchRequest, ProcessStrategy, UidAllocator, plugin_environment
+from annexe.sandbox import Profile
+from tests.process.hosts import without_walls
 
 
-async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count: int) -> None:
+async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count: int, walls: str) -> None:
     strategy = ProcessStrategy(
-        state_dir=state, cache_dir=cache, uids=UidAllocator(uids=range(61100, 61200), folder=uids_folder), runner="stand_in"
+        state_dir=state,
+        cache_dir=cache,
+        uids=UidAllocator(uids=range(61100, 61200), folder=uids_folder),
+        runner="stand_in",
+        offers=without_walls() if walls == "none" else None,
     )
     requests = [
         LaunchRequest(
-            plugin="sample", instance=f"sample-{n}", kind="python", entry="entry", folder=folder, environment=plugin_environment({})
+            plugin="sample",
+            instance=f"sample-{n}",
+            kind="python",
+            entry="entry",
+            folder=folder,
+            environment=plugin_environment({}),
+            profile=Profile(subprocess=True),
         )
         for n in range(count)
     ]
@@ -34,4 +47,4 @@ async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count:
 
 if __name__ == "__main__":
     state, cache, uids_folder, folder = map(Path, sys.argv[1:5])
-    asyncio.run(main(state, cache, uids_folder, folder, int(sys.argv[5])))
+    asyncio.run(main(state, cache, uids_folder, folder, int(sys.argv[5]), sys.argv[6]))

@@ -15,15 +15,20 @@ import os
 import shutil
 import tempfile
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from annexe import HookSpec, Host, hook
 from annexe.channel import Connection
 from annexe.host.plugin_handle import PluginHandle
+from annexe.launch import ProcessStrategy
+from annexe.launch.offer import OfferFinder
 from annexe.record import Event, EventKind
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
@@ -34,9 +39,11 @@ __all__ = [
     "Doc",
     "Reply",
     "T",
+    "cmdline",
     "connection_of",
     "events",
     "is_alive",
+    "no_walls",
     "open_descriptors",
     "open_host",
     "outcome_of",
@@ -45,6 +52,8 @@ __all__ = [
     "steps",
     "until",
     "wait_state",
+    "wardens_of",
+    "without_walls",
     "write_plugin",
 ]
 
@@ -184,6 +193,22 @@ async def open_host(root: Path, **changes: Any) -> AsyncIterator[Host]:
         yield host
 
 
+def without_walls() -> OfferFinder:
+    """Return what makes a strategy launch at level ``limits``, whatever the machine offers."""
+    return OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp"))
+
+
+@contextmanager
+def no_walls() -> Iterator[None]:
+    """Have hosts that are opened meanwhile launch at level ``limits``.
+
+    For tests of what is done where no wall keeps a plugin's children in: they leave its group, outlive it, and have to be hunted down.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=without_walls()))
+        yield
+
+
 def run(scenario: Callable[[], Coroutine[Any, Any, V]]) -> V:
     """Run a scenario; fail on anything that nobody caught and on any error the host logged."""
     faults: list[str] = []
@@ -253,6 +278,20 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def cmdline(pid: int) -> bytes:
+    """Return a process's command line, each word ended by a zero byte; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wardens_of(host_pid: int) -> list[int]:
+    children = Path(f"/proc/{host_pid}/task").glob("*/children")
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    return [pid for pid in pids if b"warden_main" in cmdline(pid)]
 
 
 def open_descriptors() -> int:

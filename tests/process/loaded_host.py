@@ -1,16 +1,17 @@
 """A host under load, to be killed: opens the plugins of a folder, calls them without end and prints its plugins' processes once.
 
-Run as a program: ``loaded_host.py ROOT``.
+Run as a program: ``loaded_host.py ROOT WALLS``, where WALLS is ``all`` of this machine's or ``none``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
 
-from tests.process.hosts import Doc, T, open_host, outcome_of, policies, until
+from tests.process.hosts import Doc, T, no_walls, open_host, outcome_of, policies, until
 
 
 async def main(root: Path) -> None:
@@ -32,4 +33,5 @@ async def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    with no_walls() if sys.argv[2] == "none" else contextlib.nullcontext():
+        asyncio.run(main(Path(sys.argv[1])))

@@ -19,7 +19,8 @@ from annexe.launch import UidAllocator
 from annexe.launch.processes import ProcessIdentity, identity_of
 from annexe.launch.sweep import LaunchRecord, LaunchRecords, Swept
 from tests.process import dying_host
-from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy
+from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_namespaces
+from tests.process.hosts import wardens_of
 from tests.process.test_launch import DAEMON
 
 Host = tuple["subprocess.Popen[str]", dict[str, Any]]
@@ -30,13 +31,13 @@ StartHost = Callable[..., Host]
 def start_host(tmp_path: Path, cache_dir: Path, open_folder: Path) -> Iterator[StartHost]:
     hosts: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path, *, count: int = 1, state: Path = tmp_path / "state", wait: bool = True) -> Host:
-        arguments = [state, cache_dir, open_folder / "uids", folder, count]
+    def start(folder: Path, *, count: int = 1, state: Path = tmp_path / "state", wait: bool = True, walls: str = "all") -> Host:
+        arguments = [state, cache_dir, open_folder / "uids", folder, count, walls]
         host = subprocess.Popen(
             [sys.executable, dying_host.__file__, *map(str, arguments)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
         )
         hosts.append(host)
         assert host.stdout is not None
@@ -58,6 +59,13 @@ def kill(host: subprocess.Popen[str], *, then_gone: list[int]) -> None:
     for fd in pidfds:
         assert select.select([fd], [], [], 10)[0], "a plugin outlived its host"
         os.close(fd)
+
+
+def kill_without_its_warden(host: subprocess.Popen[str], *, then_gone: list[int]) -> None:
+    """Kill both: what only the next host will find is left alone."""
+    (warden,) = wardens_of(host.pid)
+    os.kill(warden, 9)
+    kill(host, then_gone=then_gone)
 
 
 DEAF = """
@@ -103,12 +111,28 @@ def stubs(cache_dir: Path) -> list[int]:
     return found
 
 
+@needs_namespaces
+def test_daemon_behind_walls_dies_with_its_host_though_nobody_watches(
+    make_plugin: MakePlugin, start_host: StartHost, open_strategy: OpenStrategy, cache_dir: Path
+) -> None:
+    host, facts = start_host(make_plugin(DAEMON).folder)
+    left = [pid for pid in stubs(cache_dir) if identity_of(pid) is not None]
+    assert len(left) == len({*left, *facts["main"]}) >= 4  # bubblewrap twice, the plugin, its daemon
+    kill_without_its_warden(host, then_gone=left)
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            assert await strategy.sweep() == (Swept(plugin="sample", instance="sample-0", killed=0, gone=True),)
+
+    asyncio.run(scenario())
+
+
 def test_sweep_finds_a_daemon_that_outlived_its_host(
     make_plugin: MakePlugin, start_host: StartHost, open_strategy: OpenStrategy, tmp_path: Path, uids: UidAllocator
 ) -> None:
-    host, facts = start_host(make_plugin(DAEMON).folder)
+    host, facts = start_host(make_plugin(DAEMON).folder, walls="none")
     daemon = int(facts["said"][0])
-    kill(host, then_gone=facts["main"])
+    kill_without_its_warden(host, then_gone=facts["main"])
     assert identity_of(daemon) is not None
 
     async def scenario() -> None:
@@ -125,9 +149,9 @@ def test_sweep_finds_a_daemon_that_outlived_its_host(
 def test_daemon_of_a_dead_host_loses_its_uid_only_with_its_life(
     make_plugin: MakePlugin, start_host: StartHost, open_strategy: OpenStrategy, tmp_path: Path, uids: UidAllocator
 ) -> None:
-    host, facts = start_host(make_plugin(DAEMON).folder, state=tmp_path / "never-swept")
+    host, facts = start_host(make_plugin(DAEMON).folder, state=tmp_path / "never-swept", walls="none")
     daemon = int(facts["said"][0])
-    kill(host, then_gone=facts["main"])
+    kill_without_its_warden(host, then_gone=facts["main"])
     assert identity_of(daemon) is not None
     (uids.folder / "uids.next").write_text(str(facts["uids"][0]))  # as if it were its turn again
     taken = uids.acquire()  # the dead host's, after a clean-up

@@ -1,7 +1,8 @@
 """A whole host under load is killed with SIGKILL, again and again, and no plugin process outlives it.
 
-Plugins that fork, that ignore every signal, that never look at their channel, that are in the midst of a call, that start just now. What
-leaves its plugin on purpose (a daemon) is beyond this level, which says so ("tree kill: soft"), and the next host sweeps it away.
+Plugins that fork, that ignore every signal, that never look at their channel, that are in the midst of a call, that start just now. Behind
+walls what leaves its plugin on purpose (a daemon) ends with it. Without walls it is beyond the level, which says so ("tree kill: soft"),
+and the warden or the next host sweeps it away.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from annexe.record import EventKind
+from annexe.record import Event, EventKind
 from tests.process import loaded_host
-from tests.process.conftest import IS_ROOT
-from tests.process.hosts import events, is_alive, open_host, run, until, write_plugin
+from tests.process.conftest import IS_ROOT, needs_namespaces
+from tests.process.hosts import cmdline, events, is_alive, no_walls, open_host, run, until, wardens_of, write_plugin
 
 GONE_WITHIN_S = 5.0
 
@@ -90,28 +91,21 @@ def processes_of(mark: str) -> list[int]:
 
 def plugins_of(mark: str) -> list[int]:
     """Return the plugin processes among them."""
-    return [pid for pid in processes_of(mark) if not re.search(rb"warden_main|loaded_host", cmdline(pid))]
-
-
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return [pid for pid in processes_of(mark) if not re.search(rb"warden_main|loaded_host|\A[^\0]*bwrap\0", cmdline(pid))]
 
 
 def write_all(root: Path, plugins: dict[str, str]) -> None:
     # The right to this variable is what puts the mark into plugins and all that they fork.
     for name, code in plugins.items():
-        extra = '[permissions]\nenv = ["KILL9_MARK"]\n[resources]\nprocesses = 64'
+        extra = '[permissions]\nenv = ["KILL9_MARK"]\nsubprocess = true\n[resources]\nprocesses = 64'
         write_plugin(root / "plugins", name, code, hooks=["t.edit", "t.seen"], extra=extra)
 
 
 class LoadedHost:
-    def __init__(self, root: Path, mark: str) -> None:
+    def __init__(self, root: Path, mark: str, walls: str = "all") -> None:
         self.errors = (root / "errors").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, loaded_host.__file__, str(root)],
+            [sys.executable, loaded_host.__file__, str(root), walls],
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
@@ -150,14 +144,14 @@ def wait_gone(mark: str) -> float:
     return time.monotonic() - started
 
 
-def kill_again_and_again(root: Path, mark: str, times: int) -> None:
+def kill_again_and_again(root: Path, mark: str, times: int, walls: str = "all") -> None:
     seed = int(os.environ.get("KILL9_SEED") or random.SystemRandom().randrange(2**32))
     print(f"KILL9_SEED={seed}")
     chance = random.Random(seed)
     write_all(root, PLUGINS)
     slowest_s, most = 0.0, 0
     for number in range(times):
-        host = LoadedHost(root, mark)
+        host = LoadedHost(root, mark, walls)
         try:
             if number % 4 == 3:
                 time.sleep(chance.uniform(0.3, 1.2))  # also in the midst of starting
@@ -173,21 +167,35 @@ def kill_again_and_again(root: Path, mark: str, times: int) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_killed_host_leaves_no_plugin_process(tmp_path: Path, mark: str) -> None:
-    kill_again_and_again(tmp_path, mark, 10)
+@pytest.mark.parametrize(("walls", "times"), [("all", 10), ("none", 4)])
+def test_killed_host_leaves_no_plugin_process(tmp_path: Path, mark: str, walls: str, times: int) -> None:
+    kill_again_and_again(tmp_path, mark, times, walls)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_host_killed_two_hundred_times_leaves_no_plugin_process(tmp_path: Path, mark: str) -> None:
-    kill_again_and_again(tmp_path, mark, 200)
+@pytest.mark.parametrize("walls", ["all", "none"])
+def test_host_killed_two_hundred_times_leaves_no_plugin_process(tmp_path: Path, mark: str, walls: str) -> None:
+    kill_again_and_again(tmp_path, mark, 200, walls)
 
 
 def test_daemon_of_a_killed_host_is_ended_by_the_warden(tmp_path: Path, mark: str) -> None:
     write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
+    host = LoadedHost(tmp_path, mark, walls="none")
+    host.wait_ready()
+    wait_for_count(mark, 2)
+    host.kill()
+    wait_gone(mark)
+
+
+@needs_namespaces
+def test_daemon_behind_walls_ends_with_a_killed_host_without_a_warden(tmp_path: Path, mark: str) -> None:
+    write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
     host = LoadedHost(tmp_path, mark)
     host.wait_ready()
     wait_for_count(mark, 2)
+    (warden,) = wardens_of(host.process.pid)
+    os.kill(warden, 9)
     host.kill()
     wait_gone(mark)
 
@@ -205,7 +213,7 @@ def test_without_its_warden_a_killed_host_leaves_children_and_the_next_host_swee
     tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass"), "forks": PLUGINS["forks"]})
-    host = LoadedHost(tmp_path, mark)
+    host = LoadedHost(tmp_path, mark, walls="none")
     host.wait_ready()
     wardens = wardens_of(host.process.pid)
     assert len(wardens) == 1
@@ -226,13 +234,8 @@ def test_without_its_warden_a_killed_host_leaves_children_and_the_next_host_swee
             assert receipt.tree_kill == ("hard" if IS_ROOT else "soft")
 
     monkeypatch.setenv("KILL9_MARK", mark)
-    run(scenario)
-
-
-def wardens_of(host_pid: int) -> list[int]:
-    children = Path(f"/proc/{host_pid}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    return [pid for pid in pids if b"warden_main" in cmdline(pid)]
+    with no_walls():
+        run(scenario)
 
 
 def test_closed_host_sends_its_warden_home(tmp_path: Path, mark: str) -> None:
@@ -262,19 +265,30 @@ def test_killed_warden_has_a_successor_from_the_next_start_on(tmp_path: Path, ma
 
 
 def test_daemon_of_a_stopped_plugin_is_hunted_down_and_told(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_all(tmp_path, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
+    with no_walls():
+        (event,) = kills_of_a_stopped_daemon(tmp_path, mark, monkeypatch)
+    assert event.facts["stragglers"] == 1 and event.facts["gone"] is True
+
+
+@needs_namespaces
+def test_daemon_of_a_stopped_plugin_behind_walls_ends_with_it(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not kills_of_a_stopped_daemon(tmp_path, mark, monkeypatch)
+
+
+def kills_of_a_stopped_daemon(root: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Stop a plugin that has a daemon; return what is told of the killing once all of it is gone."""
+    write_all(root, {"daemon": DAEMON + FILTER.replace("BODY", "pass")})
     monkeypatch.setenv("KILL9_MARK", mark)
 
-    async def scenario() -> None:
-        async with open_host(tmp_path) as host:
+    async def scenario() -> list[Event]:
+        async with open_host(root) as host:
             plugin = host.plugin("daemon")
             await until(lambda: len(plugins_of(mark)) == 2)
             await plugin.stop()
             assert not plugins_of(mark)
-            (event,) = events(host, EventKind.TREE_KILL_SOFT, "daemon")
-            assert event.facts["stragglers"] == 1 and event.facts["gone"] is True
+            return events(host, EventKind.TREE_KILL_SOFT, "daemon")
 
-    run(scenario)
+    return run(scenario)
 
 
 def test_host_that_cannot_be_told_from_a_daemon_is_not_swept(tmp_path: Path, mark: str) -> None:

@@ -26,6 +26,7 @@ from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
 from annexe.sandbox import IsolationLevel, Profile
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
+from tests.process.hosts import without_walls
 
 REPORT = """
 import json, os, sys, resource, threading
@@ -62,11 +63,6 @@ def read_all(fd: int | None) -> bytes:
     while select.select([fd], [], [], 5)[0] and (chunk := os.read(fd, 65536)):
         text += chunk
     return text
-
-
-def without_walls() -> OfferFinder:
-    """Return what makes a strategy launch at level ``limits``, whatever the machine offers."""
-    return OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp"))
 
 
 async def wait(plugin: LaunchedPlugin) -> ExitStatus:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import socket
 import subprocess
@@ -12,25 +11,15 @@ from typing import Any
 
 import pytest
 
+from annexe.launch.private_frame import PrivateFrame
 from annexe.sandbox import stub
 
 RUNNER = "def main(fd, entry):\n    import os\n    os.write(fd, b'ran')\n    os._exit(7)\n"
 
 
 def frame(**changes: Any) -> bytes:
-    fields: dict[str, Any] = {
-        "host_pid": os.getpid(),
-        "limits": {},
-        "nice": 0,
-        "thread_stack_bytes": 0,
-        "program": [],
-        "folder": "/nonexistent",
-        "libraries": [],
-        "runner": "stand_in",
-        "entry": "entry",
-    }
-    packed = marshal.dumps(fields | changes, 2)
-    return len(packed).to_bytes(4, "big") + packed
+    fields: dict[str, Any] = {"host_pid": os.getpid(), "limits": {}, "folder": "/nonexistent", "runner": "stand_in", "entry": "entry"}
+    return PrivateFrame(**fields | changes).packed()
 
 
 def run(sent: bytes) -> tuple[int, bytes, bytes]:
