@@ -39,7 +39,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 # These steer the loader, the interpreter or the stub before any limit is on, or are set by the host itself.
 _STEERING_PREFIXES = ("ANNEXE_", "DYLD_", "LD_", "PYTHON")
-_HOSTS_OWN = frozenset({"HOME", "PATH", "TMPDIR"})
+_HOSTS_OWN = frozenset({"HOME", "HTTP_PROXY", "HTTPS_PROXY", "PATH", "TMPDIR"})
 _KERNEL_FOLDERS = ("proc", "sys", "dev")
 _NETWORK_EXPECTED = "an address as host:port, such as 'api.example.org:443' or '[2001:db8::1]:443'"
 
@@ -76,7 +76,7 @@ module_name = matching(
     "a module inside the plugin's folder such as 'my_plugin.main'", accepts=lambda value: all(map(_is_identifier, value.split(".")))
 )
 env_name = matching(
-    "an environment variable's name such as 'HTTP_TIMEOUT', not HOME, PATH or TMPDIR and not beginning with ANNEXE_, DYLD_, LD_ or PYTHON",
+    "an environment variable's name such as 'HTTP_TIMEOUT', not HOME, PATH, TMPDIR, HTTP_PROXY or HTTPS_PROXY and not beginning with ANNEXE_, DYLD_, LD_ or PYTHON",
     accepts=is_env_name,
 )
 library_name = matching("a library's file name such as 'libgomp.so.1'", accepts=_is_file_name)
