@@ -36,7 +36,7 @@ class Basis:
 
 def basis_of(prepared: Prepared) -> Basis:
     """Return what a fork server for this launch would be made from. Blocking."""
-    request = replace(prepared.request, instance="", entry="")
+    request = replace(prepared.request, instance="")
     return Basis(
         prepared=replace(prepared, request=request),
         files=tuple(_file_at(place.path) for place in prepared.places),

@@ -2,7 +2,7 @@
 
 A request is one byte with the plugin's ends as descriptors: channel, standard output, standard error, the pipe in which the fork's end is
 told, and the doors of its control group. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now. The fork
-says ``.`` on its channel when it is in its control group, and waits for its private frame.
+says ``.`` on its channel when it is in its control group, puts up its walls, and waits for a byte before it goes on.
 
 * No plugin can reach the control socket. What comes is read strictly all the same; a server that answers anything else is not used again.
 * A handle is believed when the kernel says that it stands for a child of this very server.
@@ -15,19 +15,23 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 from annexe.errors import SandboxError
 from annexe.launch.basis import Basis
 from annexe.launch.descriptors import channel_ends, let_descriptors_pass, pipe_ends
+from annexe.launch.egress import Egress, receive_egress
 from annexe.launch.forked import Fork, kill_through
 from annexe.launch.launched import LaunchedProcess
 from annexe.launch.preparation import Home
+from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.processes import parent_of, pid_of_pidfd
 
 __all__ = ["ForkServer", "NotServedError", "RefusedError"]
+
+T = TypeVar("T")
 
 _ANSWER_S = 10.0
 _REQUEST, _FORKED, _REFUSED, _SETTLED = b"f", b"+", b"-", b"."
@@ -48,15 +52,17 @@ class ForkServer:
     Args:
         process: The server; its channel is the control socket.
         basis: What it was made from.
+        orders: What its forks were told.
 
     Attributes:
         forks: How many live, or are being made.
         is_retired: It is to end as soon as it has no fork.
     """
 
-    def __init__(self, process: LaunchedProcess, basis: Basis) -> None:
+    def __init__(self, process: LaunchedProcess, basis: Basis, orders: PrivateFrame) -> None:
         self.process = process
         self.basis = basis
+        self.orders = orders
         self.home = Home(uid=basis.prepared.uid, scratch=basis.prepared.scratch)
         self.forks = 0
         self.is_retired = False
@@ -64,11 +70,15 @@ class ForkServer:
         process.sock.settimeout(_ANSWER_S)
         let_descriptors_pass(process.sock, True)  # what its plugin will never have
 
-    def fork(self, doors: Iterable[Path]) -> Fork:
+    def fork(self, doors: Iterable[Path], meanwhile: Callable[[], T]) -> tuple[Fork, T]:
         """Have it make a fork. Blocking; one at a time.
 
         Args:
             doors: Files by which the fork joins its control group.
+            meanwhile: What can be done while it forks.
+
+        Returns:
+            The fork, which waits to be let go on, and what ``meanwhile`` returned.
 
         Raises:
             NotServedError: It does not.
@@ -76,6 +86,7 @@ class ForkServer:
         """
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as always:
             sock, theirs = channel_ends(on_failure, always)
+            let_descriptors_pass(sock, self.orders.egress is not None)
             stdout, stdout_writer = pipe_ends(on_failure, always)
             stderr, stderr_writer = pipe_ends(on_failure, always)
             end, end_writer = pipe_ends(on_failure, always)
@@ -83,22 +94,33 @@ class ForkServer:
             for path in doors:
                 given.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
                 always.callback(os.close, given[-1])
-            pidfd = self._ask(given)
-            on_failure.callback(os.close, pidfd)
-            on_failure.callback(kill_through, pidfd)
+            self._ask(given)
+            try:
+                found = meanwhile()
+            finally:  # the answer comes in any case
+                pidfd = self._answer()
+                on_failure.callback(os.close, pidfd)
+                on_failure.callback(kill_through, pidfd)
             pid = self._checked(pidfd)
             theirs.close()  # so that its end is the channel's
-            _wait_settled(sock)
-            fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr)
+            egress = self._settled(sock)
+            if egress is not None:
+                on_failure.callback(egress.listener.close)
+            fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr, egress=egress)
             on_failure.pop_all()
-            return fork
+            return fork, found
 
-    def _ask(self, given: list[int]) -> int:
-        """Send a request and return the handle that was answered."""
+    def _ask(self, given: list[int]) -> None:
         try:
             socket.send_fds(self.process.sock, [_REQUEST], given)
-            answer, handles, flags, _ = socket.recv_fds(self.process.sock, 2, 2, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:  # a timeout, too
+            raise NotServedError(str(error) or type(error).__name__) from error
+
+    def _answer(self) -> int:
+        """Return the handle on a fork."""
+        try:
+            answer, handles, flags, _ = socket.recv_fds(self.process.sock, 2, 2, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
             raise NotServedError(str(error) or type(error).__name__) from error
         if answer == _FORKED and len(handles) == 1 and not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             return handles[0]
@@ -121,13 +143,12 @@ class ForkServer:
             raise NotServedError(f"it answered with a handle on process {pid}, which is not its child")
         return pid
 
-
-def _wait_settled(sock: socket.socket) -> None:
-    """Wait until a fork is in its control group: to move it there costs more than the whole start."""
-    sock.settimeout(_ANSWER_S)
-    try:
-        said = sock.recv(1)
-    except OSError as error:
-        raise NotServedError(f"its fork is silent: {error}") from error
-    if said != _SETTLED:
-        raise NotServedError("its fork ended before it had its orders")
+    def _settled(self, sock: socket.socket) -> Egress | None:
+        """Wait until a fork is in its control group, for to move it there costs more than the whole start; return its way out."""
+        sock.settimeout(_ANSWER_S)
+        try:
+            if sock.recv(1) != _SETTLED:
+                raise NotServedError("its fork ended before it was one")
+            return receive_egress(sock, self.orders.egress) if self.orders.egress is not None else None
+        except OSError as error:
+            raise NotServedError(f"its fork is silent: {error}") from error

@@ -1,7 +1,6 @@
 """A fork server for one plugin: what the stub becomes where it is told to serve, behind the same walls as the plugin.
 
-It imports what forks need, waits for requests on its control socket and forks. Each fork goes back into the stub, which takes it through
-all the steps of a cold start, with a channel and a private frame of its own.
+It imports what forks need, waits for requests on its control socket and forks. Each fork goes back into the stub, which puts up its walls.
 
 * No code of a plugin is ever loaded in it: that would own every later fork. It imports from the standard library and the runtime folder
   alone, and nothing that the plugin may have a version of its own of; a fork imports that as a cold start would.
