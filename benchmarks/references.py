@@ -352,6 +352,12 @@ class Pyisolate(Peer):
             samples.append((time.perf_counter() - began) * 1000)
         return samples
 
+    def memory_mb(self) -> list[float]:
+        """Return what the extension's process takes, in MB of PSS."""
+        pids = [extension.proc.pid for extension in self.peers.extensions.values()]
+        lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+        return [sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024]
+
     def block(self, count: int) -> list[float]:
         async def calls() -> list[float]:
             clock, text = time.perf_counter_ns, self.text

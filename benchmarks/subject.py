@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 from annexe import Host, SyncHost
-from annexe.host import host as host_module
+from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder
 from annexe.sandbox.cgroup import NoControlGroups
 from benchmarks.contracts import Bench, Editor, Keeper, Ledger, Probe
@@ -348,11 +349,8 @@ class StartsWithoutWalls(Starts):
     level = "limits"
 
     async def open(self) -> None:
-        whole = host_module.ProcessStrategy
-        host_module.ProcessStrategy = functools.partial(  # type: ignore[misc,assignment]
-            whole, offers=OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp")), groups=NoControlGroups()
+        bare = functools.partial(
+            ProcessStrategy, offers=OfferFinder(unsafe_without=("namespaces", "landlock", "seccomp")), groups=NoControlGroups()
         )
-        try:
+        with mock.patch("annexe.host.host.ProcessStrategy", bare):
             await super().open()
-        finally:
-            host_module.ProcessStrategy = whole  # type: ignore[misc]
