@@ -25,7 +25,7 @@ from annexe.manifest.names import network_target
 from annexe.manifest.values import MisfitError
 from annexe.trust.grants import denial
 
-__all__ = ["EgressLimits", "EgressRules", "Target", "Url", "parse_target", "parse_url"]
+__all__ = ["EVERY_TARGET", "EgressLimits", "EgressRules", "Target", "Url", "parse_target", "parse_url"]
 
 _MIB = 1024 * 1024
 _MAX_URL_CHARS = 8192
@@ -33,6 +33,9 @@ _MAX_HOST_CHARS = 253
 _SHOWN_CHARS = 120
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _RIGHT = "network:"
+
+EVERY_TARGET = f"{_RIGHT}*"
+"""What a plugin has whose needs are being learned; no manifest can ask for it, and so nobody can grant it."""
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
@@ -233,7 +236,7 @@ class EgressRules:
         Raises:
             PermissionDeniedError: It was not granted; names the manifest's line.
         """
-        if target.right not in self._rights:
+        if target.right not in self._rights and EVERY_TARGET not in self._rights:
             raise denial(self.plugin, target.right, self._manifest, command=self._command)
 
     def check_address(self, target: Target, address: str) -> None:

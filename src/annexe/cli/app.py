@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "schema": ("schema", "schema"),
     "new": ("new", "new"),
     "dev": ("dev", "dev"),
+    "learn": ("learn", "learn"),
     "doctor": ("doctor", "doctor"),
     "attack": ("attack", "attack"),
     "completion": ("completion", "completion"),
@@ -70,8 +71,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Run other people's plugins next to your own code, and operate the host that runs them.
 
-    All commands but run, new, dev, schema, doctor, attack and completion talk to a running host, over the control socket in its state
-    directory.
+    All commands but run, new, dev, learn, schema, doctor, attack and completion talk to a running host, over the control socket in its
+    state directory.
     """
 
 

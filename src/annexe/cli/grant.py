@@ -27,8 +27,8 @@ def grant(plugin: str, content: bool, versions: str, note: str, yes: bool, state
     """Give a plugin the rights that it asks for.
 
     What is asked for and what each right is worth is shown first. A grant to the folder holds while the plugin asks for exactly these
-    rights, whatever its code becomes; one to the content (--content) ends with the first change of a file. Either takes the place of an earlier one
-    that is bound alike.
+    rights, whatever its code becomes; one to the content (--content) ends with the first change of a file. Either takes the place of
+    an earlier one that is bound alike.
     """
     with connect(state_dir) as client:
         told = client.call("show", plugin=plugin)

@@ -29,6 +29,7 @@ from annexe.host.advice import Advice
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
+from annexe.host.learning import Learning
 from annexe.host.permissions import Permissions
 from annexe.host.planner import Planner
 from annexe.host.plugin_handle import PluginHandle
@@ -99,6 +100,7 @@ class Host:
         codecs: Offered to plugins, best first.
         control: Listen on the control socket, for the ``annexe`` command.
         explain_values: Explain keeps what plugins were given and gave; without, who did what and when remains.
+        unsafe_learning: For ``annexe learn`` alone: what a plugin needs is written down, with the walls off.
         clock: For tests.
 
     Use it as ``async with Host(…) as host``: entering waits until every eager plugin is ready or has failed, for 60 seconds at
@@ -135,6 +137,7 @@ class Host:
         codecs: Sequence[CodecName] = ("msgpack", "json"),
         control: bool = True,
         explain_values: bool = True,
+        unsafe_learning: Learning | None = None,
         clock: Clock | None = None,
     ) -> None:
         folders = [plugins] if isinstance(plugins, (str, Path)) else list(plugins)
@@ -157,6 +160,7 @@ class Host:
             codecs=codecs,
             control=control,
             explain_values=explain_values,
+            unsafe_learning=unsafe_learning,
             dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}, breaker=breaker or BreakerPolicy()),
             policies=policies or Policies(),
         )
@@ -291,7 +295,11 @@ class Host:
 
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
         self._data = DataFolders(self._settings.data_dir, plugin_uids=DEFAULT_UID_RANGE if _is_root() else range(0))
-        processes = ProcessStrategy(state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons), data=self._data)
+        learning = self._settings.unsafe_learning
+        offers = {"offers": learning.offers()} if learning is not None else {}
+        processes = ProcessStrategy(
+            state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons), data=self._data, **offers
+        )
         stack.push_async_callback(processes.close)
         for swept in await processes.sweep():
             reason = f"{swept.killed} processes of {swept.instance} outlived an earlier host"

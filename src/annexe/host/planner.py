@@ -97,7 +97,11 @@ class Planner:
                 raise PluginBlockedError(verdict, plugin=known.id)
         manifest, loaded = known.manifest, known.loaded
         assert manifest is not None and loaded is not None and known.decision is not None
-        granted = known.decision.granted
+        granted, on_used, learning = known.decision.granted, self._uses.telling(known.id), self._settings.unsafe_learning
+        if learning is not None:
+            granted = learning.granted(known.id, granted, capabilities=self._capabilities)
+            manifest = learning.asking_for(granted, manifest)
+            on_used = learning.telling(known.id, on_used)
         kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
         log = self._logs.sink(known.id)
         for name in sorted(set(manifest.permissions.capabilities) - self._capabilities.keys()):
@@ -115,7 +119,7 @@ class Planner:
             events=self._events,
             instance=instance,
             grant_command=self._advice.grant_command(known.id),
-            on_used=self._uses.telling(known.id),
+            on_used=on_used,
         )
         self._uses.watch(known.id, services)
         resources, runtime = manifest.resources, manifest.runtime
@@ -147,7 +151,7 @@ class Planner:
             hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
             warm=self._settings.is_warm(known.id, lazy=runtime.start == "lazy"),
         )
-        return InstancePlan(
+        plan = InstancePlan(
             launch=launch,
             limits=ChannelLimits(
                 concurrency=runtime.concurrency, streams=runtime.streams, stuck_s=self._settings.policies.health.stuck_after_s
@@ -168,6 +172,7 @@ class Planner:
             codecs=tuple(self._settings.codecs),
             on_ready=partial(self._tell_unenforced, known),
         )
+        return plan if learning is None else learning.planned(plan)
 
     def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
         """Say once what a plugin asks for, or is limited to, that cannot be held here."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, final, get_args
 from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import DispatchPolicy
+from annexe.host.learning import Learning
 from annexe.sandbox import IsolationLevel
 from annexe.supervision.supervisor import Policies
 
@@ -49,6 +50,7 @@ class HostSettings:
     codecs: Sequence[CodecName]
     control: bool
     explain_values: bool
+    unsafe_learning: Learning | None = None
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
     policies: Policies = field(default_factory=Policies)
 
@@ -62,6 +64,8 @@ class HostSettings:
             wrong.append("codecs: expected at least one")
         if not 0 < self.default_deadline_s < float("inf"):
             wrong.append(f"default_deadline_s: expected seconds above 0, got {self.default_deadline_s!r}")
+        if self.production and self.unsafe_learning is not None:
+            wrong.append("unsafe_learning: it takes the walls away, which is for `annexe learn` alone; leave it out in production")
         if self.production and self.grants == "manifest":
             wrong.append('grants: "manifest" is for development; in production give a policy file, or grant with `annexe grant ID`')
         if wrong:

@@ -18,7 +18,7 @@ from typing import final
 
 from annexe.sandbox.profile import Profile
 
-__all__ = ["DEVICES", "PROC_FILES", "Access", "Place", "places_for"]
+__all__ = ["CERTIFICATES", "DEVICES", "PROC_FILES", "Access", "Place", "SYSTEM", "places_for"]
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 """The devices that every plugin has."""
@@ -30,7 +30,7 @@ PROC_FILES = (
 )
 """What of ``/proc`` a plugin can read behind Landlock: of itself and of the machine's load, nothing with the host's files or mounts."""
 
-_SYSTEM = (
+SYSTEM = (
     "/usr/lib",
     "/usr/lib32",
     "/usr/lib64",
@@ -41,13 +41,17 @@ _SYSTEM = (
     "/etc/ld.so.cache",
     "/etc/localtime",
 )
-_CERTIFICATES = (
+"""What of the system every plugin can read."""
+
+CERTIFICATES = (
     "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
     "/etc/pki/tls/certs",
     "/etc/pki/ca-trust/extracted",
     "/usr/share/ca-certificates",
 )
+"""What a plugin that may use the network can read besides."""
+
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 _LOADERS = (
     "/lib64/ld-linux-x86-64.so.2",
@@ -98,9 +102,9 @@ def places_for(
         packages: Folders of installed packages.
         executables: What a plugin that is not Python must be able to execute, besides the loader.
     """
-    wanted = [Place(path, Access.READ) for path in (*_SYSTEM, python, f"{prefix}/lib", runtime, folder, *packages)]
+    wanted = [Place(path, Access.READ) for path in (*SYSTEM, python, f"{prefix}/lib", runtime, folder, *packages)]
     if profile.network:
-        wanted += [Place(path, Access.READ) for path in _CERTIFICATES]
+        wanted += [Place(path, Access.READ) for path in CERTIFICATES]
     if executables:
         wanted += [Place(path, Access.RUN) for path in (*_LOADERS, *executables)]
         wanted += [Place(path, Access.READ) for path in _NODE]

@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,6 +18,7 @@ from annexe.clock import Clock
 from annexe.contract import InvalidValueError, bind, capability_definition
 from annexe.errors import AnnexeError, InvalidParamsError
 from annexe.testing.kv import FakeKv
+from annexe.testing.learning import LearningSession
 from annexe_sdk import CallFailed, Context, PermissionDenied
 from annexe_sdk.aio import AsyncContext
 from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
@@ -56,9 +58,18 @@ class FakeHost:
         capabilities: The application's objects.
         clock: For the store.
         granted: Rights; None: all.
+        session: Is told of rights that are used, and looks away from what the test's own objects do.
     """
 
-    def __init__(self, *, config: dict[str, Any], capabilities: Iterable[Any], clock: Clock, granted: frozenset[str] | None) -> None:
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any],
+        capabilities: Iterable[Any],
+        clock: Clock,
+        granted: frozenset[str] | None,
+        session: LearningSession | None = None,
+    ) -> None:
         self.config = config
         self.grants = sorted(granted or ())
         self.data_dir: str | None = None
@@ -69,6 +80,7 @@ class FakeHost:
         self.progress: list[tuple[float, str]] = []
         self._capabilities = {capability.name: capability for capability in capabilities}
         self._granted = granted
+        self._session = session
         self._lock = threading.Lock()
 
     def context(self, meta: dict[str, Any]) -> Context:
@@ -133,12 +145,15 @@ class FakeHost:
             checked = [param.type.from_builtins(value) for param, value in zip(definition.params, values, strict=True)]
         except (InvalidParamsError, InvalidValueError) as error:
             raise CallFailed("invalid-params", str(error)) from error
-        result = await getattr(target, function)(*checked)
+        with self._session.looking_away() if self._session is not None else nullcontext():
+            result = await getattr(target, function)(*checked)
         return None if definition.result is None else _sent(definition.result.to_wire(result))
 
     def _check_granted(self, method: str) -> None:
         family, _, rest = method.partition(".")
         right = "kv" if family == "kv" else f"cap:{rest.partition('.')[0]}"
+        if self._session is not None:
+            self._session.note("right", right)
         if self._granted is not None and right not in self._granted:
             line = "[permissions.kv]" if right == "kv" else f'[permissions] capabilities = ["{right[4:]}"]'
             raise PermissionDenied("permission-denied", f"plugin.toml does not ask for {right!r}; add: {line}")

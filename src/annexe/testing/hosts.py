@@ -16,6 +16,7 @@ from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginView
 from annexe.host.sync import SyncHost
 from annexe.supervision.state import PluginState
+from annexe.testing.learning import session
 
 __all__ = ["async_host_for", "host_for"]
 
@@ -47,7 +48,9 @@ async def async_host_for(plugin: str | Path, *, contracts: Sequence[type[Any]] =
 
 
 def _settings(plugin: str | Path, contracts: Sequence[type[Any]], state: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"plugins": plugin, "contracts": contracts, "grants": "manifest", "state_dir": state, "control": False, **settings}
+    learn = session()  # below `annexe learn`
+    learning = {"grants": "manifest", "unsafe_learning": learn.learning} if learn is not None else {}
+    return {"plugins": plugin, "contracts": contracts, "grants": "manifest", "state_dir": state, "control": False, **settings, **learning}
 
 
 def _check_ready(plugins: Sequence[PluginView]) -> None:

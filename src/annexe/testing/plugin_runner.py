@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +23,11 @@ import msgspec
 from annexe.capabilities.config import schema_of
 from annexe.errors import ActivationError, MethodNotFoundError
 from annexe.ids import new_request_id
+from annexe.manifest import read_manifest
 from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
+from annexe.testing.learning import LearningSession, session
 from annexe.testing.loading import LoadedPlugin
 from annexe_sdk import Plugin, Respond
 from annexe_sdk.context import UNCHANGED
@@ -70,12 +73,19 @@ class PluginRunner:
         clock: FakeClock | None = None,
         contracts: Iterable[type[Any]] = (),
     ) -> None:
-        self._loaded = LoadedPlugin(Path(plugin)) if isinstance(plugin, str | Path) else None
+        self._session = _session_for(Path(plugin)) if isinstance(plugin, str | Path) else None
+        with self._watching(Path(plugin) if isinstance(plugin, str | Path) else Path()):
+            self._loaded = LoadedPlugin(Path(plugin)) if isinstance(plugin, str | Path) else None
         self.plugin = plugin if isinstance(plugin, Plugin) else self._loaded.plugin if self._loaded is not None else Plugin()
         self.clock = clock or FakeClock()
         granted = self._loaded.manifest.permission_set() if self._loaded is not None else None
+        if self._session is not None:
+            self._session.note("ran", "memory")
+            granted = self._session.rights
         self._checks = Checks(contracts, plugin=self._loaded.manifest.id if self._loaded is not None else "plugin")
-        self._host = FakeHost(config=self._completed(config or {}), capabilities=capabilities, clock=self.clock, granted=granted)
+        self._host = FakeHost(
+            config=self._completed(config or {}), capabilities=capabilities, clock=self.clock, granted=granted, session=self._session
+        )
         self._runner: asyncio.Runner | None = None  # the loop of async handlers, from the first on
         self.logs = self._host.logs
         self.metrics = self._host.metrics
@@ -179,17 +189,22 @@ class PluginRunner:
         _check_given(handler, params)
         ctx = self._host.async_context(meta) if handler.is_async else self._host.context(meta)
         params = [*params, ctx] if handler.wants_ctx else params
-        result = handler.function(*params)
-        if handler.is_async:
-            self._runner = self._runner or asyncio.Runner()
-            result = self._runner.run(_gathered(result) if handler.is_generator else result)
-        elif handler.is_generator:
-            result = list(result)
+        with self._watching(self._loaded.folder if self._loaded is not None else Path()):
+            result = handler.function(*params)
+            if handler.is_async:
+                self._runner = self._runner or asyncio.Runner()
+                result = self._runner.run(_gathered(result) if handler.is_generator else result)
+            elif handler.is_generator:
+                result = list(result)
         changed = ctx._changed_state()
         if changed is not None:
             kept = {**meta.get("state", {}), **changed}
             meta["state"] = {key: value for key, value in kept.items() if value is not None}
         return result
+
+    def _watching(self, folder: Path) -> AbstractContextManager[None]:
+        """Note what the plugin does in this block, where ``annexe learn`` asked for it."""
+        return self._session.watching(folder.resolve()) if self._session is not None else nullcontext()
 
     def _check_provided(self, loaded: LoadedPlugin) -> None:
         provided, declared = self.plugin.provides(), loaded.manifest.provides
@@ -306,6 +321,12 @@ class RunnerRequest:
         except Respond as answer:
             answer.value = _travelled(answer.value)
             raise
+
+
+def _session_for(folder: Path) -> LearningSession | None:
+    """Return the session of ``annexe learn`` if it is about this plugin."""
+    found = session()
+    return found if found is not None and read_manifest(folder).id == found.plugin else None
 
 
 def _check_given(handler: Handler, params: list[Any]) -> None:

@@ -76,6 +76,10 @@ class Life:
         self._runner.data_dir = call.params.get("data_dir")
         self._runner.level = call.params.get("level") or ""
         try:
+            if call.params.get("record"):  # a host that learns what the plugin needs
+                from annexe_sdk.recording import record
+
+                record(self._runner, call.params["record"])
             self._plugin = self._load()
             self._prepare()
             if self._plugin.is_async:
