@@ -20,6 +20,7 @@ import pytest
 
 from annexe.launch.removal import remove_tree
 from tests.process.hosts import is_alive
+from tests.support.tools import level_here
 
 pytestmark = pytest.mark.timeout(90)  # some twenty commands each, every one a process
 
@@ -204,7 +205,7 @@ def test_operator_grants_calls_and_looks_at_a_plugin(shell: Shell) -> None:
     assert "no record" in shell.annexe("explain", "never-was", code=6)
 
     shown = shell.annexe("show", "shout")
-    assert "level: limits" in shown and re.search(r"kv +yes +enforced", shown) and "starting" in shown
+    assert f"level: {level_here()}" in shown and re.search(r"kv +yes +enforced", shown) and "starting" in shown
     assert shell.json("show", "shout")["digest"].startswith("sha3-512:")
     assert 'annexe_calls_total{plugin="shout",method="hook.greeter.on_greeting"}' in shell.annexe("metrics")
     assert shell.json("metrics")["shout"]["methods"]["hook.greeter.on_greeting"]["calls"] == 3
@@ -418,9 +419,12 @@ def test_doctor_tries_everything_and_says_what_is_not_there(shell: Shell) -> Non
     assert told["ok"] is True
     for name in ("python", "system", "plugin start", "resource limits", "clock", "disk space"):
         assert checks[name]["state"] == "ok", checks[name]
-    assert checks["plugin user"]["state"] == ("ok" if os.geteuid() == 0 else "warning")
-    assert checks["isolation landlock"]["state"] == "not built"
-    assert checks["isolation limits"]["state"] == "ok"
+    assert checks["plugin user"]["state"] == "ok", checks["plugin user"]
+    assert ("share the host's user" in checks["plugin user"]["found"]) is (os.geteuid() != 0)
+    for wall in ("landlock", "system calls", *(("namespaces",) if level_here() == "full" else ())):
+        assert checks[f"wall: {wall}"]["state"] == "ok" and "read back from the kernel" in checks[f"wall: {wall}"]["found"]
+    assert checks["isolation"]["state"] == ("ok" if level_here() == "full" else "warning")
+    assert f"level {level_here()}" in checks["isolation"]["found"]
     assert checks["host"]["found"] == "none runs here"
     assert not shell.state.exists(), "looking changes nothing"
     shell.run()

@@ -97,7 +97,7 @@ def _checks(receipt: Receipt, told: dict[str, Any]) -> Iterator[Check]:
 
     yield Check("plugin start", "ok", f"a plugin started at isolation level {receipt.level}, tree kill {receipt.tree_kill}")
     yield _python(receipt, told)
-    yield _user(told)
+    yield _user(receipt, told)
     if told["open_files"] == _OPEN_FILES and told["memory"] > 0:
         yield Check("resource limits", "ok", "set and read back inside the plugin")
     else:
@@ -140,7 +140,7 @@ def _python(receipt: Receipt, told: dict[str, Any]) -> Check:
     return Check("plugin python", "warning", fallback, mend)
 
 
-def _user(told: dict[str, Any]) -> Check:
+def _user(receipt: Receipt, told: dict[str, Any]) -> Check:
     from annexe.cli.doctor_checks import Check
 
     own = os.geteuid()
@@ -148,5 +148,7 @@ def _user(told: dict[str, Any]) -> Check:
         return Check("plugin user", "ok", f"each plugin gets a user of its own; this one was {told['uid']}")
     if own == 0:
         return Check("plugin user", "failed", "the plugin ran as root", "run the host on Linux, or as another user than root")
+    if receipt.walls.keep_files and receipt.walls.keep_processes:
+        return Check("plugin user", "ok", f"plugins share the host's user ({own}), whose files and processes their walls keep from them")
     found = f"plugins share the host's user ({own}): they can read its files, the control token included"
     return Check("plugin user", "warning", found, "run the host as root, as a service, so that each plugin gets a user of its own")
