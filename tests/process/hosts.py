@@ -39,8 +39,10 @@ __all__ = [
     "Doc",
     "Reply",
     "T",
+    "children_of",
     "cmdline",
     "connection_of",
+    "descendants_of",
     "events",
     "is_alive",
     "no_walls",
@@ -288,10 +290,20 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return all that a process has started and not let go of, with the numbers that this side of any namespace gives them."""
+    return [found for child in children_of(pid) for found in (child, *descendants_of(child))]
+
+
 def wardens_of(host_pid: int) -> list[int]:
-    children = Path(f"/proc/{host_pid}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    return [pid for pid in pids if b"warden_main" in cmdline(pid)]
+    return [pid for pid in children_of(host_pid) if b"warden_main" in cmdline(pid)]
 
 
 def open_descriptors() -> int:

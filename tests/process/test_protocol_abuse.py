@@ -48,6 +48,7 @@ _LAB_TABLES = """
 
 [permissions]
 kv = { quota = "1MiB" }
+subprocess = true
 
 [resources]
 call-timeout = "3s"
