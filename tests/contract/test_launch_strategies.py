@@ -1,4 +1,4 @@
-"""What every launch strategy promises, asked of each: process, in-process, and the fake."""
+"""What every launch strategy promises, asked of each: process (with and without namespaces), in-process, and the fake."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ import pytest
 from annexe.channel import ChannelLimits, Connection, hello
 from annexe.errors import LaunchError, SandboxError
 from annexe.launch import InProcessStrategy, LaunchedPlugin, LaunchRequest, LaunchStrategy, ProcessStrategy, plugin_environment
+from annexe.launch.offer import OfferFinder
 from annexe.launch.removal import remove_tree
 from annexe.sandbox import IsolationLevel
 from annexe.testing import FakeLaunchStrategy
 from annexe_sdk.runner import main
+from tests.process.hosts import open_descriptors
 
 
 def serve_sdk(sock: socket.socket) -> int:
@@ -38,11 +40,12 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     remove_tree(folder)
 
 
-@pytest.fixture(params=["process", "in-process", "fake"])
+@pytest.fixture(params=["process", "process-without-namespaces", "in-process", "fake"])
 def strategy(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[[], LaunchStrategy]]:
     state = Path(tempfile.mkdtemp(prefix="annexe-tests-"))
     made: dict[str, Callable[[], LaunchStrategy]] = {
         "process": lambda: ProcessStrategy(state_dir=state),
+        "process-without-namespaces": lambda: ProcessStrategy(state_dir=state, offers=OfferFinder(bubblewrap=None)),
         "in-process": InProcessStrategy,
         "fake": lambda: FakeLaunchStrategy(serve_sdk),
     }
@@ -173,14 +176,19 @@ def test_plugins_launched_at_once_have_channels_of_their_own(strategy: Callable[
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("strategy", ["process-without-namespaces", "in-process", "fake"], indirect=True)
 def test_floor_that_is_out_of_reach_is_refused_and_leaves_nothing(strategy: Callable[[], LaunchStrategy], folder: Path) -> None:
     async def scenario() -> None:
+        before = open_descriptors()
         async with opened(strategy) as open_strategy:
-            before = len(os.listdir("/proc/self/fd"))
-            with pytest.raises(SandboxError) as refused:
-                await open_strategy.launch(request_for(folder, floor=IsolationLevel.FULL))
-            assert refused.value.plugin == "p"
-            assert len(os.listdir("/proc/self/fd")) == before
+            held = []
+            for _ in range(3):
+                with pytest.raises(SandboxError) as refused:
+                    await open_strategy.launch(request_for(folder, floor=IsolationLevel.FULL))
+                assert refused.value.plugin == "p"
+                held.append(open_descriptors())
+            assert held[1:] == held[:-1]  # what the strategy keeps for the next launch, it opens once
+        assert open_descriptors() == before
 
     asyncio.run(scenario())
 
