@@ -19,18 +19,23 @@ from typing import Any, final
 import msgspec
 
 from annexe.channel.alarm import Alarm
+from annexe.channel.arenas import Arenas, NoRoomError, Regions
 from annexe.channel.calls import CHAIN, HostCall
 from annexe.channel.deadlock import find_waiting_holder
 from annexe.channel.faults import error_from_wire
 from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
+from annexe.channel.memory_files import MemoryFiles
 from annexe.channel.messages import (
     ENCODE_FAULTS,
     JSON,
     MSGPACK,
+    MSGPACK_WITH_ARENAS,
+    BlobsFound,
     Codec,
     CodecName,
     Message,
+    Release,
     RequestMeta,
     Response,
     decode_json,
@@ -73,6 +78,7 @@ class Connection:
         on_notification: Takes the plugin's notifications; see ``incoming.Notify``.
         on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
         on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
+        files: Shared memory to offer, which the plugin has inherited; closed with the connection, or when the plugin has no use for it.
 
     Must be made in a running event loop.
     """
@@ -88,6 +94,7 @@ class Connection:
         on_notification: Notify,
         on_closed: Callable[[AnnexeError | None], None],
         on_stuck: Callable[[], None],
+        files: MemoryFiles | None = None,
     ) -> None:
         self.plugin = plugin
         self.limits = limits
@@ -100,6 +107,7 @@ class Connection:
         self.open_calls: dict[int, HostCall] = {}  # sent and not answered, oldest first
         self.last_id = -1
         self._queue: deque[HostCall] = deque()  # not sent yet
+        self._roomless: deque[HostCall] = deque()  # too long for a frame, and no room for their blobs yet; they hold no slot
         self._slots = Slots(limits)
         self._alarm = Alarm(self._on_alarm, loop=self._loop)
         self._stuck_told = False
@@ -108,6 +116,8 @@ class Connection:
         self._greeted = False
         self._decode_binary: Callable[[bytes], Message] = self._refuse_binary
         self.frame_bytes = 0  # of the frame being handled
+        self.files = files
+        self.arenas: Arenas | None = None
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
@@ -118,17 +128,20 @@ class Connection:
     @property
     def waiting(self) -> int:
         """Calls that have no slot yet."""
-        return len(self._queue) + len(self._slots.ahead)
+        return len(self._queue) + len(self._roomless) + len(self._slots.ahead)
 
     @property
     def in_flight(self) -> int:
         """Calls that are not answered yet, waiting ones included."""
-        return len(self.open_calls) + len(self._queue)
+        return len(self.open_calls) + len(self._queue) + len(self._roomless)
 
     @property
     def is_busy(self) -> bool:
         """Whether anybody still waits for an answer: a call that was given up keeps its slot, but is nobody's any more."""
-        return any(not call.future.done() for call in self.open_calls.values()) or any(not call.future.done() for call in self._queue)
+        return any(not call.future.done() for call in self._all_calls())
+
+    def _all_calls(self) -> list[HostCall]:
+        return [*self.open_calls.values(), *self._queue, *self._roomless]
 
     @property
     def out_bytes(self) -> int:
@@ -141,16 +154,22 @@ class Connection:
 
     # Life.
 
-    def greeted(self, codec: CodecName) -> None:
+    def greeted(self, codec: CodecName, *, uses_arenas: bool = False) -> None:
         """Hello was answered: frames up to the agreed limit and requests of the plugin's are welcome, and the codec that it chose."""
         self._greeted = True
+        if self.files is not None:
+            if codec == "msgpack" and uses_arenas:
+                self.arenas = Arenas(self.files, plugin=self.plugin)
+            else:
+                self.files.close()
+                self.files = None
         if codec == "msgpack":
             self._decode_binary = decode_msgpack
         self._transport.accept(self.limits.max_frame_bytes)
 
     def agree(self, codec: CodecName) -> None:
         """Activation was answered: send in this codec from now on."""
-        self.codec = MSGPACK if codec == "msgpack" else JSON
+        self.codec = JSON if codec == "json" else MSGPACK if self.arenas is None else MSGPACK_WITH_ARENAS
 
     def close(self, error: AnnexeError | None = None) -> None:
         """End the connection; every open call gets an error. Idempotent."""
@@ -164,14 +183,18 @@ class Connection:
         self._ended_by = error
         self._alarm.cancel()
         self._requests.abandon_all()
-        for call in [*self.open_calls.values(), *self._queue]:
+        for call in self._all_calls():
             if not call.future.done():
                 call.future.set_exception(self._gone(call, error))
             if call.stream is not None:
                 call.stream.finish()
         self.open_calls.clear()
         self._queue.clear()
+        self._roomless.clear()
         self._slots.ahead.clear()
+        if self.files is not None:
+            self.files.close_descriptors()
+            self.files = self.arenas = None  # unmapped once no stream has items to be read from there
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         self._on_closed(error)
@@ -292,7 +315,7 @@ class Connection:
 
     def give_up_all(self) -> None:
         """Cancel every open call; their callers get ``CallCancelledError``."""
-        for call in [*self.open_calls.values(), *self._queue]:
+        for call in self._all_calls():
             if not call.future.done():
                 text = f"plugin {self.plugin!r} is stopping, {call.method} was cancelled"
                 call.future.set_exception(CallCancelledError(text, plugin=self.plugin, method=call.method))
@@ -338,9 +361,17 @@ class Connection:
         left_s = self._slots.enter(call, monotonic())
         call.meta.deadline_ms = int(left_s * 1000) if left_s > 0.0 else 0
         try:
-            body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
-            if len(body) > self.limits.max_frame_bytes:
-                raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
+            try:
+                body = self.codec.encode((wire.REQUEST, ident, call.method, call.params, call.meta))
+                if len(body) > self.limits.max_frame_bytes:
+                    raise ValueError(f"{len(body)} bytes; expected at most {self.limits.max_frame_bytes}")
+            except BlobsFound:
+                assert self.arenas is not None
+                head = (wire.REQUEST, ident, call.method, call.params)
+                body = self.arenas.encode(head, call.meta, limit_bytes=self.limits.max_frame_bytes)
+        except NoRoomError:
+            self._wait_for_room(call)
+            return
         except ENCODE_FAULTS as error:
             self._slots.take_back(call)
             self._leave(call)
@@ -350,6 +381,56 @@ class Connection:
         call.params = None  # a plugin that never answers shall not keep them
         self._write(body, not self.open_calls)
         self.open_calls[ident] = call
+
+    # Calls too long for a frame, without room in shared memory.
+
+    def _wait_for_room(self, call: HostCall) -> None:
+        """Keep a call that could not be sent until the plugin releases something; it gives its slot back."""
+        self._slots.take_back(call)
+        self._leave(call)
+        if call.meta.stream is not None:  # what feeds it does not wait
+            raise self._busy(call.method, "no room in shared memory")
+        if len(self._roomless) >= self.limits.queued:
+            raise self._busy(call.method, f"{self.limits.queued} calls wait for room in shared memory")
+        self._roomless.append(call)
+
+    def release(self, message: Release) -> None:
+        """The plugin is done with regions: send what waits for room, in order."""
+        if self.arenas is None:
+            text = "a release of shared memory; this connection has none"
+            raise RemoteProtocolError(text, rule="no-arena", plugin=self.plugin)
+        self.arenas.free(message)
+        waiting = self._roomless
+        while waiting and self._has_been_sent(waiting.popleft()):
+            pass
+        self._requests.answer_with_room()
+        self.arenas.wake()
+
+    def release_regions(self, regions: Regions) -> None:
+        """Tell the plugin that what it sent was received."""
+        if regions and not self.closed:
+            self._write(self.codec.encode((wire.RELEASE, regions)), False)  # with the next request, if the answer leads to one
+
+    def _has_been_sent(self, call: HostCall) -> bool:
+        """Try again to send a call; False when it must go on waiting for room, first in order."""
+        slots = self._slots
+        if call.future.done():
+            return True
+        if call.nested:
+            slots.nested += 1
+        elif slots.taken >= slots.most:
+            self._queue.appendleft(call)  # now it waits for a slot
+            return True
+        else:
+            slots.taken += 1
+        try:
+            self._send(call)
+        except CallError as error:
+            call.future.set_exception(error)
+        if call.id == 0 and self._roomless and self._roomless[-1] is call:
+            self._roomless.appendleft(self._roomless.pop())
+            return False
+        return True
 
     def _leave(self, call: HostCall) -> None:
         """Give back what the call took; its slot goes to the oldest one that was sent ahead."""
@@ -373,7 +454,7 @@ class Connection:
             self._slots.taken += 1
             try:
                 self._send(call)
-            except InvalidParamsError as error:
+            except (InvalidParamsError, PluginBusyError) as error:
                 call.future.set_exception(error)
 
     # Time.
@@ -383,7 +464,7 @@ class Connection:
         now = monotonic()
         nearest = float("inf")
         self._requests.give_up_overdue(now)
-        for call in [*self.open_calls.values(), *self._queue]:
+        for call in self._all_calls():
             if call.given_up_at is not None:
                 # Looked at again once per period: a plugin may be given up on for long without being stuck.
                 due = call.given_up_at + self.limits.stuck_s
@@ -406,13 +487,17 @@ class Connection:
         self._alarm.wake_at(deadline)
 
     def _overdue(self, call: HostCall) -> None:
+        is_roomless = not call.id and call in self._roomless
         if not call.future.done():
             text = f"plugin {self.plugin!r} did not answer {call.method} within its deadline"
-            call.future.set_exception(CallTimeoutError(text, plugin=self.plugin, method=call.method))
+            timeout = CallTimeoutError(text, plugin=self.plugin, method=call.method)
+            call.future.set_exception(self._busy(call.method, "no room in shared memory") if is_roomless else timeout)
         if call.stream is not None:
             call.stream.finish()
         if call.id:
             self.give_up(call)
+        elif is_roomless:
+            self._roomless.remove(call)
         else:
             self._queue.remove(call)
 
@@ -440,8 +525,11 @@ class Connection:
         except _FAULTS as error:
             self._incoming.take_bad_frame(frame, error, greeted=self._greeted)
             return
+        except BlobsFound:
+            self._incoming.take_blobs(frame)
+            return
         if isinstance(message, Response):
-            self._on_response(message)
+            self.take_response(message)
         elif not self._greeted and (self.open_calls or self.last_id < 1):  # what follows the answer may come with it in one read
             raise RemoteProtocolError("a message before hello was answered", rule="before-hello", plugin=self.plugin)
         else:
@@ -450,7 +538,8 @@ class Connection:
     def _refuse_binary(self, _frame: bytes) -> Message:
         raise RemoteProtocolError("a MessagePack frame, but JSON was agreed", rule="codec-not-agreed", plugin=self.plugin)
 
-    def _on_response(self, message: Response) -> None:
+    def take_response(self, message: Response) -> None:
+        """End the call that a response is for."""
         call = self.open_calls.pop(message.id, None)
         if call is None:
             self.refuse_response(message.id)

@@ -45,6 +45,7 @@ class Greeting(msgspec.Struct, frozen=True):
     protocol: int
     codec: CodecName
     sdk: dict[str, str] = {}
+    arenas: bool = False
 
 
 class ProvidedHook(msgspec.Struct, frozen=True):
@@ -92,14 +93,14 @@ async def hello(
     Raises:
         HandshakeError: No common protocol, no answer, or a wrong one.
     """
-    limits = connection.limits
+    limits, files = connection.limits, connection.files
     params = {
         "protocols": list(PROTOCOL_VERSIONS),
         "codecs": list(codecs),
         "host": dict(host),
         "plugin": dict(plugin),
         "limits": {"max_frame_bytes": limits.max_frame_bytes, "concurrency": limits.concurrency, "streams": limits.streams},
-        "arenas": None,
+        "arenas": None if files is None else {"in": [files.told[0], files.size_bytes], "out": [files.told[1], files.size_bytes]},
     }
     try:
         response = await connection.call("annexe.hello", params, RequestMeta(), deadline=deadline)
@@ -115,7 +116,7 @@ async def hello(
     if greeting.codec not in codecs:
         text = f"plugin {connection.plugin!r} chose codec {greeting.codec!r}, expected one of {list(codecs)}"
         raise HandshakeError(text, plugin=connection.plugin, expected=list(codecs), actual=greeting.codec)
-    connection.greeted(greeting.codec)
+    connection.greeted(greeting.codec, uses_arenas=greeting.arenas)
     return greeting
 
 

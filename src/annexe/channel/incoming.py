@@ -13,11 +13,26 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
-from annexe.channel.messages import Cancel, CodecName, Credit, End, Item, Message, Notification, PluginRequest, Release, kind_of
+from annexe.channel.messages import (
+    BlobItem,
+    BlobRequest,
+    BlobResponse,
+    Cancel,
+    CodecName,
+    Credit,
+    End,
+    Item,
+    Message,
+    Notification,
+    PluginRequest,
+    Release,
+    kind_of,
+)
 from annexe.channel.weight import COUNTED_FROM_BYTES, MAX_PARTS, MAX_VALUES, is_too_much
+from annexe.contract.blobs import BlobPayload
 from annexe.errors import InvalidResultError, RemoteProtocolError
 from annexe_sdk import wire
-from annexe_sdk.frames import read_head
+from annexe_sdk.frames import JSON_FIRST_BYTE, read_head
 
 if TYPE_CHECKING:
     from annexe.channel.calls import HostCall
@@ -47,7 +62,7 @@ class Incoming:
             Credit: self._on_credit,
             Cancel: requests.cancel,
             End: self._on_end,
-            Release: self._on_release,
+            Release: connection.release,
         }
 
     def take(self, message: Message) -> None:
@@ -121,6 +136,62 @@ class Incoming:
             return False
         return True
 
+    # Blobs.
+
+    def take_blobs(self, frame: bytes) -> None:
+        """Take in a message that says it has blobs.
+
+        Raises:
+            RemoteProtocolError: It may not, or breaks the protocol.
+        """
+        arenas, plugin = self._connection.arenas, self._connection.plugin
+        if arenas is None or frame[0] == JSON_FIRST_BYTE:
+            raise RemoteProtocolError("a message with blobs, but there is no shared memory for it", rule="no-arena", plugin=plugin)
+        try:
+            message = arenas.take(frame)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            self.take_bad_frame(frame, error, greeted=True)
+            return
+        match message:
+            case BlobResponse():
+                self._take_blob_response(message)
+            case BlobRequest():
+                self._take_blob_request(message)
+            case BlobItem():
+                call = self._stream_call(message.id)
+                if call is None or call.stream is None:
+                    self._connection.release_regions(message.meta.blobs)
+                else:
+                    call.stream.receive(message)
+
+    def _take_blob_response(self, message: BlobResponse) -> None:
+        connection, regions = self._connection, message.meta.blobs
+        call = connection.open_calls.get(message.id)
+        assert connection.arenas is not None
+        is_wanted = call is not None and not call.future.done() and message.error is None
+        if is_wanted:
+            message.result = BlobPayload(bytes(message.result), connection.arenas.read(regions))  # type: ignore[assignment]
+        if is_wanted and call is not None and call.method.startswith("annexe."):
+            text = f"plugin {connection.plugin!r} answered {call.method} with blobs"
+            connection.fail(call, InvalidResultError(text, plugin=connection.plugin, method=call.method))
+        else:
+            connection.take_response(message)
+        connection.release_regions(regions)
+
+    def _take_blob_request(self, message: BlobRequest) -> None:
+        """Put the blobs back into the parameters, for whoever serves it; the answer frees the regions, so they bound what is held."""
+        connection, regions, requests = self._connection, message.meta.blobs, self._requests
+        assert connection.arenas is not None
+        try:
+            payload = BlobPayload(bytes(message.params), connection.arenas.read(regions))
+            message.params = msgspec.Raw(msgspec.msgpack.encode(payload.plain()))
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            connection.release_regions(regions)
+            requests.refuse(message.id, "invalid-params", str(error))
+            return
+        requests.begin(message)
+        requests.hold(message.id, regions)
+
     def _on_notify(self, message: Notification) -> None:
         parent = self._connection.parent_of(message.meta.parent)
         self._on_notification(message.method, message.params, message.codec, parent.meta.request if parent is not None else None)
@@ -149,7 +220,3 @@ class Incoming:
         if message.id & 1:
             raise RemoteProtocolError("the end of a stream that is the host's", rule="wrong-parity", plugin=self._connection.plugin)
         self._stream_call(message.id)
-
-    def _on_release(self, _message: Release) -> None:
-        text = "a release of shared memory; this connection has none"
-        raise RemoteProtocolError(text, rule="no-arena", plugin=self._connection.plugin)

@@ -4,6 +4,7 @@ Pure. One decode per frame; the payload is decoded later, straight into its decl
 
 * Unknown kinds and extra elements are refused by the decoder; unknown ``meta`` keys are ignored.
 * A struct's class tells which codec its raw payload is in.
+* Messages with blobs are rare, so nothing is asked of the others: to come upon a blob, when encoding or decoding, raises ``BlobsFound``.
 
 Source: docs/reference/protocol.md, "Messages".
 """
@@ -16,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 
+from annexe.contract.blobs import Blob, BlobsFound, as_inline
 from annexe.contract.values import CodecName
 from annexe_sdk import wire
 from annexe_sdk.frames import JSON_FIRST_BYTE
@@ -24,12 +26,19 @@ __all__ = [
     "ENCODE_FAULTS",
     "JSON",
     "MSGPACK",
+    "MSGPACK_WITH_ARENAS",
+    "BlobItem",
+    "BlobMessage",
+    "BlobRequest",
+    "BlobResponse",
+    "BlobsFound",
     "Cancel",
     "Codec",
     "CodecName",
     "Credit",
     "End",
     "Item",
+    "ItemMeta",
     "Message",
     "Notification",
     "NotificationMeta",
@@ -42,6 +51,7 @@ __all__ = [
     "WireError",
     "decode_json",
     "decode_msgpack",
+    "decode_with_blobs",
     "kind_of",
     "read_map",
 ]
@@ -61,6 +71,11 @@ class RequestMeta(msgspec.Struct, omit_defaults=True, gc=False):
     stream: str | None = None
     parent: int | None = None
     caller: str | None = None
+    blobs: list[tuple[int, int]] | None = None
+
+
+class _Regions:
+    """Where a message's blobs are. Decoding one raises ``BlobsFound``; read then with ``decode_with_blobs``."""
 
 
 class ResponseMeta(msgspec.Struct, gc=False):
@@ -68,6 +83,7 @@ class ResponseMeta(msgspec.Struct, gc=False):
 
     outcome: Literal["unchanged", "respond"] | None = None
     state: msgspec.Raw = msgspec.Raw()
+    blobs: _Regions | None = None
 
 
 class PluginMeta(msgspec.Struct, gc=False):
@@ -76,6 +92,7 @@ class PluginMeta(msgspec.Struct, gc=False):
     deadline_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
     parent: int | None = None
     stream: str | None = None
+    blobs: _Regions | None = None
 
 
 class NotificationMeta(msgspec.Struct, gc=False):
@@ -84,8 +101,10 @@ class NotificationMeta(msgspec.Struct, gc=False):
     parent: int | None = None
 
 
-class _ItemMeta(msgspec.Struct, gc=False):
-    """What the plugin says beside an item: nothing that is known today. Passed over, never built."""
+class ItemMeta(msgspec.Struct, gc=False):
+    """What the plugin says beside an item."""
+
+    blobs: _Regions | None = None
 
 
 class WireError(msgspec.Struct, gc=False):
@@ -137,7 +156,7 @@ class Item(_Envelope, tag=wire.ITEM):
 
     id: int
     value: msgspec.Raw
-    meta: _ItemMeta
+    meta: ItemMeta
 
 
 class End(_Envelope, tag=wire.END):
@@ -176,11 +195,58 @@ class _JsonItem(Item, tag=wire.ITEM):
     codec = "json"
 
 
+# The same messages with blobs beside them. Their payloads become a ``BlobPayload``.
+_RegionList = Annotated[
+    list[tuple[Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(gt=0)]]], msgspec.Meta(max_length=wire.MAX_BLOBS)
+]
+
+
+class _RequestBlobMeta(PluginMeta, gc=False):
+    blobs: _RegionList = []  # type: ignore[assignment]  # read this time
+
+
+class _ResponseBlobMeta(ResponseMeta, gc=False):
+    blobs: _RegionList = []  # type: ignore[assignment]
+
+
+class _ItemBlobMeta(ItemMeta, gc=False):
+    blobs: _RegionList = []  # type: ignore[assignment]
+
+
+class BlobRequest(PluginRequest, tag=wire.REQUEST):
+    """A request whose parameters hold blobs."""
+
+    codec = "msgpack"  # they are put back in before anybody looks
+    meta: _RequestBlobMeta
+
+
+class BlobResponse(Response, tag=wire.RESPONSE):
+    """A response whose result holds blobs."""
+
+    codec = "blobs"  # type: ignore[assignment]  # a name of its own, so that the value type's decoder is found without a question
+    meta: _ResponseBlobMeta
+
+
+class BlobItem(Item, tag=wire.ITEM):
+    """An item that holds blobs."""
+
+    codec = "blobs"  # type: ignore[assignment]  # as above
+    meta: _ItemBlobMeta
+
+
+BlobMessage = BlobRequest | BlobResponse | BlobItem
+
 Message = PluginRequest | Response | Notification | Cancel | Item | End | Credit | Release
 
-decode_msgpack: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
+
+def _found(*_: Any) -> Any:
+    raise BlobsFound
+
+
+decode_with_blobs: Callable[[bytes], BlobMessage] = msgspec.msgpack.Decoder(BlobMessage).decode
+decode_msgpack: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message, dec_hook=_found).decode
 decode_json: Callable[[bytes], Message] = msgspec.json.Decoder(
-    _JsonRequest | _JsonResponse | _JsonNotification | Cancel | _JsonItem | End | Credit | Release
+    _JsonRequest | _JsonResponse | _JsonNotification | Cancel | _JsonItem | End | Credit | Release, dec_hook=_found
 ).decode
 
 
@@ -235,5 +301,14 @@ def read_map(raw: msgspec.Raw, *, limit_bytes: int) -> dict[str, Any] | None:
 ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 """What encoding raises for values that cannot be sent."""
 
-JSON = Codec("json", msgspec.json.Encoder().encode, msgspec.json.Decoder().decode)
-MSGPACK = Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode)
+
+def _raise_found(value: Any) -> Any:
+    if type(value) is Blob:
+        raise BlobsFound
+    return as_inline(value)
+
+
+JSON = Codec("json", msgspec.json.Encoder(enc_hook=as_inline).encode, msgspec.json.Decoder().decode)
+MSGPACK = Codec("msgpack", msgspec.msgpack.Encoder(enc_hook=as_inline).encode, msgspec.msgpack.Decoder().decode)
+MSGPACK_WITH_ARENAS = Codec("msgpack", msgspec.msgpack.Encoder(enc_hook=_raise_found).encode, msgspec.msgpack.Decoder().decode)
+"""For connections with shared memory: raises ``BlobsFound`` for a message that holds a blob."""

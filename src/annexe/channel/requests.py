@@ -12,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
+from annexe.channel.arenas import NoRoomError, Regions
 from annexe.channel.calls import CHAIN, PluginCall
 from annexe.channel.faults import error_to_wire
-from annexe.channel.messages import ENCODE_FAULTS, Cancel, PluginRequest
-from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, RemoteProtocolError
+from annexe.channel.messages import ENCODE_FAULTS, BlobsFound, Cancel, PluginRequest
+from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, PluginBusyError, RemoteProtocolError
 from annexe_sdk import wire
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ Refused = Callable[[PluginCall, AnnexeError], None]
 
 _LOG = logging.getLogger("annexe.channel")
 _UNREAD_REFUSALS_BYTES = 1024 * 1024
+_MAX_ROOMLESS = 64
 
 
 @final
@@ -48,6 +51,8 @@ class PluginRequests:
         self._on_refused = on_refused
         self._loop = loop
         self._open: dict[int, PluginCall] = {}
+        self._held: dict[int, Regions] = {}  # shared memory that open requests came with
+        self._roomless: deque[tuple[PluginCall, Any]] = deque()  # answers too long for a frame, without room beside it
         self.last_id = 0
 
     def begin(self, message: PluginRequest) -> None:
@@ -136,9 +141,30 @@ class PluginRequests:
     def _forget(self, call: PluginCall) -> None:
         if call.parent is not None and call.parent.requests is not None:
             call.parent.requests.discard(call)
+        if self._held:
+            self._release(call.id)
+
+    def hold(self, ident: int, regions: Regions) -> None:
+        """Keep the shared memory of a request that was begun until it is answered."""
+        arenas = self._connection.arenas
+        if ident in self._open and arenas is not None:
+            arenas.hold(regions)
+            self._held[ident] = regions
+        else:
+            self._connection.release_regions(regions)
+
+    def _release(self, ident: int) -> None:
+        regions = self._held.pop(ident, None)
+        if regions is not None and self._connection.arenas is not None:
+            self._connection.arenas.let_go(regions)
+            self._connection.release_regions(regions)
 
     def give_up_overdue(self, now: float) -> None:
         """Answer what is over its deadline."""
+        for call, _ in [waiting for waiting in self._roomless if waiting[0].deadline <= now]:
+            self._roomless = deque(waiting for waiting in self._roomless if waiting[0] is not call)
+            text = f"no room in shared memory for the answer to {call.method}"
+            self._fail(call, PluginBusyError(text, plugin=self._connection.plugin, method=call.method))
         for call in list(self._open.values()):
             if call.deadline <= now:
                 text = f"{call.method} took longer than its deadline"
@@ -146,7 +172,8 @@ class PluginRequests:
 
     def nearest_deadline(self) -> float:
         """Monotonic time of the next deadline; infinity when nothing is open."""
-        return min((call.deadline for call in self._open.values()), default=float("inf"))
+        waiting = [call.deadline for call, _ in self._roomless]
+        return min((*waiting, *(call.deadline for call in self._open.values())), default=float("inf"))
 
     def cancel(self, message: Cancel) -> None:
         """The plugin no longer wants an answer; it is answered at once."""
@@ -164,6 +191,7 @@ class PluginRequests:
 
     def abandon_all(self) -> None:
         """Call off everything: the connection is over."""
+        self._roomless.clear()
         self.abandon(self._open.values())
 
     def refuse(self, ident: int, code: str, message: str) -> None:
@@ -176,13 +204,35 @@ class PluginRequests:
         if connection.closed:
             return
         try:
-            body = connection.codec.encode((wire.RESPONSE, call.id, None, result, {}))
-            if len(body) > connection.limits.max_frame_bytes:
-                raise ValueError(f"{len(body)} bytes; expected at most {connection.limits.max_frame_bytes}")
+            try:
+                body = connection.codec.encode((wire.RESPONSE, call.id, None, result, {}))
+                if len(body) > connection.limits.max_frame_bytes:
+                    raise ValueError(f"{len(body)} bytes; expected at most {connection.limits.max_frame_bytes}")
+            except BlobsFound:
+                assert connection.arenas is not None
+                body = connection.arenas.encode((wire.RESPONSE, call.id, None, result), {}, limit_bytes=connection.limits.max_frame_bytes)
+        except NoRoomError:
+            self._wait_for_room(call, result)
         except ENCODE_FAULTS as error:
             self._answer_error(call.id, "invalid-result", f"the answer to {call.method} cannot be sent: {error}")
         else:
             connection.write(body)
+
+    def _wait_for_room(self, call: PluginCall, result: Any) -> None:
+        if len(self._roomless) >= _MAX_ROOMLESS:
+            self._answer_error(call.id, "busy", f"{_MAX_ROOMLESS} answers wait for room in shared memory")
+            return
+        self._roomless.append((call, result))
+        self._connection.wake_at(call.deadline)
+
+    def answer_with_room(self) -> None:
+        """Some shared memory is free again: send the answers that wait for it, in order."""
+        for _ in range(len(self._roomless)):
+            call, result = self._roomless.popleft()
+            self._answer(call, result)
+            if self._roomless and self._roomless[-1][0] is call:  # still too long
+                self._roomless.rotate(1)
+                return
 
     def _fail(self, call: PluginCall, error: BaseException) -> None:
         if isinstance(error, AnnexeError):

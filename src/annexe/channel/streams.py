@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
+from annexe.channel.arenas import Arenas, NoRoomError
 from annexe.channel.calls import HostCall
 from annexe.channel.faults import error_from_wire
-from annexe.channel.messages import ENCODE_FAULTS, CodecName, Item
+from annexe.channel.messages import ENCODE_FAULTS, BlobItem, BlobsFound, CodecName, Item
+from annexe.contract.blobs import BlobPayload
 from annexe.errors import CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, RemoteProtocolError
 from annexe_sdk import wire
 
@@ -56,6 +58,7 @@ class Stream:
         self._budget_s = first_s
         self._idle_s = idle_s
         self._items: deque[tuple[Item, int]] = deque()
+        self._arenas: Arenas | None = None
         self._unread_bytes = 0
         self._granted_bytes = wire.INITIAL_CREDIT_BYTES
         self._consumed_bytes = 0
@@ -93,7 +96,20 @@ class Stream:
         self._consumed_bytes += size
         if self._consumed_bytes >= _ACKNOWLEDGE_BYTES:
             self._acknowledge()
+        if type(item) is BlobItem:
+            self._read(item)
         return self._decode(item.codec, item.value)
+
+    def _read(self, item: BlobItem) -> None:
+        """Copy an item's blobs and release them: until they are read they stay in shared memory, whose size bounds them."""
+        assert self._arenas is not None
+        item.value = BlobPayload(bytes(item.value), self._arenas.read(item.meta.blobs))  # type: ignore[assignment]
+        self._release(item)
+
+    def _release(self, item: Item) -> None:
+        if type(item) is BlobItem and self._arenas is not None:
+            self._arenas.let_go(item.meta.blobs)
+            self._connection.release_regions(item.meta.blobs)
 
     def _raise_end(self) -> None:
         if self.call.future.cancelled():
@@ -118,7 +134,12 @@ class Stream:
         if self._granted_bytes < 0 or size > wire.MAX_ITEM_FRAME_BYTES:
             text = f"an item of {size} bytes, {-self._granted_bytes} more than its credit"
             raise RemoteProtocolError(text, rule="credit-exceeded", plugin=self._connection.plugin)
+        if type(item) is BlobItem:
+            self._arenas = self._connection.arenas  # kept: what arrived is read even when the connection has gone
+            assert self._arenas is not None
+            self._arenas.hold(item.meta.blobs)
         if self.call.given_up_at is not None:
+            self._release(item)
             return
         self.items_received += 1
         self._budget_s = self._idle_s
@@ -149,6 +170,9 @@ class Stream:
         self._connection.give_up(self.call)
         if not self.call.future.done():
             self.call.future.cancel()
+        for item, _ in self._items:  # nobody will read them
+            self._release(item)
+        self._items = deque((item, size) for item, size in self._items if type(item) is not BlobItem)
         self.finish()
 
     def _wake_reader(self) -> None:
@@ -167,11 +191,39 @@ class Stream:
         plugin, method = self._connection.plugin, self.call.method
         try:
             body = self._connection.codec.encode((wire.ITEM, self.call.id, value, {}))
+        except BlobsFound:
+            await self._send_with_blobs(value)
+            return
         except ENCODE_FAULTS as error:
             raise InvalidParamsError(f"an item for {method} cannot be sent: {error}", plugin=plugin, method=method) from error
         if len(body) > wire.MAX_ITEM_FRAME_BYTES:
             text = f"an item for {method} has {len(body)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"
             raise InvalidParamsError(text, plugin=plugin, method=method)
+        await self._send_when_it_may(body)
+
+    async def _send_with_blobs(self, value: Any) -> None:
+        """Send an item whose blobs travel beside it, when there is room for them."""
+        arenas, plugin, method = self._connection.arenas, self._connection.plugin, self.call.method
+        assert arenas is not None
+        while True:
+            self._check_open()
+            try:
+                body = arenas.encode((wire.ITEM, self.call.id, value), {}, limit_bytes=wire.MAX_ITEM_FRAME_BYTES)
+                break
+            except NoRoomError:
+                arenas.wake_when_free(self._wake_writer)
+                self._room = self._loop.create_future()
+                await self._room
+            except ENCODE_FAULTS as error:
+                raise InvalidParamsError(f"an item for {method} cannot be sent: {error}", plugin=plugin, method=method) from error
+        placed = arenas.placed
+        try:
+            await self._send_when_it_may(body)
+        except BaseException:
+            arenas.take_back(placed)
+            raise
+
+    async def _send_when_it_may(self, body: bytes) -> None:
         while self._credit_bytes < len(body) or self._connection.out_bytes > _MAX_UNREAD_BYTES:
             self._check_open()
             if self._credit_bytes >= len(body):

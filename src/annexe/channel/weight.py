@@ -34,6 +34,8 @@ _SCALARS = re.compile(
 _FIXMAP, _FIXARRAY, _FIXSTR = 0x80, 0x90, 0xA0
 # First byte to the bytes of its length, and how many values each counted one is (0: it is skipped as so many bytes).
 _LONG = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
+_FIXED_EXTENSIONS = {0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18}  # head, type and what they hold
+_EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 _LONG |= {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
@@ -79,6 +81,11 @@ def _is_too_much_msgpack(frame: bytes) -> bool:
                 values += each * count
             else:
                 at += count
+        elif head in _FIXED_EXTENSIONS:
+            at += _FIXED_EXTENSIONS[head]
+        elif head in _EXTENSIONS:
+            width = _EXTENSIONS[head]
+            at += 2 + width + int.from_bytes(frame[at + 1 : at + 1 + width], "big")
         else:
             return False  # no value begins so: the decoder refuses it
         if values > MAX_VALUES:

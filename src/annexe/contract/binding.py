@@ -47,18 +47,18 @@ def bind(params: Sequence[ParamDefinition], args: tuple[Any, ...], kwargs: Mappi
 
 
 def wire_params(params: Sequence[ParamDefinition], values: tuple[Any, ...], *, method: str = "") -> tuple[Any, ...]:
-    """Return what a codec can encode for typed arguments; streams are left out.
+    """Return what a channel's codec can encode for typed arguments, long bytes marked as blobs; streams are left out.
 
     Args:
         params: As declared.
-        values: One for each, in order, as ``bind`` gives them; returned as they are when all types are native.
+        values: One for each, in order, as ``bind`` gives them; returned as they are when all types are sent as they are.
         method: What is called, for the error.
 
     Raises:
         InvalidParamsError: One cannot be sent; ``parameter``, ``path``, ``expected`` and ``actual`` say where.
     """
     for param in params:
-        if param.is_stream or not param.type.native:
+        if param.is_stream or not param.type.as_is:
             if len(params) == 1 and not param.is_stream:
                 return (_sent(param, values[0], method),)
             return tuple(_sent(param, value, method) for param, value in zip(params, values, strict=True) if not param.is_stream)
@@ -94,7 +94,7 @@ def _named(param: ParamDefinition, kwargs: Mapping[str, Any], method: str) -> An
 
 def _sent(param: ParamDefinition, value: Any, method: str) -> Any:
     try:
-        return param.type.to_wire(value)
+        return param.type.to_send(value)
     except InvalidValueError as error:
         raise _invalid(error, method, param.name) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from annexe.contract.blobs import BlobPayload, Lift, compile_lift
 from annexe.contract.invalid import ONE_OF_THE_DECLARED, InvalidValueError, bounded, from_decoder
 from annexe.contract.shape import Shape, declared_values
 from annexe.contract.values import Decode, Payload, ValueType
@@ -38,16 +39,40 @@ def msgspec_value_type(annotation: Any, *, name: str, shape: Shape) -> ValueType
     )
     strict = compile_check(shape, floats=True, ints=True, decoded=True)
     as_text = shape.holds_instants()
+    native = check is None and not as_text
+    to_wire = _to_wire(name, check, as_text=as_text)
+    lift = compile_lift(shape)
+    from_builtins = _decoder(lambda value: msgspec.convert(value, annotation), name, shape, strict)
     return ValueType(
         annotation=annotation,
         name=name,
         admits_none=_decodes(decode_json, b"null"),
-        native=check is None and not as_text,
-        to_wire=_to_wire(name, check, as_text=as_text),
-        from_builtins=_decoder(lambda value: msgspec.convert(value, annotation), name, shape, strict),
-        decoders={"msgpack": decode_msgpack, "json": decode_json},
+        native=native,
+        to_wire=to_wire,
+        as_is=native and lift is None,
+        to_send=to_wire if lift is None else lift if native else _both(to_wire, lift),
+        from_builtins=from_builtins,
+        decoders={"msgpack": decode_msgpack, "json": decode_json, "blobs": _blob_decoder(from_builtins, name)},
         make_schema=lambda: msgspec.json.schema(annotation),
     )
+
+
+def _both(to_wire: Callable[[Any], Any], lift: Lift) -> Callable[[Any], Any]:
+    return lambda value: lift(to_wire(value))
+
+
+def _blob_decoder(from_builtins: Decode, name: str) -> Decode:
+    """Return what reads values with blobs: by way of builtins, for msgspec takes no extension where bytes are declared."""
+
+    def decode(payload: Payload) -> Any:
+        assert isinstance(payload, BlobPayload)
+        try:
+            plain = payload.plain()
+        except Exception as error:  # from a plugin: depth, text encoding, blobs that are not there
+            raise from_decoder(error, expected=name) from error
+        return from_builtins(plain)
+
+    return decode
 
 
 def _decoder(raw_decode: Callable[[Any], Any], name: str, shape: Shape, check: Check | None) -> Decode:

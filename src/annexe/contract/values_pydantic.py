@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from annexe.contract.blobs import BlobPayload
 from annexe.contract.invalid import InvalidValueError, bounded, from_decoder
 from annexe.contract.values import Decode, Payload, ValueType
 from annexe.contract.wire_check import check_plain
@@ -63,10 +64,13 @@ def pydantic_value_type(annotation: Any, *, name: str) -> ValueType:
         admits_none=_validates(validate, None),
         native=False,
         to_wire=to_wire,
+        as_is=False,
+        to_send=to_wire,  # bytes of a model are text by its JSON rules
         from_builtins=validate,
         decoders={
             "msgpack": _decoder(msgspec.msgpack.Decoder().decode, validate, name),
             "json": _decoder(msgspec.json.Decoder().decode, validate, name),
+            "blobs": _decoder(_plain, validate, name),
         },
         make_schema=lambda: adapter.json_schema(by_alias=True, ref_template="#/$defs/{model}"),
     )
@@ -81,6 +85,11 @@ def _decoder(raw_decode: Callable[[Any], Any], validate: Callable[[Any], Any], n
         return validate(plain)
 
     return decode
+
+
+def _plain(payload: Payload) -> Any:
+    assert isinstance(payload, BlobPayload)
+    return payload.plain()
 
 
 def _from_pydantic(error: Exception, *, expected: str) -> InvalidValueError:

@@ -156,7 +156,7 @@ class Extension:
 async def _feed(stream: Stream, source: Any, stream_in: ValueType) -> None:
     try:
         async for item in source:
-            await stream.send(item if stream_in.native else stream_in.to_wire(item))
+            await stream.send(item if stream_in.as_is else stream_in.to_send(item))
     except CallError:
         return  # the stream is over; its reader sees why
     except Exception as error:  # noqa: BLE001 - the source is the application's; its reader gets the error

@@ -21,7 +21,7 @@ import msgspec
 
 from annexe.channel import Connection, HostCall, Response
 from annexe.channel.faults import error_from_wire
-from annexe.channel.messages import ENCODE_FAULTS
+from annexe.channel.messages import ENCODE_FAULTS, MSGPACK
 from annexe.contract import HookDefinition, wire_params
 from annexe.dispatch.faults import unsendable
 from annexe.dispatch.members import HookMember, Provider
@@ -48,7 +48,7 @@ def encoded_params(definition: HookDefinition, values: tuple[Any, ...]) -> bytes
         InvalidParamsError: They cannot be sent.
     """
     try:
-        return msgspec.msgpack.encode(wire_params(definition.params, values, method=definition.method))
+        return MSGPACK.encode(wire_params(definition.params, values, method=definition.method))
     except ENCODE_FAULTS as error:
         raise unsendable(definition.qualified, error, method=definition.method) from error
 

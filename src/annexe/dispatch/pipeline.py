@@ -17,7 +17,7 @@ from typing import Any, final
 from msgspec import Raw
 
 from annexe.channel import Connection, Response
-from annexe.channel.messages import ENCODE_FAULTS
+from annexe.channel.messages import ENCODE_FAULTS, BlobsFound, Codec
 from annexe.clock import Clock
 from annexe.contract import HookDefinition, InvalidValueError, ValueType, bind, wire_params
 from annexe.dispatch.breaker import BreakerState
@@ -82,16 +82,18 @@ class Pipeline:
         first, result_type = self._first, self.definition.result
         assert first is not None and result_type is not None
         others = wire_params(self._rest, values[1:], method=self.definition.method) if self._rest else ()
-        wire = value if first.type.native else self._to_wire(first.type, value)
-        encoded: tuple[str, bytes] | None = None
+        wire = value if first.type.as_is else self._to_send(first.type, value)
+        encoded: tuple[Codec, bytes | None] | None = None
         for index, member in enumerate(members):
             started = monotonic()
             try:
                 connection = await self.admit(request, member, started, len(members) - index)
                 # Encoded once for all plugins that get the same value in the same codec.
-                if encoded is None or encoded[0] != connection.codec.name:
-                    encoded = (connection.codec.name, self._encode(connection, wire))
-                response = await self._call(request, member, connection, (Raw(encoded[1]), *others), started, len(members) - index)
+                if encoded is None or encoded[0] is not connection.codec:
+                    encoded = (connection.codec, self._encode(connection, wire))
+                given = encoded[1]
+                params = (wire if given is None else Raw(given), *others)
+                response = await self._call(request, member, connection, params, started, len(members) - index)
                 outcome = response.meta.outcome
                 if outcome == "unchanged":
                     self.answered(request, member, started, Outcome.UNCHANGED)
@@ -105,7 +107,7 @@ class Pipeline:
                 member,
                 started,
                 Outcome.CHANGED if outcome is None else Outcome.RESPONDED,
-                encoded[1] if response.codec == encoded[0] else None,
+                given if response.codec == encoded[0].name else None,
                 response.result,
                 response.codec,
             )
@@ -114,7 +116,7 @@ class Pipeline:
                     raise Responded(changed, plugin=member.provider.id, hook=self.definition.qualified)
                 return changed
             value = changed
-            wire = value if first.type.native else self._to_wire(first.type, value)
+            wire = value if first.type.as_is else self._to_send(first.type, value)
             encoded = None
         return value
 
@@ -190,15 +192,18 @@ class Pipeline:
     def _params(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return wire_params(self.definition.params, values, method=self.definition.method)
 
-    def _to_wire(self, value_type: ValueType, value: Any) -> Any:
+    def _to_send(self, value_type: ValueType, value: Any) -> Any:
         try:
-            return value_type.to_wire(value)
+            return value_type.to_send(value)
         except InvalidValueError as error:
             raise unsendable(self.definition.qualified, error, method=self.definition.method) from error
 
-    def _encode(self, connection: Connection, wire: Any) -> bytes:
+    def _encode(self, connection: Connection, wire: Any) -> bytes | None:
+        """Encode a value; None where it holds blobs, which each connection puts into memory of its own."""
         try:
             return connection.codec.encode(wire)
+        except BlobsFound:
+            return None
         except ENCODE_FAULTS as error:
             raise unsendable(self.definition.qualified, error, method=self.definition.method) from error
 

@@ -153,7 +153,7 @@ class _Stage:
             async for item in self._source:
                 self._keep(item)
                 try:
-                    await stream.send(self._to_wire(item))
+                    await stream.send(self._to_send(item))
                 except InvalidParamsError:
                     raise  # the item itself cannot be sent: the source's fault
                 except CallError:
@@ -175,6 +175,11 @@ class _Stage:
         self._fed_bytes += len(_size_of(self._to_wire(item)))
         if self._fed_bytes > _REPLAY_BYTES:
             self._fed = None
+
+    def _to_send(self, item: Any) -> Any:
+        stream_in: ValueType | None = self._definition.stream_in
+        assert stream_in is not None
+        return item if stream_in.as_is else stream_in.to_send(item)
 
     def _to_wire(self, item: Any) -> Any:
         stream_in: ValueType | None = self._definition.stream_in

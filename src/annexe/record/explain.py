@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, final
 
 import msgspec
 
-from annexe.contract.values import CodecName
+from annexe.contract.values import Written
 from annexe.errors import HostError
 from annexe.record.diff import diff
 from annexe.record.entry import rfc3339
@@ -63,7 +63,7 @@ class _Digest(NamedTuple):
     sha256: str
 
 
-_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "CodecName | None"]
+_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "Written | None"]
 
 
 class RequestRecord(msgspec.Struct, eq=False):
@@ -87,7 +87,7 @@ class RequestRecord(msgspec.Struct, eq=False):
         reason: str | None = None,
         before: Any = None,
         after: Any = None,
-        codec: CodecName | None = None,
+        codec: Written | None = None,
     ) -> None:
         """Keep one step. Positional, for it is called for every plugin of every request.
 
@@ -272,11 +272,11 @@ def _size_of(value: Any) -> dict[str, Any] | None:
     return {"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()} if isinstance(value, bytes) else None
 
 
-def _decoded(value: Any, codec: CodecName | None) -> Any:
+def _decoded(value: Any, codec: Written | None) -> Any:
     try:
         if codec == "json":
             return msgspec.json.decode(value)
-        if codec == "msgpack":
+        if codec in ("msgpack", "blobs"):
             return msgspec.msgpack.decode(value, ext_hook=lambda code, _: f"<ext {code}>", strict=False)
         return msgspec.to_builtins(value, enc_hook=_as_builtins)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:

@@ -13,15 +13,24 @@ import pytest
 
 from annexe import errors
 from annexe.capabilities import kv_params, services
-from annexe.channel import ChannelLimits, RequestMeta, handshake
+from annexe.channel import ChannelLimits, RequestMeta, arenas, handshake
 from annexe.channel.faults import _BY_CODE, error_to_wire
-from annexe.channel.messages import NotificationMeta, PluginMeta, ResponseMeta, decode_json, decode_msgpack
+from annexe.channel.messages import (
+    BlobsFound,
+    ItemMeta,
+    NotificationMeta,
+    PluginMeta,
+    ResponseMeta,
+    decode_json,
+    decode_msgpack,
+    decode_with_blobs,
+)
 from annexe.channel.streams import _MAX_UNREAD_BYTES
 from annexe.channel.weight import MAX_PARTS, MAX_VALUES
 from annexe.contract import HookKind
 from annexe.dispatch.request import MAX_STATE_BYTES
 from annexe_sdk import wire
-from annexe_sdk.codec import json_codec, msgpack_codec
+from annexe_sdk.codec import json_codec
 from annexe_sdk.frames import FrameBuffer
 
 ROOT = Path(__file__).parents[3]
@@ -79,7 +88,7 @@ def test_every_kind_has_a_row_with_its_name() -> None:
     assert sorted(int(kind) for kind in rows) == list(range(8))
 
 
-@pytest.mark.parametrize("meta", [RequestMeta, ResponseMeta, PluginMeta, NotificationMeta])
+@pytest.mark.parametrize("meta", [RequestMeta, ResponseMeta, PluginMeta, NotificationMeta, ItemMeta])
 def test_every_key_of_meta_has_a_row(meta: Any) -> None:
     told = first_column(section("Meta"))
     assert {field.encode_name for field in msgspec.structs.fields(meta)} <= told
@@ -149,6 +158,8 @@ LIMITS = ChannelLimits()
         ("answer to `annexe.hello` and `annexe.configure`", f"{handshake.MAX_ANSWER_BYTES // 1024} KiB"),
         ("answer to `annexe.activate`", f"{handshake.MAX_ACTIVATION_BYTES // 1024} KiB"),
         ("state of a request", f"{MAX_STATE_BYTES // 1024} KiB"),
+        ("blobs in a message", f"{wire.MAX_BLOBS} "),
+        ("regions that the host has and has not released", f"{arenas._MAX_HELD:,} "),
     ],
 )
 def test_limits_are_the_ones_in_the_code(what: str, told: str) -> None:
@@ -163,25 +174,37 @@ def test_times_of_cancelled_calls_are_the_ones_in_the_code() -> None:
     assert wire.MAX_ID == 2**53 - 1
 
 
+def test_the_length_of_blobs_is_the_one_in_the_code() -> None:
+    assert f"from {wire.BLOB_FROM_BYTES // 1024} KiB on" in " ".join(section("Shared memory").split())
+    assert f"At most {wire.MAX_BLOBS} in a message" in section("Shared memory")
+
+
+def read_by_the_host(frame: bytes) -> Any:
+    try:
+        return (decode_json if frame[:1] == b"[" else decode_msgpack)(frame)
+    except BlobsFound:
+        return decode_with_blobs(frame)
+
+
 @pytest.mark.parametrize(("sender", "head", "message"), EXAMPLES)
 def test_examples_are_frames_that_both_sides_read(sender: str, head: str, message: str) -> None:
     body = message.encode() if message.startswith("[") else bytes.fromhex(message)
     (frame,) = FrameBuffer().feed(bytes.fromhex(head) + body)
     is_json = frame[:1] == b"["
-    value: Any = (json_codec() if is_json else msgpack_codec()).decode(frame)
+    value: Any = json_codec().decode(frame) if is_json else msgspec.msgpack.decode(frame)
     assert value[0] in range(8)
     if message.startswith("["):
         assert json.dumps(value, separators=(",", ":")) == message
     if sender == "<":
         assert (
-            type((decode_json if is_json else decode_msgpack)(frame))
+            type(read_by_the_host(frame))
             .__name__.lstrip("_")
             .lower()
-            .endswith({0: "request", 1: "response", 2: "notification", 4: "item", 6: "credit"}[value[0]])
+            .endswith({0: "request", 1: "response", 2: "notification", 4: "item", 6: "credit", 7: "release"}[value[0]])
         )
 
 
-def test_there_are_examples_of_every_kind_but_the_reserved_one() -> None:
+def test_there_are_examples_in_json_of_every_kind_that_it_has() -> None:
     kinds = {int(match) for match in re.findall(r"^[<>] (?:[0-9A-F]{2} ){4} \[(\d)", PAGE, re.MULTILINE)}
     assert kinds == set(range(7))
 

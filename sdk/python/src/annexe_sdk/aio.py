@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from annexe_sdk.codec import CodecError
 from annexe_sdk.context import Context
 from annexe_sdk.errors import CallCancelled, call_failed
 from annexe_sdk.plugin import Handler
-from annexe_sdk.runner import Runner
-from annexe_sdk.session import Call, Stopped, Wait
+from annexe_sdk.runner import Runner, is_for_want_of_room
+from annexe_sdk.session import BlobCall, Call, Stopped, Wait
 from annexe_sdk.streams import item_frame, take_item
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ class EventLoop:
         if call.id in self._runner.session.calls:
             # Cancelled before its first step: nothing of it ran, so nothing of it answered.
             self._reply(call, self._runner.session.error(call.id, "cancelled", "cancelled before it was started"))
+            if type(call) is BlobCall:
+                call.drop()
             if counted:
                 self._finished()
 
@@ -216,7 +219,7 @@ class EventLoop:
         except BaseException as error:
             frame = self._runner.failure(call, handler, error, ctx)
         else:
-            frame = self._runner.success(call, handler, value, ctx)
+            frame = await self._with_room(lambda: self._runner.success(call, handler, value, ctx))
         self._reply(call, frame)
         if counted:
             self._finished()
@@ -234,7 +237,7 @@ class EventLoop:
         if call is not None and call.wait is None:
             call.wait = wait
         try:
-            self._runner.send_request(call, method, params, wait)
+            await self._with_room(lambda: self._runner.send_request(call, method, params, wait))
             await wait.result_ready
         finally:
             if call is not None and call.wait is wait:
@@ -246,6 +249,19 @@ class EventLoop:
     def _wait(self) -> "_LoopWait":
         """Make a wait for the loop."""
         return _LoopWait(self._loop.create_future(), self._start_nested)
+
+    async def _with_room(self, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` does, when there is room in shared memory for it. Only the loop reads, so no release is missed."""
+        while True:
+            try:
+                return make()
+            except CodecError as error:
+                memory = self._runner.session.memory
+                if memory is None or not is_for_want_of_room(error):
+                    raise
+            wait = self._wait()
+            memory.wake_when_free(wait)
+            await wait.result_ready
 
     # Streams.
 
@@ -276,7 +292,7 @@ class EventLoop:
         except BaseException as error:
             frame = self._runner.failure(call, handler, error, ctx)
         else:
-            frame = self._runner.success(call, handler, value, ctx)
+            frame = await self._with_room(lambda: self._runner.success(call, handler, value, ctx))
         self._reply(call, frame)
 
     async def _items(self, call: Call) -> AsyncIterator[Any]:
@@ -298,7 +314,7 @@ class EventLoop:
             self._runner.send(self._runner.session.credit(call.id, granted_bytes))
 
     async def _send(self, call: Call, value: Any) -> None:
-        frame, cost = item_frame(self._runner.session, call, value)
+        frame, cost = await self._with_room(lambda: item_frame(self._runner.session, call, value))
         await self._wait_until(call, lambda: call.credit >= cost)
         call.credit -= cost
         self._runner.send(frame)

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Codec", "CodecError", "has_msgspec", "json_codec", "msgpack_codec"]
+__all__ = ["BlobsFound", "Codec", "CodecError", "has_msgspec", "json_codec", "msgpack_codec"]
 
 
 class CodecError(ValueError):
     """A value that cannot be written, or bytes that cannot be read."""
+
+
+class BlobsFound(Exception):  # noqa: N818 - a finding, not an error
+    """A message holds extensions: who decodes it has to know what they stand for."""
 
 
 class Codec:
@@ -170,4 +174,8 @@ def msgpack_codec() -> Codec:
 
     # The library's own functions, without a layer of ours in between: they are called for every frame.
     faults = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-    return Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode, faults)
+    return Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(ext_hook=_found).decode, faults)
+
+
+def _found(*_: "Any") -> "Any":
+    raise BlobsFound

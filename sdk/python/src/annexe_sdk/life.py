@@ -59,16 +59,18 @@ class Life:
             text = f"this SDK speaks protocol {list(PROTOCOL_VERSIONS)}, the host {offered}; upgrade whichever is older"
             return self._runner.session.error(call.id, "protocol-unsupported", text, {"protocols": list(PROTOCOL_VERSIONS)})
         limits = call.params.get("limits", {})
-        self._runner.session.agree(limits.get("max_frame_bytes", MAX_FRAME_BYTES))
         self._runner.concurrency = max(1, limits.get("concurrency", 1))
         if self._use_msgpack is None:
             self._use_msgpack = has_msgspec(sys.path)
         self._use_msgpack = self._use_msgpack and "msgpack" in call.params.get("codecs", [])
         self._runner.session.expects_msgpack = self._use_msgpack
+        arenas = call.params.get("arenas") if self._use_msgpack else None
+        self._runner.session.agree(limits.get("max_frame_bytes", MAX_FRAME_BYTES), arenas)
         sdk = {"name": "annexe-sdk", "language": "python", "version": __version__}
-        return self._runner.session.result(
-            call.id, {"protocol": max(common), "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk}
-        )
+        answer = {"protocol": max(common), "codec": "msgpack" if self._use_msgpack else "json", "sdk": sdk}
+        if arenas is not None:
+            answer["arenas"] = True
+        return self._runner.session.result(call.id, answer)
 
     def _activate(self, call: "Call") -> bytes:
         self._runner.config = call.params.get("config") or {}

@@ -29,14 +29,16 @@ class Handler:
         is_async: It is an ``async def``.
         is_generator: It yields.
         wants_ctx: It has a last parameter named ``ctx``.
+        has_blobs: A result of it held long bytes: look for them before encoding the next.
     """
 
-    __slots__ = ("at", "convert", "function", "is_async", "is_generator", "kind", "wants_ctx")
+    __slots__ = ("at", "convert", "function", "has_blobs", "is_async", "is_generator", "kind", "wants_ctx")
 
     def __init__(self, kind: str, function: "Callable[..., Any]") -> None:
         self.kind = kind
         self.function = function
         self.convert: Callable[[list[Any]], list[Any]] | None = None
+        self.has_blobs = False
         code = getattr(function, "__code__", None)
         if code is None:
             raise TypeError(f"{function!r} is not a function; decorate a def or an async def")

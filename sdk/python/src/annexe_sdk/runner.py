@@ -53,6 +53,9 @@ class Runner:
         self._life = Life(self, load, use_msgpack)
         self.reader = Reader(sock, self.session, send=self.send, run=self.run_call, add_worker=self._add_worker)
         self.reader.start_stream = self.start_stream
+        self._releases: list[bytes] = []  # frames to be written with the next one
+        self.session.write, self.session.write_later = self.send, self._releases.append
+        self.session.on_blobs = self._note_blobs
 
     # Threads: who reads, who runs.
 
@@ -122,12 +125,34 @@ class Runner:
             raise
         except BaseException as error:
             return self.failure(call, handler, error, ctx)
-        if value is UNCHANGED or (ctx is not None and ctx._state is not None):
+        if value is UNCHANGED or (ctx is not None and ctx._state is not None) or handler.has_blobs:
             return self.success(call, handler, value, ctx)
         try:
             return self.session.result(call.id, value)
         except CodecError as error:
-            return self._unsendable(call, handler, error)
+            return self._unsendable(call, handler, error, value, {})
+
+    def room(self) -> Wait:
+        """Return what is finished when the host has released shared memory the next time."""
+        wait = Wait()
+        if self.session.memory is not None:
+            self.session.memory.wake_when_free(wait)
+        return wait
+
+    def wait_for_room(self, wait: Wait, call: "Call | None") -> bool:
+        """Wait for room in shared memory; False when the call was cancelled before."""
+        if call is not None:
+            call.stream_wait = wait
+            if call.cancelled:
+                return False
+        self.pass_turn()
+        try:
+            self.reader.wait_for(wait)
+        finally:
+            self.take_turn()
+            if call is not None:
+                call.stream_wait = None
+        return call is None or not call.cancelled
 
     def context(self, call: "Call | None") -> Context:
         """Make the ``ctx`` of one call."""
@@ -148,11 +173,29 @@ class Runner:
                     meta["state"] = state
             if outcome is not None:
                 meta["outcome"] = outcome
+            if handler.has_blobs:
+                return self.session.result_with_blobs(call.id, value, meta)
             return self.session.result(call.id, value, meta)
         except CodecError as error:
-            return self._unsendable(call, handler, error)
+            return self._unsendable(call, handler, error, value, meta)
 
-    def _unsendable(self, call: Call, handler: Handler, error: CodecError) -> bytes:
+    def _note_blobs(self, method: str) -> None:
+        handler = self.handlers.get(method)
+        if handler is not None:
+            handler.has_blobs = True
+
+    def _unsendable(self, call: Call, handler: Handler, error: CodecError, value: "Any", meta: "dict[str, Any]") -> bytes:
+        """Make the answer for what cannot be sent, or wait until there is room for it in shared memory."""
+        while is_for_want_of_room(error):
+            if handler.is_async:
+                raise error  # the loop must not wait; it awaits
+            wait = self.room()
+            try:
+                return self.session.result_with_blobs(call.id, value, meta)  # there may be some since
+            except CodecError as again:
+                error = again
+            if is_for_want_of_room(error) and not self.wait_for_room(wait, call):
+                return self.session.error(call.id, "busy", "no room in shared memory for the result")
         return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
@@ -222,11 +265,19 @@ class Runner:
     def send(self, frame: bytes) -> None:
         """Write frames; blocks while the host's side is full."""
         with self._send_lock:
+            if self._releases:
+                frame = self._with_releases(frame)
             try:
                 self._sock.sendall(frame)
             except OSError:
                 self.stop()
                 raise Stopped from None
+
+    def _with_releases(self, frame: bytes) -> bytes:
+        frames = []
+        while self._releases:
+            frames.append(self._releases.pop())
+        return b"".join((*frames, frame))
 
     def ask(self, call: "Call | None", method: str, params: "Any") -> "Any":
         """Call the host and wait for the answer."""
@@ -235,7 +286,7 @@ class Runner:
             # Before the request leaves: a call that serves this one may be read by another thread at once.
             outer, call.wait = call.wait, wait
             try:
-                self.send_request(call, method, params, wait)
+                self._send_request(call, method, params, wait)
                 self.pass_turn()
                 try:
                     self.reader.wait_for(wait)
@@ -244,16 +295,35 @@ class Runner:
             finally:
                 call.wait = outer
         else:
-            self.send_request(call, method, params, wait)
+            self._send_request(call, method, params, wait)
             self.reader.wait_for(wait)
         if wait.error is not None:
             raise call_failed(wait.error)
         return wait.result
 
+    def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
+        """Send a request of ours, when there is room in shared memory for what is too long for a frame."""
+        while True:
+            try:
+                return self.send_request(call, method, params, wait)
+            except CodecError as error:
+                if not is_for_want_of_room(error):
+                    raise
+            room = self.room()
+            try:
+                return self.send_request(call, method, params, wait)  # there may be some since
+            except CodecError as error:
+                if not is_for_want_of_room(error):
+                    raise
+            if not self.wait_for_room(room, call):
+                raise call_failed({"code": "busy", "message": f"no room in shared memory for what {method} is given", "data": None})
+
     def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
         """Send a request of ours; ids go out in order."""
         with self._send_lock:
             frame = self.session.request(method, params, call, wait)
+            if self._releases:
+                frame = self._with_releases(frame)
             try:
                 self._sock.sendall(frame)
             except OSError:
@@ -286,6 +356,11 @@ class Runner:
         then, self.then = self.then, None
         if then is not None:
             then()
+
+
+def is_for_want_of_room(error: CodecError) -> bool:
+    """Say whether waiting helps. By name: the class is in a module that is imported for blobs alone."""
+    return type(error).__name__ == "NoRoom"
 
 
 def _writable(value: "Any") -> "Any":

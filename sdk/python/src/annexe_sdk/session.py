@@ -12,9 +12,10 @@ Source: docs/reference/protocol.md.
 from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
 from _thread import allocate_lock
 
-from annexe_sdk.codec import Codec, CodecError, msgpack_codec
+from annexe_sdk.codec import BlobsFound, Codec, CodecError, msgpack_codec
 from annexe_sdk.frames import JSON_FIRST_BYTE, FrameBuffer, FrameError, read_head
 from annexe_sdk.wire import (
+    BLOB_FROM_BYTES,
     CANCEL,
     CREDIT,
     END,
@@ -23,6 +24,7 @@ from annexe_sdk.wire import (
     INITIAL_CREDIT_BYTES,
     ITEM,
     MAX_FRAME_BYTES,
+    MAX_ITEM_FRAME_BYTES,
     NOTIFICATION,
     RELEASE,
     REQUEST,
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Broken", "Call", "Session", "Stopped", "Wait", "sendable"]
+    from annexe_sdk.blobs import Memory
+
+__all__ = ["BlobCall", "Broken", "Call", "Session", "Stopped", "Unread", "Wait", "sendable"]
 
 _MAX_ERROR_CHARS = 4096
 
@@ -124,6 +128,53 @@ class Call:
             self.consumed = 0
 
 
+class Unread:
+    """A payload whose blobs are still in shared memory.
+
+    Attributes:
+        frame: The message that it came in.
+        regions: Where they are: offset and length of each.
+    """
+
+    __slots__ = ("_memory", "frame", "regions")
+
+    def __init__(self, memory: "Memory", frame: bytes, regions: "list[Any]") -> None:
+        self._memory = memory
+        self.frame = frame
+        self.regions = regions
+
+    def read(self) -> "Any":
+        """Return the payload; to be called once."""
+        return self._memory.read(self)
+
+    def drop(self) -> None:
+        """Say that it is received, though nobody wants it."""
+        self._memory.release(self.regions)
+
+
+class BlobCall(Call):
+    """A call whose parameters hold blobs: they are read when its handler is started, so that calls sent ahead fill nothing but the file."""
+
+    _params: "Any"
+
+    @property
+    def params(self) -> "Any":
+        """The parameters."""
+        if type(self._params) is Unread:
+            self._params = self._params.read()
+        return self._params
+
+    @params.setter
+    def params(self, params: "Any") -> None:
+        self._params = params
+
+    def drop(self) -> None:
+        """Release what nobody will read."""
+        if type(self._params) is Unread:
+            unread, self._params = self._params, None
+            unread.drop()
+
+
 class Session:
     """State of one connection, seen from the plugin.
 
@@ -139,6 +190,14 @@ class Session:
         self.msgpack: Codec | None = None
         self.codec = json  # what we send
         self.limit_bytes = MAX_FRAME_BYTES
+        self.arenas: dict[str, list[int]] | None = None  # agreed on; mapped when the first blob comes or goes
+        self.memory: Memory | None = None
+        self._map_lock = allocate_lock()
+        self._large_bytes = MAX_FRAME_BYTES  # longer answers are looked at for blobs, or refused
+        self.write: Callable[[bytes], None] | None = None  # for what says that blobs were read, at once
+        self.write_later: Callable[[bytes], None] | None = None  # the same, with the next frame
+        self.on_blobs: Callable[[str], None] | None = None  # told the method whose results held blobs
+        self._new_call: Callable[..., Call] = Call
         self.ready: deque[Call] = deque()
         self.streams: deque[Call] = deque()
         self.calls: dict[int, Call] = {}
@@ -155,11 +214,15 @@ class Session:
             ITEM: self._on_item,
             END: self._on_end,
             CREDIT: self._on_credit,
+            RELEASE: self._on_release,
         }
 
-    def agree(self, limit_bytes: int) -> None:
-        """Take over the frame limit that hello agreed on."""
-        self.limit_bytes = self._buffer.limit_bytes = limit_bytes
+    def agree(self, limit_bytes: int, arenas: "dict[str, list[int]] | None" = None) -> None:
+        """Take over what hello agreed on: the frame limit, and shared memory."""
+        self.limit_bytes = self._large_bytes = self._buffer.limit_bytes = limit_bytes
+        self.arenas = arenas
+        if arenas is not None:
+            self._large_bytes = min(limit_bytes, BLOB_FROM_BYTES)
 
     # Bytes in.
 
@@ -200,6 +263,10 @@ class Session:
         except codec.faults as error:
             self._on_bad_payload(frame, error)
             return
+        except BlobsFound:
+            message = self._with_blobs(frame)
+            if message is None:
+                return
         if type(message) is not list or not message:
             raise Broken("not-an-array", "a message that is no array")
         kind = message[0]
@@ -208,6 +275,43 @@ class Session:
         take = self._by_kind.get(kind)
         if take is not None:
             take(message, len(frame))
+
+    def _with_blobs(self, frame: bytes) -> "Any":
+        """Decode a message with blobs; None when it was charged to its call."""
+        memory = self.take_memory()
+        if memory is None:
+            self._on_bad_payload(frame, CodecError("a MessagePack extension, but no shared memory was agreed on"))
+            return None
+        try:
+            message = memory.take(frame)
+            if message[0] == RESPONSE:
+                message[-2] = message[-2].read()
+        except CodecError as error:
+            self._on_bad_payload(frame, error)
+            return None
+        if message[0] == REQUEST:
+            self._new_call = self._new_blob_call
+        return message
+
+    def _new_blob_call(self, *args: "Any") -> Call:
+        self._new_call = Call
+        return BlobCall(*args)
+
+    def take_memory(self) -> "Memory | None":
+        """Return shared memory, mapped at first use; None where none was agreed on, or where nothing can be sent in it yet."""
+        if self.memory is None and self.arenas is not None and self.write is not None and self.write_later is not None:
+            with self._map_lock:
+                if self.memory is None:
+                    from annexe_sdk.blobs import Memory
+
+                    self.memory = Memory(self.arenas, self.write, self.write_later)
+        return self.memory
+
+    def _on_release(self, message: "list[Any]", _size: int) -> None:
+        if self.memory is not None:
+            self.memory.on_release(message[1])
+        elif message[1]:
+            raise Broken("no-arena", "a release of shared memory, but nothing was sent in any")
 
     def _on_bad_payload(self, frame: bytes, error: Exception) -> None:
         head = read_head(frame)
@@ -233,7 +337,7 @@ class Session:
         if method == "annexe.ping":
             self.answers.append(self.result(ident, None))
             return
-        call = Call(ident, method, params, meta, self._now)
+        call = self._new_call(ident, method, params, meta, self._now)
         self.calls[ident] = call
         parent = self.calls.get(meta["parent"]) if "parent" in meta else None
         wait = parent.wait if parent is not None else None
@@ -284,6 +388,8 @@ class Session:
                 except ValueError:
                     continue
                 self.answers.append(self.error(call.id, "cancelled", "cancelled before it was started"))
+                if type(call) is BlobCall:
+                    call.drop()
                 return
         if call.on_cancel is not None:
             call.on_cancel()
@@ -295,6 +401,8 @@ class Session:
         if call is not None and call.stream is not None:
             call.inbox.append((message[2], size))
             self._nudge(call)
+        elif type(message[2]) is Unread:
+            message[2].drop()
 
     def _on_end(self, message: "list[Any]", _size: int) -> None:
         call = self._call_of(message[1])
@@ -319,11 +427,17 @@ class Session:
         ident = self._last_own_id + 2
         # A thread of the plugin's own may outlive the call whose context it uses: what it asks then belongs to the plugin alone.
         meta = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
+        message = (REQUEST, ident, method, params, meta)
         # What the application's functions take is declared; what the store takes is not.
-        frame = self._pack([REQUEST, ident, method, params, meta], is_plain=method.startswith("kv."))
+        if method.startswith("kv."):
+            body = self.encode(message, is_plain=True)
+        else:
+            body = self._encoded(message, is_plain=False)
+            if len(body) > self._large_bytes:
+                body = self._moved(message, body, self.limit_bytes)
         self._last_own_id = ident
         self.waits[ident] = wait
-        return frame
+        return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def notification(self, method: str, params: "Any", parent: "Call | None") -> bytes:
         """Make a notification; ``parent`` is the call it belongs to."""
@@ -336,9 +450,41 @@ class Session:
             body = self.codec.encode((RESPONSE, ident, None, value, meta or {}))
         except self.codec.faults as error:
             raise CodecError(str(error)) from error
-        if len(body) > self.limit_bytes:
-            raise _too_large(body, self.limit_bytes)
+        if len(body) > self._large_bytes:
+            return self.result_with_blobs(ident, value, meta, body)
         return len(body).to_bytes(HEAD_BYTES, "big") + body
+
+    def result_with_blobs(self, ident: int, value: "Any", meta: "dict[str, Any] | None", inline: bytes = b"") -> bytes:
+        """Answer a call with a value that may hold blobs; raises CodecError when it cannot be sent.
+
+        Args:
+            ident: The call's id.
+            value: To be sent.
+            meta: Its metadata.
+            inline: The message without blobs, where it has been made.
+        """
+        body = self._moved((RESPONSE, ident, None, value, meta or {}), inline, self.limit_bytes)
+        call = self.calls.get(ident)
+        if call is not None and body is not inline and self.on_blobs is not None:
+            self.on_blobs(call.method)  # the next time they are looked for before anything is encoded
+        return len(body).to_bytes(HEAD_BYTES, "big") + body
+
+    def _moved(self, message: "tuple[Any, ...]", inline: bytes, limit_bytes: int) -> bytes:
+        """Encode a message, its blobs in shared memory where there is some; what has none is returned as ``inline`` is."""
+        if self.codec is self.msgpack:
+            memory = self.take_memory()
+            if memory is not None:
+                try:
+                    body, has_moved = memory.encode(message, limit_bytes, min(BLOB_FROM_BYTES, limit_bytes // 2))
+                except CodecError:
+                    raise
+                except self.codec.faults as error:
+                    raise CodecError(str(error)) from error
+                return body if has_moved or not inline else inline
+        inline = inline or self.encode(message)
+        if len(inline) > limit_bytes:
+            raise _too_large(inline, limit_bytes)
+        return inline
 
     def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
         """Answer a call with an error; facts that cannot be sent are left out, so that this always gives an answer."""
@@ -352,19 +498,32 @@ class Session:
         """Send one item of a stream."""
         return self._pack([ITEM, ident, value, {}])
 
+    def item_body(self, ident: int, value: "Any") -> bytes:
+        """Encode one item, its blobs in shared memory when it is too long for a frame."""
+        message: tuple[Any, ...] = (ITEM, ident, value, {})
+        body = self._encoded(message, is_plain=False)
+        if len(body) <= MAX_ITEM_FRAME_BYTES:
+            return body
+        if self.arenas is None or self.codec is not self.msgpack:
+            raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
+        return self._moved(message, body, MAX_ITEM_FRAME_BYTES)
+
     def credit(self, ident: int, granted_bytes: int) -> bytes:
         """Allow that many more bytes of items."""
         return self._pack([CREDIT, ident, granted_bytes])
 
     def encode(self, message: "Any", *, is_plain: bool = False) -> bytes:
         """Encode a message, one with bytes too unless it is plain; raises CodecError when it cannot be sent."""
-        try:
-            body = self.codec.encode_plain(message) if is_plain else self.codec.encode(message)
-        except self.codec.faults as error:
-            raise CodecError(str(error)) from error
+        body = self._encoded(message, is_plain=is_plain)
         if len(body) > self.limit_bytes:
             raise _too_large(body, self.limit_bytes)
         return body
+
+    def _encoded(self, message: "Any", *, is_plain: bool) -> bytes:
+        try:
+            return self.codec.encode_plain(message) if is_plain else self.codec.encode(message)
+        except self.codec.faults as error:
+            raise CodecError(str(error)) from error
 
     def _pack(self, message: "Any", *, is_plain: bool = False) -> bytes:
         body = self.encode(message, is_plain=is_plain)

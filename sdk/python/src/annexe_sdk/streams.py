@@ -6,10 +6,11 @@
 Source: docs/reference/protocol.md, "Streams".
 """
 
+from annexe_sdk.codec import CodecError
 from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
-from annexe_sdk.session import Call, Stopped, Wait
-from annexe_sdk.wire import INITIAL_CREDIT_BYTES, ITEM, MAX_ITEM_FRAME_BYTES
+from annexe_sdk.session import Call, Stopped, Unread, Wait
+from annexe_sdk.wire import INITIAL_CREDIT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def take_item(call: Call) -> "tuple[Any, int] | None":
         raise CallCancelled("cancelled", "the caller has given up")
     if call.inbox:
         value, size = call.inbox.popleft()
+        if type(value) is Unread:
+            value = value.read()
         due, call.consumed = call.consumed, call.consumed + size
         if due < _ACKNOWLEDGE_BYTES:
             return value, 0
@@ -88,9 +91,7 @@ def take_item(call: Call) -> "tuple[Any, int] | None":
 
 def item_frame(session: "Session", call: Call, value: "Any") -> tuple[bytes, int]:
     """Make the frame for one item; returns it with the credit it costs."""
-    body = session.encode([ITEM, call.id, value, {}])
-    if len(body) > MAX_ITEM_FRAME_BYTES:
-        raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
+    body = session.item_body(call.id, value)
     return pack_frame(body), len(body)
 
 
@@ -115,10 +116,23 @@ def _acknowledge(runner: "Runner", call: Call, granted_bytes: int) -> None:
 
 
 def _send(runner: "Runner", call: Call, value: "Any") -> None:
-    frame, cost = item_frame(runner.session, call, value)
+    frame, cost = _item_with_room(runner, call, value)
     _wait(runner, call, lambda: call.credit >= cost)
     call.credit -= cost
     runner.send(frame)
+
+
+def _item_with_room(runner: "Runner", call: Call, value: "Any") -> tuple[bytes, int]:
+    """Make the frame for one item, when there is room in shared memory for what is too long for it."""
+    while True:
+        room = Wait() if runner.session.memory is None else runner.room()
+        try:
+            return item_frame(runner.session, call, value)
+        except CodecError as error:
+            if type(error).__name__ != "NoRoom":
+                raise
+        if not runner.wait_for_room(room, call):
+            raise CallCancelled("cancelled", "the caller has given up")
 
 
 def _wait(runner: "Runner", call: Call, there: "Any") -> None:

@@ -1,0 +1,216 @@
+"""Shared memory, seen from the plugin: long bytes that travel beside the messages.
+
+Imported when the first blob comes or goes, never before.
+
+* What the host sent stays in its file until a handler wants it; so the file's size bounds what waits in the plugin.
+* What the plugin sends stays its own until the host has released it.
+
+Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
+"""
+
+from _thread import allocate_lock
+from collections.abc import Callable
+from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+from os import close
+from typing import Any
+
+import msgspec
+from msgspec.msgpack import Ext
+
+from annexe_sdk.arena import Arena
+from annexe_sdk.codec import CodecError
+from annexe_sdk.session import Broken, Unread, Wait
+from annexe_sdk.wire import BLOB_EXTENSION, BLOB_FROM_BYTES, MAX_BLOBS, RELEASE
+
+__all__ = ["Memory", "NoRoom"]
+
+_AT_ONCE_BYTES = 1024 * 1024  # less waits for the next message: a write of its own costs as much as copying so much
+_BYTES = (bytes, bytearray, memoryview)
+_encode = msgspec.msgpack.Encoder().encode
+_EXTENSIONS = tuple(Ext(BLOB_EXTENSION, bytes((index,))) for index in range(MAX_BLOBS))
+
+
+class NoRoom(CodecError):  # noqa: N818 - a state of the connection
+    """Too long for a frame, and at present there is no room beside it."""
+
+
+class Memory:
+    """Both memory files of one connection.
+
+    Args:
+        arenas: As hello told them: descriptor and size by ``in`` (from the host) and ``out``. The descriptors are closed here.
+        send: Writes a frame at once.
+        send_later: Writes a frame with the next one.
+    """
+
+    def __init__(self, arenas: "dict[str, list[int]]", send: "Callable[[bytes], None]", send_later: "Callable[[bytes], None]") -> None:
+        (read_fd, read_bytes), (write_fd, write_bytes) = arenas["in"], arenas["out"]
+        self._in = mmap(read_fd, read_bytes, MAP_SHARED, PROT_READ)
+        self._out = mmap(write_fd, write_bytes, MAP_SHARED, PROT_READ | PROT_WRITE)
+        for fd in (read_fd, write_fd):
+            close(fd)  # a map has its own
+        self._send = send
+        self._send_later = send_later
+        self._room = Arena(write_bytes)
+        self._lock = allocate_lock()
+        self._waiting: list[Wait] = []
+
+    # In.
+
+    def take(self, frame: bytes) -> "list[Any]":
+        """Decode a message with blobs; its payload becomes an ``Unread``.
+
+        Raises:
+            CodecError: It cannot be decoded, or holds extensions and names no regions.
+            Broken: It names regions that are not there.
+        """
+        message = _decode(frame)
+        meta = message[-1] if type(message) is list and message else None
+        regions = meta.get("blobs") if type(meta) is dict else None
+        if regions is None:
+            raise CodecError("a MessagePack extension in a message without blobs")
+        if not _are_regions(regions, len(self._in)):
+            raise Broken("bad-region", f"blobs {regions!r}, not all within {len(self._in)} bytes")
+        taken: list[Any] = message
+        taken[-2] = Unread(self, frame, regions)
+        return taken
+
+    def read(self, unread: Unread) -> "Any":
+        """Return the payload with its blobs, and tell the host that it has been read.
+
+        Raises:
+            CodecError: It has an extension that stands for no blob.
+        """
+        blobs = [self._in[offset : offset + length] for offset, length in unread.regions]
+        self.release(unread.regions)
+
+        def blob(code: int, index: memoryview) -> bytes:
+            if code != BLOB_EXTENSION or len(index) != 1 or index[0] >= len(blobs):
+                raise CodecError(f"a MessagePack extension of type {code} that stands for no blob")
+            return blobs[index[0]]
+
+        return msgspec.msgpack.decode(unread.frame, ext_hook=blob)[-2]
+
+    def release(self, regions: "list[Any]") -> None:
+        """Tell the host that regions were received."""
+        body = _encode((RELEASE, regions))
+        send = self._send if sum(length for _, length in regions) >= _AT_ONCE_BYTES else self._send_later
+        send(len(body).to_bytes(4, "big") + body)
+
+    # Out.
+
+    def encode(self, message: "tuple[Any, ...]", limit_bytes: int, from_bytes: int = BLOB_FROM_BYTES) -> "tuple[bytes, bool]":
+        """Encode a message, its blobs beside it as far as there is room.
+
+        Args:
+            message: Its payload is the last but one element, its metadata the last.
+            limit_bytes: Longest message.
+            from_bytes: Shorter ones stay in it.
+
+        Returns:
+            The message, and whether it has a blob beside it.
+
+        Raises:
+            NoRoom: It is too long for want of room; there may be some later.
+            CodecError: It is too long.
+        """
+        placing = _Placing(self, from_bytes)
+        try:
+            payload = placing.moved(msgspec.to_builtins(message[-2], builtin_types=_BYTES))
+            meta = {**message[-1], "blobs": placing.regions} if placing.regions else message[-1]
+            body = _encode((*message[:-2], payload, meta))
+            if len(body) <= limit_bytes:
+                return body, bool(placing.regions)
+        except BaseException:
+            self.take_back(placing.regions)
+            raise
+        self.take_back(placing.regions)
+        text = f"a message of {len(body)} bytes; expected at most {limit_bytes}, and as much in blobs as shared memory takes"
+        with self._lock:
+            may_fit = placing.is_short and not self._room.is_empty
+        raise NoRoom(text) if may_fit else CodecError(text)
+
+    def place(self, octets: "Any", length: int) -> "int | None":
+        """Copy bytes into the file; return where, None without room."""
+        with self._lock:
+            offset = self._room.take(length)
+        if offset is not None:
+            self._out[offset : offset + length] = octets
+        return offset
+
+    def take_back(self, regions: "list[tuple[int, int]]") -> None:
+        """Free regions that were never sent."""
+        with self._lock:
+            for offset, length in regions:
+                self._room.give_back(offset, length)
+
+    def on_release(self, regions: "Any") -> None:
+        """The host has received what we sent."""
+        with self._lock:
+            freed = type(regions) is list and all(
+                type(region) is list and len(region) == 2 and self._room.give_back(region[0], region[1]) for region in regions
+            )
+            waiting, self._waiting = self._waiting, []
+        for wait in waiting:
+            wait.finish()
+        if not freed:
+            raise Broken("unknown-region", f"a release of {regions!r}, which the host does not have")
+
+    def wake_when_free(self, wait: Wait) -> None:
+        """Finish ``wait`` at the next release."""
+        with self._lock:
+            self._waiting.append(wait)
+
+
+class _Placing:
+    """Moves the blobs of one message."""
+
+    def __init__(self, memory: Memory, from_bytes: int) -> None:
+        self._memory = memory
+        self._from_bytes = from_bytes
+        self.regions: list[tuple[int, int]] = []
+        self.is_short = False
+
+    def moved(self, value: "Any") -> "Any":
+        """Return plain builtins with extensions for blobs; changes what is in them."""
+        kind = type(value)
+        if kind is bytes or kind is bytearray or kind is memoryview:
+            return self._placed(value)
+        if kind is dict:
+            for key, item in value.items():
+                if type(item) in _LOOKED_INTO:
+                    value[key] = self.moved(item)
+        elif kind is list or kind is tuple:
+            return [self.moved(item) if type(item) in _LOOKED_INTO else item for item in value]
+        return value
+
+    def _placed(self, octets: "Any") -> "Any":
+        length = octets.nbytes if type(octets) is memoryview else len(octets)
+        if length < self._from_bytes or len(self.regions) == MAX_BLOBS:
+            return octets
+        offset = self._memory.place(octets, length)
+        if offset is None:
+            self.is_short = True
+            return octets
+        self.regions.append((offset, length))
+        return _EXTENSIONS[len(self.regions) - 1]
+
+
+_LOOKED_INTO = frozenset({bytes, bytearray, memoryview, dict, list, tuple})
+
+
+def _decode(frame: bytes) -> "Any":
+    try:
+        return msgspec.msgpack.decode(frame)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CodecError(str(error)) from error
+
+
+def _are_regions(regions: "Any", size_bytes: int) -> bool:
+    return type(regions) is list and all(
+        type(region) is list
+        and len(region) == 2
+        and type(region[0]) is type(region[1]) is int
+        and 0 <= region[0] < region[0] + region[1] <= size_bytes
+        for region in regions
+    )
