@@ -64,8 +64,13 @@ def gateway(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with gateway(tmp_path_factory.mktemp("gateway")) as (url, _process):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with gateway(folder) as (url, _process):
         yield url
 
 
@@ -245,6 +250,18 @@ def test_plugin_fault_does_not_reach_the_request_nor_others(url: str, fault: str
     assert [f"ada{number}@example.org" in answer for number, answer in enumerate(others)] == [True] * 8
     # And the plugin comes back.
     wait_until(lambda: chaos_is_back(url), timeout_s=40)
+
+
+@pytest.mark.parametrize("fault", ["fork", "fork-exit"])
+def test_fork_of_a_plugin_without_the_right_is_refused_and_explained(url: str, folder: Path, fault: str) -> None:
+    wait_until(lambda: chaos_is_back(url), timeout_s=40)
+    request = uuid4().hex
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=request, max_retries=0) as client:
+        assert f"chaos: {fault}" in ask(client, f"chaos: {fault}", extra_headers={"x-request-id": request})
+    command = [str(Path(sys.executable).with_name("annexe")), "explain", request, "--state", str(folder / "state"), "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (step,) = [step for step in json.loads(told)["steps"] if step["plugin"] == "chaos" and step["hook"] == "chat.on_request"]
+    assert step["outcome"] == "failed" and "PermissionError" in told
 
 
 @pytest.mark.parametrize("fault", ["stream-raise", "stream-crash", "stream-wrong-type"])
