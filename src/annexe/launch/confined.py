@@ -13,6 +13,7 @@ from abc import abstractmethod
 
 from annexe.errors import LaunchError, SandboxError
 from annexe.launch.egress import Egress
+from annexe.launch.processes import is_ending
 from annexe.launch.readback import differences, read_back
 from annexe.launch.receipts import PutUp
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
@@ -60,7 +61,7 @@ class ConfinedProcess(LaunchedPlugin):
         wrong = differences(found, walls=put_up.walls, uid=put_up.uid, limits=put_up.limits, filters=put_up.filters)
         if self._group.controllers and not self._group.holds(pid):
             wrong.append("it is not in its control group")
-        if wrong and read_back(pid) is None:
+        if wrong and is_ending(pid):
             return  # it ended while it was looked at
         if wrong:
             plugin = put_up.request.plugin

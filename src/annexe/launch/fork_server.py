@@ -1,8 +1,7 @@
 """One fork server, as the host sees it: a process that was started, and whose channel is a control socket.
 
-A request is one byte with the plugin's ends as descriptors: channel, standard output, standard error, the pipe in which the fork's end is
-told, and the doors of its control group. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now. The fork
-says ``.`` on its channel when it is in its control group, puts up its walls, and waits for a byte before it goes on.
+A request is one byte with the plugin's ends as descriptors: channel, standard output, standard error, and the pipe in which the fork's end
+is told. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be none just now.
 
 * No plugin can reach the control socket. What comes is read strictly all the same; a server that answers anything else is not used again.
 * A handle is believed when the kernel says that it stands for a child of this very server.
@@ -15,8 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar, final
 
 from annexe.errors import SandboxError
@@ -28,13 +26,15 @@ from annexe.launch.launched import LaunchedProcess
 from annexe.launch.preparation import Home
 from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.processes import parent_of, pid_of_pidfd
+from annexe.sandbox.cgroup import Group
 
-__all__ = ["ForkServer", "NotServedError", "RefusedError"]
+__all__ = ["ForkServer", "NotServedError", "RefusedError", "enter"]
 
 T = TypeVar("T")
 
 _ANSWER_S = 10.0
-_REQUEST, _FORKED, _REFUSED, _SETTLED = b"f", b"+", b"-", b"."
+_REQUEST, _FORKED, _REFUSED = b"f", b"+", b"-"
+_DOORS, _JOINED, _NOT_JOINED, _GO_ON = b"d", b".", b"?", b"g"
 
 
 class NotServedError(Exception):
@@ -70,15 +70,14 @@ class ForkServer:
         process.sock.settimeout(_ANSWER_S)
         let_descriptors_pass(process.sock, True)  # what its plugin will never have
 
-    def fork(self, doors: Iterable[Path], meanwhile: Callable[[], T]) -> tuple[Fork, T]:
+    def fork(self, meanwhile: Callable[[], T]) -> tuple[Fork, T]:
         """Have it make a fork. Blocking; one at a time.
 
         Args:
-            doors: Files by which the fork joins its control group.
             meanwhile: What can be done while it forks.
 
         Returns:
-            The fork, which waits to be let go on, and what ``meanwhile`` returned.
+            The fork, which has to join its control group, and what ``meanwhile`` returned.
 
         Raises:
             NotServedError: It does not.
@@ -90,22 +89,18 @@ class ForkServer:
             stdout, stdout_writer = pipe_ends(on_failure, always)
             stderr, stderr_writer = pipe_ends(on_failure, always)
             end, end_writer = pipe_ends(on_failure, always)
-            given = [theirs.fileno(), stdout_writer, stderr_writer, end_writer]
-            for path in doors:
-                given.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-                always.callback(os.close, given[-1])
-            self._ask(given)
+            self._ask([theirs.fileno(), stdout_writer, stderr_writer, end_writer])
             try:
                 found = meanwhile()
             finally:  # the answer comes in any case
                 pidfd = self._answer()
                 on_failure.callback(os.close, pidfd)
                 on_failure.callback(kill_through, pidfd)
-            pid = self._checked(pidfd)
-            theirs.close()  # so that its end is the channel's
-            egress = self._settled(sock)
+            sock.settimeout(_ANSWER_S)
+            egress = self._egress(sock)
             if egress is not None:
                 on_failure.callback(egress.listener.close)
+            pid = self._checked(pidfd)
             fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr, egress=egress)
             on_failure.pop_all()
             return fork, found
@@ -143,12 +138,32 @@ class ForkServer:
             raise NotServedError(f"it answered with a handle on process {pid}, which is not its child")
         return pid
 
-    def _settled(self, sock: socket.socket) -> Egress | None:
-        """Wait until a fork is in its control group, for to move it there costs more than the whole start; return its way out."""
-        sock.settimeout(_ANSWER_S)
+    def _egress(self, sock: socket.socket) -> Egress | None:
+        """Return the way out that a fork hands over, if it was told to."""
         try:
-            if sock.recv(1) != _SETTLED:
-                raise NotServedError("its fork ended before it was one")
             return receive_egress(sock, self.orders.egress) if self.orders.egress is not None else None
         except OSError as error:
-            raise NotServedError(f"its fork is silent: {error}") from error
+            raise NotServedError(f"its fork hands no way out over: {error}") from error
+
+
+def enter(fork: Fork, group: Group) -> None:
+    """Have a fork join its control group and go on. Blocking.
+
+    Raises:
+        NotServedError: It has ended, or says what it should not.
+        SandboxError: The group does not take it.
+    """
+    doors = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.doors]
+    try:
+        socket.send_fds(fork.sock, [_DOORS], doors)
+        said = fork.sock.recv(1)
+        group.add(fork.pid)  # nothing to do if it has joined by itself
+        if said == _NOT_JOINED:
+            fork.sock.sendall(_GO_ON)
+        elif said != _JOINED:
+            raise NotServedError("its fork ended before it was a plugin")
+    except OSError as error:
+        raise NotServedError(f"its fork ended before it was a plugin: {error}") from error
+    finally:
+        for door in doors:
+            os.close(door)

@@ -31,6 +31,7 @@ __all__ = [
     "ProcessIdentity",
     "identity_of",
     "is_alive",
+    "is_ending",
     "kill_matching",
     "kill_user",
     "open_pidfd",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 _PROC = Path("/proc")
+_PF_EXITING = 0x4
 _TAG_LINE = b"Max realtime timeout"
 _MAX_FILE_BYTES = 8192  # the kernel gives these files whole in one read
 
@@ -100,6 +102,12 @@ def identity_of(pid: int) -> ProcessIdentity | None:
 def is_alive(identity: ProcessIdentity) -> bool:
     """Return whether that very process still runs."""
     return identity_of(identity.pid) == identity
+
+
+def is_ending(pid: int) -> bool:
+    """Return whether a process is gone or on its way out: it leaves its control group before it is a zombie."""
+    fields = read_proc(pid, "stat").rpartition(b")")[2].split()
+    return len(fields) <= 6 or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def parent_of(pid: int) -> int | None:

@@ -10,9 +10,9 @@ Source: feature IS9; proc(5).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from annexe.launch.processes import read_proc
@@ -110,12 +110,8 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def _own_namespaces(pid: int) -> frozenset[str] | None:
     try:
-        return frozenset(name for name in NAMESPACES if _namespace(str(pid), name) != _namespace("self", name))
+        return frozenset(name for name in NAMESPACES if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"))  # noqa: PTH115 - no path
     except PermissionError:
         return None
     except OSError:
         return frozenset()
-
-
-def _namespace(pid: str, name: str) -> str:
-    return str(Path("/proc", pid, "ns", name).readlink())

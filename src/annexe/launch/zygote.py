@@ -28,7 +28,7 @@ from typing import final
 
 from annexe.errors import LaunchError, SandboxError
 from annexe.launch.basis import Basis, basis_of
-from annexe.launch.fork_server import ForkServer, NotServedError, RefusedError
+from annexe.launch.fork_server import ForkServer, NotServedError, RefusedError, enter
 from annexe.launch.forked import Fork, ForkedProcess
 from annexe.launch.orders import MAX_FORKS, fork_orders, server_orders
 from annexe.launch.preparation import Prepared
@@ -41,7 +41,6 @@ from annexe.sandbox.cgroup import Group
 __all__ = ["ForkServers", "can_be_forked"]
 
 _PATIENCE = 3
-_GO_ON = b"."
 _Made = tuple[Fork, Group, PutUp]
 _logger = logging.getLogger(__name__)
 
@@ -139,20 +138,20 @@ class ForkServers:
         return prepared if basis_of(prepared) == server.basis else None
 
     def _make(self, server: ForkServer, request: LaunchRequest, prepare: Callable[[], Prepared | None]) -> _Made | None:
-        """Have a server make a fork in a control group of its own, and let it go on. Blocking."""
+        """Have a server make a fork in a control group of its own. Blocking."""
         with contextlib.ExitStack() as on_failure:
-            group = self._starter.group_for(request.instance, request.profile)
-            on_failure.callback(group.remove)
-            on_failure.callback(group.kill)
-            fork, prepared = server.fork(group.doors, prepare)
+
+            def meanwhile() -> tuple[Group, Prepared | None]:
+                group = self._starter.group_for(request.instance, request.profile)
+                on_failure.callback(group.remove)
+                on_failure.callback(group.kill)
+                return group, prepare()
+
+            fork, (group, prepared) = server.fork(meanwhile)
             on_failure.callback(fork.discard)
             if prepared is None:
                 return None
-            group.add(fork.pid)
-            try:
-                fork.sock.sendall(_GO_ON)
-            except OSError as error:
-                raise NotServedError(f"its fork ended before it could go on: {error}") from error
+            enter(fork, group)
             fork.sock.setblocking(False)
             filters = prepared.offer.filters_for(request.profile, runs_program=False)
             put_up = self._starter.put_up(prepared, server.orders.limits, group, filters=len(filters), is_warm=True)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["serve"]
+__all__ = ["join", "serve"]
 
 _MAX_DESCRIPTORS = 16
-_GIVEN = 4  # channel, standard output, standard error, and where the end of the fork is told; then doors of control groups
-_FORKED, _REFUSED, _SETTLED = b"+", b"-", b"."
+_GIVEN = 4  # channel, standard output, standard error, and where the end of the fork is told
+_FORKED, _REFUSED, _JOINED, _NOT_JOINED = b"+", b"-", b".", b"?"
 _FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -64,7 +64,9 @@ def serve(control: int, orders: "dict[str, Any]", path: "list[str]") -> "tuple[i
                 if not forks:
                     _tidy(private)
                 continue
-            given = _asked(host)
+            given = _received(host)
+            if len(given) != _GIVEN:
+                raise OSError(f"expected {_GIVEN} descriptors with a request, got {len(given)}")
             try:
                 pid = posix.fork()
             except OSError:  # too many processes, or too little memory
@@ -107,29 +109,42 @@ def _preload(modules: "Iterable[str]", own: "Iterable[str]") -> None:
     sys.meta_path.remove(guard)
 
 
-def _asked(host: socket) -> list[int]:
-    """Return the descriptors that came with a request; end when the host has hung up."""
-    request, ancillary, flags, _ = host.recvmsg(1, CMSG_SPACE(4 * _MAX_DESCRIPTORS))
-    if not request:
-        posix._exit(0)
-    given = [int.from_bytes(held[at : at + 4], sys.byteorder) for _, _, held in ancillary for at in range(0, len(held), 4)]
-    if len(given) < _GIVEN or flags:
-        raise OSError(f"a request came with {len(given)} descriptors")
-    return given
+def join(channel: int) -> None:
+    """In a fork, behind its walls: join the control groups whose doors the host hands over.
 
-
-def _settle(given: list[int]) -> int:
-    """In a fork: take over the standard streams, lead a session, join control groups by their doors, say so; return the channel."""
-    channel, stdout, stderr, _, *doors = given
-    posix.dup2(stdout, 1)
-    posix.dup2(stderr, 2)
-    posix.setsid()  # a signal to its own group must not reach the server
+    Returns once it is in them, by itself or by the host, which takes much longer; nothing of the plugin may run before.
+    """
+    host = socket(AF_UNIX, SOCK_STREAM, 0, channel)
+    doors = _received(host)
+    has_joined = bool(doors)
     for door in doors:
         try:
             posix.write(door, b"0")
-        except OSError:  # an older kernel, which looks at who writes, not at who opened: then the host does it
-            break
-    posix.write(channel, _SETTLED)
+        except OSError:  # an older kernel, which looks at who writes, not at who opened
+            has_joined = False
+        posix.close(door)
+    host.sendall(_JOINED if has_joined else _NOT_JOINED)
+    if not has_joined and not host.recv(1):
+        posix._exit(0)
+    host.detach()
+
+
+def _received(host: socket) -> list[int]:
+    """Return the descriptors that came with a byte; end when the host has hung up."""
+    came, ancillary, flags, _ = host.recvmsg(1, CMSG_SPACE(4 * _MAX_DESCRIPTORS))
+    if not came:
+        posix._exit(0)
+    if flags:
+        raise OSError("not all descriptors came through")
+    return [int.from_bytes(held[at : at + 4], sys.byteorder) for _, _, held in ancillary for at in range(0, len(held), 4)]
+
+
+def _settle(given: list[int]) -> int:
+    """In a fork: take over the standard streams, lead a session; return the channel."""
+    channel, stdout, stderr, _ = given
+    posix.dup2(stdout, 1)
+    posix.dup2(stderr, 2)
+    posix.setsid()  # a signal to its own group must not reach the server
     return channel
 
 

@@ -18,7 +18,7 @@ Order:
 Where bubblewrap builds namespaces, this program runs inside them; where there is none, it is the same with fewer walls.
 
 Told to serve, it becomes a fork server behind its own walls instead of step 8 (see ``fork_server``). The frame has what its forks do then:
-step 1 and steps 4 to 8, but for what their server has put up already; before the last one they wait until the host lets them go on.
+step 1 and steps 4 to 8, but for what their server has put up already; before the last one they join their control groups.
 
 The frame comes from the host, so marshal is safe here; nothing is ever unmarshalled in the other direction.
 
@@ -205,7 +205,7 @@ def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
     """Become a fork server; return in each fork, behind its walls, with what it is to be."""
     path = sys.path[:]
     sys.path += orders["libraries"]
-    from annexe_fork_server import serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
+    from annexe_fork_server import join, serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
 
     del sys.modules["annexe_fork_server"]
     channel, server = serve(_CHANNEL, orders, path)
@@ -214,7 +214,7 @@ def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
         posix._exit(0)
     frame: dict[str, Any] = orders["fork"]
     _put_up(frame, channel, server)
-    _read(_CHANNEL, 1)  # by then the host has seen it in its control group
+    join(_CHANNEL)
     return frame
 
 
