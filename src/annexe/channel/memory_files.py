@@ -45,9 +45,9 @@ class MemoryFiles:
         self.told = descriptors
 
     @classmethod
-    def make(cls, size_bytes: int) -> MemoryFiles | None:
-        """Make both; None where the system cannot make them safe, or not now."""
-        if sys.platform != "linux":
+    def make(cls, size_bytes: int, *, platform: str = sys.platform) -> MemoryFiles | None:
+        """Make both; None where the system cannot make them safe, or not now, and where ``size_bytes`` is 0."""
+        if platform != "linux" or size_bytes == 0:
             return None
         opened: list[int] = []
         try:
