@@ -162,6 +162,16 @@ def test_status_list_and_show_tell_what_runs(tmp_path: Path) -> None:
     assert broken["receipt"] is None and "is not a valid manifest" in broken["problems"]
 
 
+def test_worth_of_rights_is_told_rightly_before_anything_was_started(tmp_path: Path) -> None:
+    shout(tmp_path, extra="[permissions]\nnetwork = ['api.example.org:443']\nsubprocess = true")
+    shown, permissions = asked(
+        tmp_path, lambda client: (client.call("show", plugin="shout"), client.call("permissions", plugin="shout")), grants="stored"
+    )
+    assert shown["receipt"] is None
+    for told in (shown["rights"], permissions["rights"]):
+        assert {right["right"]: right["worth"] for right in told} == {"network:api.example.org:443": "enforced", "subprocess": "enforced"}
+
+
 @pytest.mark.parametrize(
     ("method", "args", "value"),
     [

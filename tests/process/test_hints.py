@@ -96,7 +96,7 @@ def test_an_activation_that_is_refused_something_says_so_in_the_plugins_reason(t
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
-            receipt_of = host._registry.expected_walls("alpha")
+            receipt_of = await host._registry.expected_walls("alpha")
             failed = events(host, EventKind.LAUNCH_FAILED, "alpha")
             assert failed
             if receipt_of.keep_files:

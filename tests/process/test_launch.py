@@ -24,7 +24,8 @@ from annexe.errors import HostClosedError, LaunchError, SandboxError, Unsupporte
 from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment
 from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
-from annexe.sandbox import IsolationLevel, Profile
+from annexe.launch.python_env import PythonFinder
+from annexe.sandbox import IsolationLevel, Profile, Walls
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
 from tests.process.hosts import without_walls
 
@@ -612,6 +613,26 @@ def test_binary_that_cannot_be_run_ends_with_a_reason(make_plugin: MakePlugin, o
             assert (await wait(plugin)).code == 71
             assert b"PermissionError" in read_all(plugin.stderr)
             await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_expected_walls_are_those_that_a_launch_then_gets(make_plugin: MakePlugin, open_strategy: OpenStrategy, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            expected = await strategy.expected_walls()
+            assert not (tmp_path / "state").exists()  # nothing was launched
+            plugin = await strategy.launch(make_plugin(WAIT))
+            assert plugin.receipt.walls == expected == await strategy.expected_walls()
+            await plugin.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_walls_are_expected_where_nothing_could_be_launched(open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy(pythons=PythonFinder(host=Path("/nonexistent/python"), system=[])) as strategy:
+            assert await strategy.expected_walls() == Walls()
 
     asyncio.run(scenario())
 

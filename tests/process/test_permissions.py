@@ -152,7 +152,7 @@ def test_what_was_refused_is_shown_with_the_line_that_asks_for_it(tmp_path: Path
             assert denied['capabilities = ["orders"]']["by"] == "host"
             text = await annexe(tmp_path, "permissions", "alpha")
             assert 'in plugin.toml under [permissions]: capabilities = ["orders"]' in text
-            if host._registry.expected_walls("alpha").keep_files:
+            if (await host._registry.expected_walls("alpha")).keep_files:
                 assert denied['filesystem = { read = ["/srv/no-such/model.bin"], write = [] }']["by"] == "sandbox"
                 assert "by the sandbox, as the plugin tells it: filesystem" in text
 

@@ -228,7 +228,7 @@ class ControlMethods:
             self._handle(known.id),
             known,
             strategy=strategy,
-            expected=self._registry.expected_walls(known.id),
+            expected=await self._registry.expected_walls(known.id),
             breakers=self._dispatcher.open_breakers(known.id),
             figures=figures,
         )

@@ -72,7 +72,7 @@ class Permissions:
             "state": str(known.state),
             "reason": known.reason,
             "source": str(source) if isinstance(source, Path) else source,
-            "rights": list(self._rights(known, used, since)),
+            "rights": list(self._rights(known, await self._worth(known), used, since)),
             "grants": grants,
             "denied": denials(events),
         }
@@ -83,9 +83,14 @@ class Permissions:
         kinds = (EventKind.PERMISSION_DENIED, *_TOLD_IN)
         return grants, [event for kind in kinds for event in store.events.newest(_MAX_EVENTS, plugin=plugin, kind=str(kind))]
 
-    def _rights(self, known: KnownPlugin, used: Mapping[str, float], since: Mapping[str, float]) -> Iterable[dict[str, Any]]:
+    async def _worth(self, known: KnownPlugin) -> Mapping[str, Enforcement]:
+        """Return what rights are worth to a plugin: where it runs, or where it would."""
         instance = known.supervisor.instance if known.supervisor is not None else None
-        worth = instance.launched.receipt.rights if instance is not None else enforcement(self._registry.expected_walls(known.id))
+        return instance.launched.receipt.rights if instance is not None else enforcement(await self._registry.expected_walls(known.id))
+
+    def _rights(
+        self, known: KnownPlugin, worth: Mapping[str, Enforcement], used: Mapping[str, float], since: Mapping[str, float]
+    ) -> Iterable[dict[str, Any]]:
         granted = known.decision.granted if known.decision is not None else frozenset()
         for right in sorted(known.manifest.permission_set()) if known.manifest is not None else ():
             found, at, granted_at = worth[kind_of(right)], used.get(right), since.get(right)

@@ -86,9 +86,9 @@ class Registry:
             raise UnknownPluginError(f"no plugin {plugin!r} is known; known are: {there}", plugin=plugin)
         return known
 
-    def expected_walls(self, plugin: str) -> Walls:
+    async def expected_walls(self, plugin: str) -> Walls:
         """Return which walls a plugin would get if it were started now."""
-        return self._strategies[self._settings.strategy_of(plugin)].expected_walls()
+        return await self._strategies[self._settings.strategy_of(plugin)].expected_walls()
 
     @asynccontextmanager
     async def _acting_on(self, plugin: str) -> AsyncIterator[KnownPlugin]:

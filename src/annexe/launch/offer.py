@@ -97,7 +97,7 @@ class OfferFinder:
         self._bubblewrap_at = bubblewrap
         self._without = frozenset(unsafe_without)
         self._known: dict[tuple[Path, bool], Offer] = {}
-        self.latest = Offer()  # what was found last; before that, nothing is promised
+        self.latest: Offer | None = None  # what was found last
         self._finding = threading.Lock()  # ten plugins that start at once try it once
 
     def find(self, interpreter: Interpreter, runtime: Runtime, *, uid: int | None, scratch: Path) -> Offer:

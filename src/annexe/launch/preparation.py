@@ -146,7 +146,7 @@ class Preparation:
         """
         entry = _entry_file(request)
         with contextlib.ExitStack() as undo:
-            uid, scratch = self._settle_in(request, undo) if home is None else (home.uid, home.scratch)
+            uid, scratch = self._settle_in(request.plugin, undo) if home is None else (home.uid, home.scratch)
             folder, notes = self._readable(request, uid, entry)
             is_python = request.kind == "python"
             python = self._pythons.find(
@@ -184,13 +184,26 @@ class Preparation:
                 notes=(*notes, *python.notes),
             )
 
-    def _settle_in(self, request: LaunchRequest, undo: contextlib.ExitStack) -> tuple[int | None, Path]:
+    def look(self) -> Offer:
+        """Return what walls a plugin without an environment of its own would get.
+
+        Raises:
+            LaunchError: No interpreter can be had; the text holds the cure.
+        """
+        with contextlib.ExitStack() as undo:
+            uid, scratch = self._settle_in("trial", undo)
+            interpreter = self._pythons.find(plugin="trial", folder=None, requires_python="", uid=uid).interpreter
+            with self._building:
+                runtime = self._runtimes.for_interpreter(interpreter)
+            return self._offers.find(interpreter, runtime, uid=uid, scratch=scratch)
+
+    def _settle_in(self, name: str, undo: contextlib.ExitStack) -> tuple[int | None, Path]:
         """Take a user and a private folder."""
         uid = None
         if self._uids is not None:
             uid = self._uids.acquire()
             undo.callback(self._uids.release, uid)
-        scratch = self._scratch(request, uid)
+        scratch = self._scratch(name, uid)
         undo.callback(shutil.rmtree, scratch, ignore_errors=True)
         return uid, scratch
 
@@ -219,8 +232,8 @@ class Preparation:
         if self._uids is not None:
             self._uids.release(uid)
 
-    def _scratch(self, request: LaunchRequest, uid: int | None) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix=f"{request.plugin}-", dir=owned_folder(owned_folder(self._cache) / "scratch")))
+    def _scratch(self, name: str, uid: int | None) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=owned_folder(owned_folder(self._cache) / "scratch")))
         if uid is not None:
             os.chown(folder, uid, uid)
         return folder

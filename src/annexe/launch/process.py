@@ -85,8 +85,14 @@ class ProcessStrategy(LaunchStrategy):
         self._platform = platform
         self._discarding: set[asyncio.Task[None]] = set()
 
-    def expected_walls(self) -> Walls:
+    async def expected_walls(self) -> Walls:
         offer = self._offers.latest
+        if offer is None:
+            try:
+                offer = await asyncio.to_thread(self._preparation.look)
+                await asyncio.to_thread(self._starter.control_groups)
+            except (AnnexeError, OSError):  # whoever launches is told
+                return Walls()
         return Walls(
             own_uid=self._uids is not None,
             rlimits=True,

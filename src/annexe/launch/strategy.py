@@ -166,8 +166,8 @@ class LaunchedPlugin(ABC):
 class LaunchStrategy(ABC):
     """Makes plugins live in one particular way."""
 
-    def expected_walls(self) -> Walls:
-        """Return which walls a plugin that asks for nothing would get here, as far as is known yet.
+    async def expected_walls(self) -> Walls:
+        """Return which walls a plugin that asks for nothing would get here; where nothing was launched yet, that is tried first.
 
         Called for plugins that do not run, to say what their rights and limits would be worth.
         """
