@@ -640,6 +640,7 @@ def test_no_walls_are_expected_where_nothing_could_be_launched(open_strategy: Op
 def test_launch_on_windows_is_a_named_error_with_the_way_out(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
     async def scenario() -> None:
         async with open_strategy(platform="win32") as strategy:
+            assert await strategy.expected_walls() == Walls()
             with pytest.raises(UnsupportedPlatformError, match="WSL 2") as caught:
                 await strategy.launch(make_plugin(WAIT))
             assert (caught.value.plugin, caught.value.data["platform"]) == ("sample", "win32")
