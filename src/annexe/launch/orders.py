@@ -31,7 +31,9 @@ MAX_FORKS = 64
 
 _MIB = 1024 * 1024
 _PRELOADED = ("annexe_sdk.convert", "msgspec")
-_OF_FORKS = frozenset({"no-children", "allow"})  # the filters under which no fork could be made or finished
+_OF_FORKS = frozenset(
+    {"no-children", "no-attributes", "allow"}
+)  # the filters under which no fork could be made, finished or cleared up after
 _PER_FORK = 2  # descriptors that a server holds for each
 _SERVERS_OWN = 16
 
@@ -111,7 +113,7 @@ def fork_orders(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateF
     orders = orders_for(prepared, tag=tag, runner=runner)
     limits = {**orders.limits}
     if "RLIMIT_NPROC" in limits:
-        limits["RLIMIT_NPROC"] += 1  # its server is counted with it
+        limits["RLIMIT_NPROC"] += 2  # its server and a spare are counted with it
     return replace(orders, host_pid=0, limits=limits, filters=_filters(prepared, of_server=False))
 
 
@@ -191,7 +193,12 @@ def _filters(prepared: Prepared, *, of_server: bool) -> list[bytes]:
     programs = prepared.offer.filters_for(profile, runs_program=False)
     if not programs:
         return []
-    names = program_names(may_run_programs=profile.subprocess, may_fork=profile.subprocess, network=profile.network)
+    names = program_names(
+        may_run_programs=profile.subprocess,
+        may_fork=profile.subprocess,
+        network=profile.network,
+        sees_all_files=prepared.offer.bubblewrap is None,
+    )
     # A fork of a plugin with network makes a listening socket for the host before it is one.
     late = _OF_FORKS | ({"no-listening"} if profile.network else set())
     return [program for name, program in zip(names, programs, strict=True) if (name in late) is not of_server]
