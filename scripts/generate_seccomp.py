@@ -232,6 +232,17 @@ def listed(action: int, table: Mapping[str, str]) -> Iterator[Rule]:
 PROGRAMS = {
     "no-programs": Program(ALLOW, (Rule(EACCES, "execve execveat"),)),
     "no-children": Program(ALLOW, (Rule(EPERM, "fork vfork"), Rule(EPERM, "clone", (masked(0, CLONE_THREAD, 0),)))),
+    # Where a plugin sees the machine's files: Landlock knows nothing of modes, owners, times and notes. By descriptor they can be changed,
+    # for Landlock says what is opened.
+    "no-attributes": Program(
+        ALLOW,
+        (
+            Rule(
+                EPERM, "chmod chown fchmodat fchownat futimesat lchown lremovexattr lsetxattr removexattr setxattr utime utimes"
+            ),
+            Rule(EPERM, "utimensat", (Arg(1, NE, 0),)),
+        ),
+    ),
     "no-network": Program(ALLOW, (Rule(EACCES, "accept accept4 bind connect listen socket"), NO_PAIR_WITH_ADDRESSES)),
     "no-listening": Program(
         ALLOW,

@@ -64,6 +64,8 @@ def edit(doc, ctx):
         "signal": tried(lambda: os.kill(os.getppid(), 0)),
         "write": tried(lambda: open(os.environ["TMPDIR"] + "/x", "w").close()),
         "mount": tried(lambda: open("/proc/self/mountinfo").read()[:1]),
+        "mode": tried(lambda: os.chmod(secret, 0o666)),
+        "times": tried(lambda: os.utime(secret)),
     })
     return doc
 """
@@ -117,6 +119,8 @@ def test_full_is_reached_with_nothing_refused(tmp_path: Path, open_folder: Path)
         "signal": "Operation not permitted",
         "write": "worked",
         "mount": "Permission denied",
+        "mode": "No such file or directory",
+        "times": "No such file or directory",
     }
 
 
@@ -133,7 +137,7 @@ def test_landlock_is_reached_without_namespaces(tmp_path: Path, open_folder: Pat
     assert why in lacking(told)["namespaces"]
     found = told["found"]
     assert {found[name] for name in ("read", "list", "socket", "mount")} == {"Permission denied"}
-    assert {found[name] for name in ("fork", "signal")} == {"Operation not permitted"}
+    assert {found[name] for name in ("fork", "signal", "mode", "times")} == {"Operation not permitted"}
     assert found["write"] == "worked"
 
 
@@ -152,6 +156,7 @@ def test_limits_is_what_is_left_without_both_and_lets_through_what_the_others_st
     assert set(lacking(told)) == {"landlock", "namespaces"}
     assert told["found"]["read"] == "hunter2"
     assert (told["found"]["signal"] == "worked") is not IS_ROOT
+    assert told["found"]["mode"] == "Operation not permitted"  # the filters still stand
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ accept4 288 242
 bind 49 200
 bpf 321 280
 brk 12 214
+chmod 90 -
+chown 92 -
 chroot 161 51
 clock_gettime 228 113
 clock_settime 227 112
@@ -45,7 +47,13 @@ faccessat2 439 439
 fadvise64 221 223
 fallocate 285 47
 fanotify_init 300 262
+fchmod 91 52
+fchmodat 268 53
+fchmodat2 452 452
+fchown 93 55
+fchownat 260 54
 fcntl 72 25
+fsetxattr 190 7
 fork 57 -
 futex 202 98
 futex_waitv 449 449
@@ -126,7 +134,12 @@ timer_create 222 107
 timerfd_create 283 85
 umount2 166 39
 unshare 272 97
+lsetxattr 189 6
+removexattr 197 14
+setxattr 188 5
 userfaultfd 323 282
+utime 132 -
+utimensat 280 88
 vfork 58 -
 vmsplice 278 75
 wait4 61 260

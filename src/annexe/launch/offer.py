@@ -73,6 +73,7 @@ class Offer:
                 may_run_programs=profile.subprocess or runs_program,
                 may_fork=profile.subprocess,
                 network=profile.network,
+                sees_all_files=self.bubblewrap is None,
             )
             or ()
         )

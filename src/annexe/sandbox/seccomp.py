@@ -26,7 +26,9 @@ MACHINES = frozenset({"aarch64", "x86_64"})
 _FILTERS = Path(__file__).parent / "filters"
 
 
-def programs_for(machine: str, *, may_run_programs: bool, may_fork: bool, network: bool) -> tuple[bytes, ...] | None:
+def programs_for(
+    machine: str, *, may_run_programs: bool, may_fork: bool, network: bool, sees_all_files: bool = False
+) -> tuple[bytes, ...] | None:
     """Return the filters of one plugin.
 
     Args:
@@ -35,6 +37,8 @@ def programs_for(machine: str, *, may_run_programs: bool, may_fork: bool, networ
         may_run_programs: The right ``subprocess``, or a program that the stub has still to execute.
         may_fork: The right ``subprocess``. Threads can be started without it.
         network: Outgoing connections over TCP and local sockets. Other sockets, and listening, are never given.
+        sees_all_files: It has no file system of its own. Landlock does not know of modes, owners and times: a plugin could then change
+            those of any file of its user's.
 
     Returns:
         In loading order, each an array of ``struct sock_filter``, 8 bytes apiece, little endian. None: there are no filters for this
@@ -42,15 +46,16 @@ def programs_for(machine: str, *, may_run_programs: bool, may_fork: bool, networ
     """
     if machine not in MACHINES:
         return None
-    names = program_names(may_run_programs=may_run_programs, may_fork=may_fork, network=network)
+    names = program_names(may_run_programs=may_run_programs, may_fork=may_fork, network=network, sees_all_files=sees_all_files)
     return tuple(_program(machine, name) for name in names)
 
 
-def program_names(*, may_run_programs: bool, may_fork: bool, network: bool) -> tuple[str, ...]:
+def program_names(*, may_run_programs: bool, may_fork: bool, network: bool, sees_all_files: bool = False) -> tuple[str, ...]:
     """Return the names of the filters that ``programs_for`` returns for the same rights, in the same order."""
     return (
         *(() if may_run_programs else ("no-programs",)),
         *(() if may_fork else ("no-children",)),
+        *(("no-attributes",) if sees_all_files else ()),
         "no-listening" if network else "no-network",
         "arguments",
         "allow",

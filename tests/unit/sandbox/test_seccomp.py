@@ -28,9 +28,11 @@ both_machines = pytest.mark.parametrize("machine", sorted(MACHINES))
 
 
 def programs(machine: str, *, rights: str = "") -> tuple[bytes, ...]:
-    """Return the filters for the rights named: programs, fork, network."""
+    """Return the filters for the rights named: programs, fork, network; or "files" for all files in view."""
     words = rights.split()
-    found = programs_for(machine, may_run_programs="programs" in words, may_fork="fork" in words, network="network" in words)
+    found = programs_for(
+        machine, may_run_programs="programs" in words, may_fork="fork" in words, network="network" in words, sees_all_files="files" in words
+    )
     assert found is not None
     return found
 
@@ -62,6 +64,7 @@ def test_names_come_in_loading_order_with_allow_last() -> None:
         "no-programs", "no-children", "no-network", "arguments", "allow",
     )  # fmt: skip
     assert program_names(may_run_programs=True, may_fork=True, network=True) == ("no-listening", "arguments", "allow")
+    assert program_names(may_run_programs=True, may_fork=True, network=True, sees_all_files=True)[0] == "no-attributes"
     assert program_names(may_run_programs=True, may_fork=False, network=False) == ("no-children", "no-network", "arguments", "allow")
 
 
@@ -79,8 +82,8 @@ def test_machine_without_filters_gets_none(machine: str) -> None:
 def test_every_committed_program_is_used_and_every_machine_has_the_same() -> None:
     used = {
         name
-        for run_programs, fork, network in itertools.product((False, True), repeat=3)
-        for name in program_names(may_run_programs=run_programs, may_fork=fork, network=network)
+        for run_programs, fork, network, files in itertools.product((False, True), repeat=4)
+        for name in program_names(may_run_programs=run_programs, may_fork=fork, network=network, sees_all_files=files)
     }
     assert {(path.parent.name, path.stem) for path in COMMITTED} == set(itertools.product(MACHINES, used))
 
@@ -335,3 +338,20 @@ def test_strictest_verdict_wins_and_of_two_errors_the_later() -> None:
     assert run_all([eperm, eacces, allow], call) == 0x50000 | EACCES
     assert run_all([kill, eperm], call) == KILL_PROCESS
     assert run_all([eperm, kill], call) == KILL_PROCESS
+
+
+# -- without a file system of its own
+
+
+@both_machines
+def test_attributes_of_files_cannot_be_changed_by_name_where_all_are_in_view(machine: str) -> None:
+    by_name = "chmod chown fchmodat fchownat lsetxattr removexattr setxattr utime"
+    assert not wrong(cases(machine, *((call, EPERM, (), "files") for call in by_name.split())))
+    assert answer(machine, "fchmodat2", rights="files") == ENOSYS  # not on the list at all
+    assert not wrong(cases(machine, ("utimensat", EPERM, (3, 0x7000), "files"), ("utimensat", OK, (3, 0), "files")))
+
+
+@both_machines
+def test_attributes_of_files_can_be_changed_by_descriptor_and_in_a_file_system_of_its_own(machine: str) -> None:
+    assert not wrong(cases(machine, *((call, OK, (), "files") for call in ("fchmod", "fchown", "fsetxattr"))))
+    assert not wrong(cases(machine, *((call, OK, (), "") for call in ("chmod", "fchmodat", "setxattr", "utimensat"))))
