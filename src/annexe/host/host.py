@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -296,10 +297,8 @@ class Host:
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
         self._data = DataFolders(self._settings.data_dir, plugin_uids=DEFAULT_UID_RANGE if _is_root() else range(0))
         learning = self._settings.unsafe_learning
-        offers = {"offers": learning.offers()} if learning is not None else {}
-        processes = ProcessStrategy(
-            state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons), data=self._data, **offers
-        )
+        make = ProcessStrategy if learning is None else partial(ProcessStrategy, offers=learning.offers())
+        processes = make(state_dir=self.state_dir.path, pythons=PythonFinder(given=self._settings.pythons), data=self._data)
         stack.push_async_callback(processes.close)
         for swept in await processes.sweep():
             reason = f"{swept.killed} processes of {swept.instance} outlived an earlier host"

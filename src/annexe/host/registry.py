@@ -18,18 +18,17 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, HostClosedError, InvalidParamsError, PluginBlockedError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
-from annexe.manifest import Discovered, Discovery, Manifest
-from annexe.manifest.versions import is_in_range, is_range
+from annexe.manifest import Discovered, Discovery
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import Walls
-from annexe.storage.grants import StoredGrant
 from annexe.storage.plugin_state import StoredPluginState
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
@@ -69,6 +68,7 @@ class Registry:
         self._clock = clock
         self._discovery = Discovery(settings.folders)
         self._memory = StoredFailures(thread, clock)
+        self._grants = GrantBook(thread, events=events, clock=clock)
         self._scanning = asyncio.Lock()
         self._is_closing = False
         self.on_forgotten: Callable[[str], None] = _ignore
@@ -331,54 +331,19 @@ class Registry:
         return min(there, key=lambda found: found.folder != known.found.folder, default=None)
 
     async def grant(self, plugin: str, *, by: str, note: str, to_content: bool, versions: str = "") -> KnownPlugin:
-        """Store a grant of all that a plugin asks for, and act on it.
-
-        Raises:
-            InvalidParamsError: The version range is none, or the plugin as it is now is outside.
-        """
+        """Store a grant of all that a plugin asks for, and act on it."""
         async with self._acting_on(plugin) as known:
-            if known.manifest is None or known.loaded is None:
-                raise known.error or UnknownPluginError(f"plugin {plugin!r} has no manifest that could be granted anything", plugin=plugin)
-            _check_versions(known.manifest, versions)
-            grant = StoredGrant(
-                plugin=plugin,
-                rights=known.manifest.permission_set(),
-                digest=known.loaded.digest if to_content else None,
-                folder=None if to_content else str(known.loaded.folder),
-                version_range=versions,
-                note=note,
-                granted_by=by,
-                granted_at=self._clock.now(),
-            )
-            await self._thread.run(lambda: self._thread.store.grants.put(grant))
-            self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"granted by {by}", rights=sorted(grant.rights))
+            await self._grants.add(known, by=by, note=note, to_content=to_content, versions=versions)
             await self._reconsider(known, "granted")
             return known
 
     async def revoke(self, plugin: str, *, by: str, rights: Iterable[str] = ()) -> KnownPlugin:
-        """Take back every stored grant of a plugin, or these rights alone, and act on it: a plugin that lacks one does not run.
-
-        Raises:
-            InvalidParamsError: It was not granted one of these; the others were taken back.
-        """
-        wanted = frozenset(rights)
-        if wanted:
-            return await self._revoke_some(plugin, wanted, by=by)
+        """Take back every stored grant of a plugin, or these rights alone, and act on it: a plugin that lacks one does not run."""
         async with self._acting_on(plugin) as known:
-            count = await self._thread.run(lambda: self._thread.store.grants.delete(plugin))
-            self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked by {by}", grants=count)
+            problem = await self._grants.take_back(plugin, by=by, rights=frozenset(rights))
             await self._reconsider(known, "its grants were revoked")
-            return known
-
-    async def _revoke_some(self, plugin: str, wanted: frozenset[str], *, by: str) -> KnownPlugin:
-        async with self._acting_on(plugin) as known:
-            taken = await self._thread.run(lambda: self._thread.store.grants.take(plugin, wanted))
-            if taken:
-                self._events.add(EventKind.GRANT_CHANGED, plugin=plugin, reason=f"revoked in part by {by}", rights=sorted(taken))
-                await self._reconsider(known, f"{', '.join(sorted(taken))} was revoked")
-            if wanted - taken:
-                text = f"plugin {plugin!r} was not granted {', '.join(sorted(wanted - taken))}; see: annexe permissions {plugin}"
-                raise InvalidParamsError(text, plugin=plugin, method="revoke")
+            if problem is not None:
+                raise problem
             return known
 
     async def configure(self, plugin: str, value: Mapping[str, Any], *, expected_revision: int | None = None) -> KnownPlugin:
@@ -428,14 +393,6 @@ class Registry:
 
 def _ignore(_plugin: str) -> None:
     return None
-
-
-def _check_versions(manifest: Manifest, versions: str) -> None:
-    if versions and not is_range(versions):
-        raise InvalidParamsError(f"grant: expected a version range such as '>=1,<2', got {versions[:64]!r}", method="grant")
-    if not is_in_range(manifest.version, versions):
-        text = f"plugin {manifest.id!r} is {manifest.version}, which versions {versions} leave out; nothing was granted"
-        raise InvalidParamsError(text, plugin=manifest.id, method="grant")
 
 
 def _check_enabled(known: KnownPlugin) -> None:
