@@ -41,7 +41,7 @@ class Arenas:
     """Both memory files of one connection.
 
     Args:
-        files: Agreed on with the plugin; closed by ``close``.
+        files: Agreed on with the plugin; unmapped once nobody refers to them.
         plugin: Its id, for errors.
     """
 
@@ -55,10 +55,6 @@ class Arenas:
         self._is_short = False
         self._waiting: set[Callable[[], None]] = set()
         self.placed: list[tuple[int, int]] = []  # by the latest ``encode``
-
-    def close(self) -> None:
-        """Unmap both."""
-        self._files.close()
 
     # Out.
 

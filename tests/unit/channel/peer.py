@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 
 from annexe.channel import ChannelLimits, Connection, HostCall, PluginCall, RequestMeta, Response, Stream
+from annexe.channel.memory_files import MemoryFiles
 from annexe.errors import AnnexeError, RemoteProtocolError
 from annexe_sdk.frames import FrameBuffer, pack_frame
 from annexe_sdk.wire import REQUEST, RESPONSE
 
 
 class Peer:
-    """Speaks JSON, every wait bounded."""
+    """Speaks JSON and reads both codecs, every wait bounded."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -42,7 +43,8 @@ class Peer:
                 if not chunk:
                     raise EOFError("the host closed its end")
                 self._frames += self._buffer.feed(chunk)
-        message: list[Any] = json.loads(self._frames.pop(0))
+        frame = self._frames.pop(0)
+        message: list[Any] = json.loads(frame) if frame[:1] == b"[" else msgspec.msgpack.decode(frame)
         return message
 
     async def reads_nothing(self, seconds: float = 0.03) -> None:
@@ -68,7 +70,7 @@ class Peer:
 class Ends:
     """Both ends, and what the connection told its owner."""
 
-    def __init__(self, limits: ChannelLimits) -> None:
+    def __init__(self, limits: ChannelLimits, files: MemoryFiles | None = None) -> None:
         ours, theirs = socket.socketpair()
         self.peer = Peer(theirs)
         self.refused: list[tuple[str, AnnexeError]] = []
@@ -86,6 +88,7 @@ class Ends:
             on_notification=self._note,
             on_closed=self.closed.set_result,
             on_stuck=self.stuck.set,
+            files=files,
         )
 
     def _note(self, method: str, params: msgspec.Raw, codec: str, request: str | None) -> None:
