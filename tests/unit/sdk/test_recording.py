@@ -107,6 +107,13 @@ def test_variables_are_recorded_that_the_plugins_own_code_reads_by_name(tmp_path
     assert [what for kind, what in found if kind == "variable"] == wanted
 
 
+def test_what_happens_in_a_copy_is_told_of_the_folder_it_was_made_from() -> None:
+    recorder = Recorder("/var/cache/copies/demo-1", told_as="/plugins/demo")
+    for path in ("/var/cache/copies/demo-1/x", "/var/cache/copies/demo-10/x"):
+        recorder._on_event("os.mkdir", (path, 0o777, -1))
+    assert recorder.take() == [("write", "/plugins/demo/x"), ("write", "/var/cache/copies/demo-10/x")]
+
+
 def test_a_recorder_that_looks_away_records_nothing_and_facts_are_bounded() -> None:
     looks = False
     recorder = Recorder("/plugins/demo", is_on=lambda: looks)
