@@ -30,7 +30,7 @@ MAX_FORKS = 64
 """How many forks a server can have at a time."""
 
 _MIB = 1024 * 1024
-_PRELOADED = ("annexe_sdk.convert", "msgspec")
+_PRELOADED = ("_json", "annexe_sdk.convert", "msgspec")
 _OF_FORKS = frozenset(
     {"no-children", "no-attributes", "allow"}
 )  # the filters under which no fork could be made, finished or cleared up after
@@ -113,7 +113,7 @@ def fork_orders(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateF
     orders = orders_for(prepared, tag=tag, runner=runner)
     limits = {**orders.limits}
     if "RLIMIT_NPROC" in limits:
-        limits["RLIMIT_NPROC"] += 2  # its server and a spare are counted with it
+        limits["RLIMIT_NPROC"] += 1  # its server is counted with it
     return replace(orders, host_pid=0, limits=limits, filters=_filters(prepared, of_server=False))
 
 

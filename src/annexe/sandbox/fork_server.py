@@ -1,8 +1,6 @@
 """A fork server for one plugin: what the stub becomes where it is told to serve, behind the same walls as the plugin.
 
 It imports what forks need, waits for requests on its control socket and forks. Each fork goes back into the stub, which puts up its walls.
-When nobody asks for a while it makes a fork in advance, the spare, which does all that until it is needed: the next start does not wait for
-it.
 
 * No code of a plugin is ever loaded in it: that would own every later fork. It imports from the standard library and the runtime folder
   alone, and nothing that the plugin may have a version of its own of; a fork imports that as a cold start would.
@@ -23,7 +21,7 @@ import gc
 import posix
 import select
 import sys
-from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket, socketpair
+from _socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
 from errno import EBUSY, ENOTEMPTY
 
 TYPE_CHECKING = False
@@ -31,17 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["become", "join", "serve"]
+__all__ = ["join", "serve"]
 
 _MAX_DESCRIPTORS = 16
-_ENDS = 3  # of a plugin: channel, standard output, standard error; then, for the server, where its end is told
-_PAUSE_MS = 100  # of quiet before a spare is made: it would only be in the way of the fork that has just begun
-_FORKED, _REFUSED, _JOINED, _NOT_JOINED, _YOURS = b"+", b"-", b".", b"?", b"="
+_GIVEN = 4  # channel, standard output, standard error, and where the end of the fork is told
+_FORKED, _REFUSED, _JOINED, _NOT_JOINED = b"+", b"-", b".", b"?"
 _FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
 def serve(control: int, orders: "dict[str, Any]", path: "list[str]") -> "tuple[int, int]":
-    """Fork whenever the host asks, until it hangs up; return in each fork, with its leash and the number of this process.
+    """Fork whenever the host asks, until it hangs up; return in each fork, with its channel and the number of this process.
 
     Args:
         control: Where requests come from: one byte with descriptors each; one byte with a pidfd of the fork is answered.
@@ -70,68 +67,45 @@ class _Server:
         self._private = [(folder, posix.stat(folder).st_mode & 0o7777) for folder in private]
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
-        self._spare: tuple[int, socket] | None = None  # its handle, and the leash by which it is told what it is to be
-        self._numbers: dict[int, int] = {}  # of all forks, by handle
-        self._pipes: dict[int, int] = {}  # where the ends of those that the host has are told, by handle
+        self._forks: dict[int, tuple[int, int]] = {}  # by handle: number, and the pipe in which its end is told
 
     def run(self) -> int:
-        """Serve; return in each fork, with its end of the leash."""
+        """Serve; return in each fork, with its channel."""
         while True:
             # Ends before requests: the control socket has the lowest number.
-            ready = sorted((fd for fd, _ in self._events.poll(None if self._spare else _PAUSE_MS)), reverse=True)
-            if self._spare is None and (not ready or self._control in ready):
-                leash = self._fork()
-                if leash is not None:
-                    return leash
-            for fd in ready:
-                if fd == self._control:
-                    self._hand_out()
-                else:
-                    self._note_end(fd)
+            for ready in sorted((fd for fd, _ in self._events.poll()), reverse=True):
+                if ready != self._control:
+                    self._note_end(ready)
+                elif (channel := self._fork()) is not None:
+                    return channel
 
     def _fork(self) -> int | None:
-        """Make a spare; return its end of the leash there, None here."""
-        ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
+        """Answer a request; return the channel in the fork, None here."""
+        given = _received(self._host)
+        if len(given) != _GIVEN:
+            raise OSError(f"expected {_GIVEN} descriptors with a request, got {len(given)}")
         try:
             pid = posix.fork()
         except OSError:  # too many processes, or too little memory
+            _close(given)
+            self._host.send(_REFUSED)
             return None
         if pid == 0:
-            self._host.detach()  # its descriptor becomes the leash, then the channel
-            posix.setsid()  # a signal to its own group must not reach the server
-            return theirs.detach()
+            self._host.detach()  # its descriptor becomes the channel
+            return _settle(given)
         handle = posix.pidfd_open(pid)
+        self._host.sendmsg([_FORKED], [(SOL_SOCKET, SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))])
         self._events.register(handle, select.POLLIN)
-        self._numbers[handle] = pid
-        self._spare = (handle, ours)
+        self._forks[handle] = (pid, given.pop())
+        _close(given)
         return None
-
-    def _hand_out(self) -> None:
-        """Let the spare be what the host asks for."""
-        given = _received(self._host)
-        if len(given) != _ENDS + 1:
-            raise OSError(f"expected {_ENDS + 1} descriptors with a request, got {len(given)}")
-        pipe = given.pop()
-        spare, self._spare = self._spare, None
-        if spare is None or not _send(spare[1], _YOURS, given):
-            posix.close(pipe)
-            self._host.send(_REFUSED)
-        else:
-            _send(self._host, _FORKED, [spare[0]])
-            self._pipes[spare[0]] = pipe
-        for end in given:
-            posix.close(end)
 
     def _note_end(self, handle: int) -> None:
         self._events.unregister(handle)
         posix.close(handle)
-        status = posix.waitpid(self._numbers.pop(handle), 0)[1]
-        if handle in self._pipes:
-            _tell(self._pipes.pop(handle), status)
-            if not self._pipes:
-                _tidy(self._private)
-        elif self._spare is not None and self._spare[0] == handle:
-            self._spare = None
+        _tell_end(*self._forks.pop(handle))
+        if not self._forks:
+            _tidy(self._private)
 
 
 class _PluginsOwn:
@@ -160,17 +134,6 @@ def _preload(modules: "Iterable[str]", own: "Iterable[str]") -> None:
     sys.meta_path.remove(guard)
 
 
-def become(leash: int, channel: int) -> None:
-    """In a fork: wait to be told what to be, then take the plugin's ends over; its channel gets the number ``channel``."""
-    server = socket(AF_UNIX, SOCK_STREAM, 0, leash)
-    given = _received(server)
-    server.close()
-    for number, end in zip((channel, 1, 2), given, strict=True):
-        if number != end:
-            posix.dup2(end, number, True)
-            posix.close(end)
-
-
 def join(channel: int) -> None:
     """In a fork, behind its walls: join the control groups whose doors the host hands over.
 
@@ -191,9 +154,9 @@ def join(channel: int) -> None:
     host.detach()
 
 
-def _received(sock: socket) -> list[int]:
-    """Return the descriptors that came with a byte; end when the other side has hung up."""
-    came, ancillary, flags, _ = sock.recvmsg(1, CMSG_SPACE(4 * _MAX_DESCRIPTORS))
+def _received(host: socket) -> list[int]:
+    """Return the descriptors that came with a byte; end when the host has hung up."""
+    came, ancillary, flags, _ = host.recvmsg(1, CMSG_SPACE(4 * _MAX_DESCRIPTORS))
     if not came:
         posix._exit(0)
     if flags:
@@ -201,21 +164,27 @@ def _received(sock: socket) -> list[int]:
     return [int.from_bytes(held[at : at + 4], sys.byteorder) for _, _, held in ancillary for at in range(0, len(held), 4)]
 
 
-def _send(sock: socket, said: bytes, descriptors: list[int]) -> bool:
-    """Send a byte with descriptors; return whether somebody is there."""
-    try:
-        sock.sendmsg([said], [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, sys.byteorder) for fd in descriptors))])
-    except BrokenPipeError:
-        return False
-    return True
+def _settle(given: list[int]) -> int:
+    """In a fork: take over the standard streams, lead a session; return the channel."""
+    channel, stdout, stderr, _ = given
+    posix.dup2(stdout, 1)
+    posix.dup2(stderr, 2)
+    posix.setsid()  # a signal to its own group must not reach the server
+    return channel
 
 
-def _tell(pipe: int, status: int) -> None:
+def _tell_end(pid: int, pipe: int) -> None:
+    status = posix.waitpid(pid, 0)[1]
     try:  # noqa: SIM105 - contextlib would have to be imported
         posix.write(pipe, status.to_bytes(4, "big"))
     except OSError:
         pass  # nobody asks any more
     posix.close(pipe)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        posix.close(descriptor)
 
 
 def _tidy(private: "list[tuple[str, int]]") -> None:

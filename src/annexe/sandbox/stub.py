@@ -205,20 +205,15 @@ def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
     """Become a fork server; return in each fork, behind its walls, with what it is to be."""
     path = sys.path[:]
     sys.path += orders["libraries"]
-    from annexe_fork_server import become, join, serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
+    from annexe_fork_server import join, serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
 
     del sys.modules["annexe_fork_server"]
-    leash, server = serve(_CHANNEL, orders, path)
+    channel, server = serve(_CHANNEL, orders, path)
     _prctl()
     if posix.getppid() != server:
         posix._exit(0)
     frame: dict[str, Any] = orders["fork"]
-    if frame["egress"] is None:
-        _put_up(frame, leash, server)
-        become(_CHANNEL, _CHANNEL)
-    else:  # what it hands over goes through its channel
-        become(leash, _CHANNEL)
-        _put_up(frame, _CHANNEL, server)
+    _put_up(frame, channel, server)
     join(_CHANNEL)
     return frame
 
