@@ -49,7 +49,7 @@ async def async_host_for(plugin: str | Path, *, contracts: Sequence[type[Any]] =
 
 def _settings(plugin: str | Path, contracts: Sequence[type[Any]], state: str, settings: dict[str, Any]) -> dict[str, Any]:
     learn = session()  # below `annexe learn`
-    learning = {"grants": "manifest", "unsafe_learning": learn.learning} if learn is not None else {}
+    learning = {"grants": "manifest", "strategy": "process", "unsafe_learning": learn.learning} if learn is not None else {}
     return {"plugins": plugin, "contracts": contracts, "grants": "manifest", "state_dir": state, "control": False, **settings, **learning}
 
 

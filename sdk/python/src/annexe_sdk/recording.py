@@ -44,16 +44,24 @@ class Recorder:
     ``start``: a program; ``variable``: a name.
 
     Args:
-        folder: The plugin's own.
+        folder: The plugin's own, where its code runs from.
+        told_as: The same folder as others know it; None: it has that path.
         is_on: Says whether what happens now is the plugin's doing; None: it always is.
         seen: Folders that every plugin can read.
         proxies: Host and port of the host's own proxies, which tell themselves what they are used for.
     """
 
     def __init__(
-        self, folder: str, is_on: "Callable[[], bool] | None" = None, *, seen: "Iterable[str]" = (), proxies: "Iterable[str]" = ()
+        self,
+        folder: str,
+        *,
+        told_as: str | None = None,
+        is_on: "Callable[[], bool] | None" = None,
+        seen: "Iterable[str]" = (),
+        proxies: "Iterable[str]" = (),
     ) -> None:
         self._folder = folder.rstrip("/") + "/"
+        self._told_as = self._folder if told_as is None else told_as.rstrip("/") + "/"
         self._seen = tuple(place.rstrip("/") + "/" for place in seen if place.startswith("/"))
         self._is_on = is_on
         self._known = {("connect", proxy) for proxy in proxies}
@@ -118,7 +126,7 @@ class Recorder:
                 posix.stat(path)
             except OSError:
                 return
-        self._note(kind, path)
+        self._note(kind, self._told_as + path[len(self._folder) :] if path.startswith(self._folder) else path)
 
     def _socket(self, event: str, args: "tuple[Any, ...]") -> None:
         if event == "socket.getaddrinfo" and isinstance(args[0], (str, bytes)) and str(args[1]).isdecimal():
@@ -170,10 +178,10 @@ def record(runner: "Runner", folder: str) -> Recorder:
 
     Args:
         runner: Serves the plugin.
-        folder: The plugin's own.
+        folder: The plugin's own, as the host knows it; a copy of it may be what is run.
     """
     # What is on the path before any code of the plugin runs was put there by the host.
-    recorder = Recorder(folder, seen=sys.path, proxies=_proxies())
+    recorder = Recorder(sys.path[0], told_as=folder, seen=sys.path, proxies=_proxies())
     send = runner.send
 
     def send_with_facts(frame: bytes) -> None:
