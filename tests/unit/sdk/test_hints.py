@@ -181,9 +181,9 @@ def test_of_folders_made_one_in_another_the_last_is_what_was_wanted() -> None:
 )
 def test_who_wants_the_network_is_told_the_target_where_it_is_known(error: Exception, target: str) -> None:
     found = hint_for(error, level="landlock", grants=[])
-    assert (
-        found["hint"]
-        == f'the host makes a plugin\'s connections: use ctx.fetch, and add to plugin.toml under [permissions]: network = ["{target}"]'
+    assert found["hint"] == (
+        "the host makes a plugin's connections: use ctx.fetch, or an HTTP client that heeds HTTPS_PROXY, and add to plugin.toml under "
+        f'[permissions]: network = ["{target}"]'
     )
     assert ("permission" in found) == (target != "host:port")
 

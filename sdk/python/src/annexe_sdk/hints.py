@@ -151,7 +151,7 @@ def _of_network(error: OSError, frames: "list[tuple[FrameType, int]]", modules: 
         line = _line(frames)
         if error.errno not in _NO_NETWORK or not ("socket" in modules or "socket" in line or "connect" in line):
             return {}
-    why = "the host makes a plugin's connections: use ctx.fetch"
+    why = "the host makes a plugin's connections: use ctx.fetch, or an HTTP client that heeds HTTPS_PROXY"
     target = _target(frames)
     if target and f"network:{target}" in rights:
         return {"hint": why}
