@@ -200,6 +200,26 @@ def test_sweep_never_kills_by_number_alone(bystander: ProcessIdentity, tmp_path:
     assert records.sweep() == ()
 
 
+def test_sweep_kills_what_was_building_walls_for_a_dead_host_with_these_records(tmp_path: Path) -> None:
+    records, others = LaunchRecords(tmp_path / "launched"), LaunchRecords(tmp_path / "others")
+    marks = {"this host": records.mark(1000), "the host before": records.mark(999), "another": others.mark(1000)}
+    waiting = {name: subprocess.Popen(["/bin/sh", "-c", "read line", mark, "--"], stdin=subprocess.PIPE) for name, mark in marks.items()}
+    try:
+        records.sweep(host_pid=1000)
+        assert {name: identity_of(child.pid) is None for name, child in waiting.items()} == {
+            "this host": True,
+            "the host before": False,
+            "another": False,
+        }
+        records.sweep()
+        assert identity_of(waiting["the host before"].pid) is None
+        assert identity_of(waiting["another"].pid) is not None
+    finally:
+        for child in waiting.values():
+            child.kill()
+            child.communicate()
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"plugin": 1}', '{"main": {}}'])
 def test_sweep_sets_a_damaged_record_aside_and_kills_nothing(
     bystander: ProcessIdentity, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture

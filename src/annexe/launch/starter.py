@@ -184,13 +184,12 @@ class Starter:
                 info, info_writer = pipe_ends(on_failure, always, blocking=True)
                 gate_reader, gate = pipe_ends(always, on_failure, blocking=True)
                 passed += [info_writer, gate_reader]
-                command = [
-                    *arguments(
-                        prepared.offer.bubblewrap, prepared.places, tmp_bytes=prepared.request.profile.tmp_bytes,
-                        scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader, in_memory=prepared.in_memory,
-                    ),
-                    *command,
-                ]  # fmt: skip
+                bubblewrap, *built = arguments(
+                    prepared.offer.bubblewrap, prepared.places, tmp_bytes=prepared.request.profile.tmp_bytes,
+                    scratch=str(prepared.scratch), info_fd=info_writer, block_fd=gate_reader, in_memory=prepared.in_memory,
+                )  # fmt: skip
+                # The mark, in an option that does nothing, is for the sweep: it finds by it what has no tag yet.
+                command = [bubblewrap, "--unsetenv", self._records.mark(os.getpid()), *built, *command]
             become, user = as_user(prepared.uid)
             with group.entered():  # born in it: to be moved into it afterwards takes ten times as long
                 child = subprocess.Popen(  # noqa: S603 - bubblewrap, an interpreter that was probed, and our own stub

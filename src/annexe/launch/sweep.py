@@ -5,7 +5,8 @@ dead host: only one host at a time holds a state directory. Blocking.
 
 Invariants:
 
-* Nothing is killed by number alone: the main process by (pid, start time, boot id), its descendants by the tag they inherited.
+* Nothing is killed by number alone: the main process by (pid, start time, boot id), its descendants by the tag they inherited, what
+  builds walls by its mark.
 * A record from before a reboot kills nothing.
 * A record that cannot be read is set aside, never acted on.
 
@@ -14,15 +15,17 @@ Source: feature LC8; docs/adr/0033-finding-descendants.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
-from annexe.launch.processes import ProcessIdentity, identity_of, is_alive, kill_matching, tag_of
+from annexe.launch.processes import ProcessIdentity, identity_of, is_alive, kill_matching, read_proc, tag_of
 from annexe.launch.removal import remove_tree
 
 __all__ = ["LaunchRecord", "LaunchRecords", "Swept"]
@@ -89,14 +92,23 @@ class LaunchRecords:
         draft.replace(path)
         return path
 
+    def mark(self, host_pid: int | str) -> str:
+        """Return the word that is in the command line of everything that builds walls for a host with these records."""
+        return f"annexe-{hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:16]}-{host_pid}"
+
     def sweep(self, *, host_pid: int | None = None) -> tuple[Swept, ...]:
         """Kill what the records name and what descended from it, remove private folders, strike the records out.
+
+        What was building walls when its host died is killed too: bubblewrap's child may wait for its dead parent for ever, and need not be
+        on record yet.
 
         Called once, at start, by whoever holds the state directory's lock and before anything is launched; and by a dead host's warden.
 
         Args:
             host_pid: Only what this dead host launched: the next one may be at work already.
         """
+        mark = re.compile(rb"\0%s\0" % os.fsencode(self.mark(r"\d+" if host_pid is None else host_pid)))
+        kill_matching(lambda pid: mark.search(read_proc(pid, "cmdline")) is not None, deadline_s=_DEADLINE_S)
         found = [(path, record) for path, record in self._read_all() if host_pid in (None, record.host_pid)]
         return tuple(self._sweep_one(path, record) for path, record in found)
 
