@@ -4,12 +4,13 @@ from annexe.channel.calls import CHAIN, HostCall, PluginCall
 from annexe.channel.connection import Connection
 from annexe.channel.handshake import Greeting, Provided, activate, hello
 from annexe.channel.incoming import Notify
-from annexe.channel.limits import ChannelLimits
+from annexe.channel.limits import ARENA_BYTES, ChannelLimits
 from annexe.channel.messages import CodecName, RequestMeta, Response
 from annexe.channel.requests import Refused, Serve
 from annexe.channel.streams import Stream
 
 __all__ = [
+    "ARENA_BYTES",
     "CHAIN",
     "ChannelLimits",
     "CodecName",

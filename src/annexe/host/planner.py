@@ -17,7 +17,7 @@ from typing import final
 from annexe import __version__
 from annexe.capabilities.kv import KvService
 from annexe.capabilities.services import Capability, PluginServices
-from annexe.channel import ChannelLimits
+from annexe.channel import ARENA_BYTES, ChannelLimits
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import PluginBlockedError
 from annexe.host.advice import Advice
@@ -149,6 +149,7 @@ class Planner:
             requires_python=runtime.requires_python,
             floor=max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength),
             hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
+            arena_bytes=min(ARENA_BYTES, resources.memory_bytes) if "msgpack" in self._settings.codecs else 0,
             warm=self._settings.is_warm(known.id, lazy=runtime.start == "lazy"),
         )
         plan = InstancePlan(

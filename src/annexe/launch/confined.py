@@ -87,6 +87,9 @@ class ConfinedProcess(LaunchedPlugin):
             ended = False
         self._let_go()
         self.sock.close()
+        if self.files is not None:
+            self.files.close_descriptors()
+            self.files = None  # unmapped once the connection has no use for it either
         if self.egress is not None:
             self.egress.listener.close()
         for fd in (self.stdout, self.stderr):

@@ -19,7 +19,7 @@ from typing import TypeVar, final
 
 from annexe.errors import SandboxError
 from annexe.launch.basis import Basis
-from annexe.launch.descriptors import channel_ends, let_descriptors_pass, pipe_ends
+from annexe.launch.descriptors import channel_ends, let_descriptors_pass, memory_ends, pipe_ends
 from annexe.launch.egress import Egress, receive_egress
 from annexe.launch.forked import Fork, kill_through
 from annexe.launch.launched import LaunchedProcess
@@ -70,11 +70,12 @@ class ForkServer:
         process.sock.settimeout(_ANSWER_S)
         let_descriptors_pass(process.sock, True)  # what its plugin will never have
 
-    def fork(self, meanwhile: Callable[[], T]) -> tuple[Fork, T]:
+    def fork(self, meanwhile: Callable[[], T], *, arena_bytes: int = 0) -> tuple[Fork, T]:
         """Have it make a fork. Blocking; one at a time.
 
         Args:
             meanwhile: What can be done while it forks.
+            arena_bytes: Size of each memory file that the fork shares with the host; 0: none.
 
         Returns:
             The fork, which has to join its control group, and what ``meanwhile`` returned.
@@ -89,7 +90,8 @@ class ForkServer:
             stdout, stdout_writer = pipe_ends(on_failure, always)
             stderr, stderr_writer = pipe_ends(on_failure, always)
             end, end_writer = pipe_ends(on_failure, always)
-            self._ask([theirs.fileno(), stdout_writer, stderr_writer, end_writer])
+            files, memory = memory_ends(arena_bytes, on_failure, always)
+            self._ask([theirs.fileno(), stdout_writer, stderr_writer, *memory, end_writer])
             try:
                 found = meanwhile()
             finally:  # the answer comes in any case
@@ -101,7 +103,7 @@ class ForkServer:
             if egress is not None:
                 on_failure.callback(egress.listener.close)
             pid = self._checked(pidfd)
-            fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr, egress=egress)
+            fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr, egress=egress, files=files)
             on_failure.pop_all()
             return fork, found
 
@@ -157,8 +159,8 @@ def enter(fork: Fork, group: Group) -> None:
     try:
         socket.send_fds(fork.sock, [_DOORS], doors)
         said = fork.sock.recv(1)
-        group.add(fork.pid)  # nothing to do if it has joined by itself
         if said == _NOT_JOINED:
+            group.add(fork.pid)
             fork.sock.sendall(_GO_ON)
         elif said != _JOINED:
             raise NotServedError("its fork ended before it was a plugin")

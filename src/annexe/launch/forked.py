@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+from annexe.channel.memory_files import MemoryFiles
 from annexe.launch.confined import CLOSE_DEADLINE_S, ConfinedProcess
 from annexe.launch.egress import Egress
 from annexe.launch.receipts import PutUp
@@ -49,6 +50,7 @@ class Fork:
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
         egress: Its way out, if it has one.
+        files: Memory shared with it; None where there is none.
     """
 
     pid: int
@@ -58,11 +60,14 @@ class Fork:
     stdout: int
     stderr: int
     egress: Egress | None = None
+    files: MemoryFiles | None = None
 
     def discard(self) -> None:
         """Kill it, and close all of it: nobody will use it."""
         kill_through(self.pidfd)
         self.sock.close()
+        if self.files is not None:
+            self.files.close()
         for fd in (self.pidfd, self.end, self.stdout, self.stderr):
             os.close(fd)
 
@@ -81,6 +86,7 @@ class ForkedProcess(ConfinedProcess):
     def __init__(self, fork: Fork, *, group: Group, put_up: PutUp, on_gone: Callable[[], None]) -> None:
         super().__init__(pid=fork.pid, sock=fork.sock, stdout=fork.stdout, stderr=fork.stderr, group=group, put_up=put_up)
         self.egress = fork.egress
+        self.files = fork.files
         self._pid = fork.pid
         self._pidfd: int | None = fork.pidfd
         self._end: int | None = fork.end

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from annexe.channel.memory_files import MemoryFiles
 from annexe.errors import LaunchError
 from annexe.launch.confined import CLOSE_DEADLINE_S, ConfinedProcess
 from annexe.launch.descriptors import let_descriptors_pass
@@ -62,6 +63,8 @@ class Spawned:
         stdout: Read end of its standard output, non-blocking.
         stderr: The same for standard error.
         info: Where bubblewrap tells the process that it made; None without it. Read and closed by ``settle``.
+        files: Memory shared with it; None where there is none.
+        memory: Numbers of both files' descriptors that it inherited.
         gate: Where it waits for a byte before it goes on; None without it. Closed by ``settle``.
         group: Its control group.
         tag: What its descendants inherit; None when none could be given.
@@ -77,6 +80,8 @@ class Spawned:
     stdout: int
     stderr: int
     info: int | None
+    files: MemoryFiles | None
+    memory: tuple[int, ...]
     gate: int | None
     group: Group
     tag: int | None
@@ -98,6 +103,7 @@ class LaunchedProcess(ConfinedProcess):
         self._plugin: int | None = None  # a pidfd, where the plugin is not the process that was spawned
         self._open = [fd for fd in (spawned.info, spawned.gate) if fd is not None]
         self._spawned = spawned
+        self.files = spawned.files
         self._pidfd = spawned.pidfd
         if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self._on_end)

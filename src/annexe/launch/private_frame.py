@@ -39,6 +39,7 @@ class PrivateFrame:
         libraries: Added at the end of ``sys.path``.
         runner: Module whose ``main(fd, entry)`` serves a Python plugin.
         entry: The plugin's module.
+        memory: Numbers of both memory files, where it inherits any.
         is_trial: Put the walls up, then exit with status 0.
         serves: Become a fork server: ``modules`` to be imported, from the ``libraries`` after the standard library, except those of names
             that are the plugin's ``own``; ``private``: folders to be emptied when no fork is left; ``fork``: the fields of what its forks
@@ -58,6 +59,7 @@ class PrivateFrame:
     libraries: Sequence[str] = ()
     runner: str = ""
     entry: str = ""
+    memory: Sequence[int] = ()
     is_trial: bool = False
     serves: Mapping[str, Any] | None = None
 

@@ -16,11 +16,12 @@ import secrets
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from annexe.launch.become import as_user
-from annexe.launch.descriptors import channel_ends, pipe_ends
+from annexe.launch.descriptors import channel_ends, memory_ends, pipe_ends
 from annexe.launch.launched import LaunchedProcess, Spawned
 from annexe.launch.orders import packed, put_up_for, walls_of
 from annexe.launch.preparation import Home, Preparation, Prepared
@@ -128,7 +129,7 @@ class Starter:
         except Exception:
             await asyncio.to_thread(self.undo, prepared, group)
             raise
-        frame = orders(spawned.tag)
+        frame = replace(orders(spawned.tag), memory=spawned.memory)
         launched = LaunchedProcess(spawned, self.put_up(prepared, frame.limits, group, filters=len(frame.filters)))
         try:
             await asyncio.to_thread(launched.settle, packed(frame, prepared.request.plugin), frame.egress)
@@ -179,6 +180,8 @@ class Starter:
             stderr, stderr_writer = pipe_ends(on_failure, always)
             command = [str(prepared.python.interpreter.path), "-I", "-S", "-X", "faulthandler", str(prepared.runtime.stub)]
             passed = [theirs.fileno()]
+            files, memory = memory_ends(prepared.request.arena_bytes, on_failure, always)
+            passed += memory
             info = gate = None
             if prepared.offer.bubblewrap is not None:
                 info, info_writer = pipe_ends(on_failure, always, blocking=True)
@@ -214,6 +217,8 @@ class Starter:
                 stderr=stderr,
                 info=info,
                 gate=gate,
+                files=files,
+                memory=memory,
                 group=group,
                 tag=tag,
                 uid=prepared.uid,

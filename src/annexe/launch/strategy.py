@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from annexe.channel.memory_files import MemoryFiles
 from annexe.launch.egress import Egress
 from annexe.sandbox import IsolationLevel, Profile, Receipt, Walls
 from annexe.sandbox.cgroup import GroupUsage
@@ -40,6 +41,7 @@ class LaunchRequest:
         requires_python: Version range from the manifest; empty means any.
         floor: Lowest isolation level that manifest and operator accept.
         hosts_own: Folders of the host that no grant gives away.
+        arena_bytes: Size of each of the two memory files that it shares with the host; 0: none.
         warm: Fork it from a fork server of the plugin's own, where that can be done; otherwise it is started like all others.
     """
 
@@ -53,6 +55,7 @@ class LaunchRequest:
     requires_python: str = ""
     floor: IsolationLevel = IsolationLevel.NONE
     hosts_own: tuple[Path, ...] = ()
+    arena_bytes: int = 0
     warm: bool = False
 
 
@@ -103,6 +106,7 @@ class LaunchedPlugin(ABC):
         stderr: The same for standard error.
         egress: Its way out, for one that was granted network; None where there is none.
         receipt: What is enforced; until ``confirm`` has returned, what was put up.
+        files: Memory shared with it, which the connection is to close; None where there is none.
     """
 
     sock: socket.socket
@@ -111,6 +115,7 @@ class LaunchedPlugin(ABC):
     stderr: int | None
     egress: Egress | None = None
     receipt: Receipt
+    files: MemoryFiles | None = None
 
     def confirm(self) -> None:  # noqa: B027 - where there is nothing to read, nothing is confirmed
         """Read back from the kernel what holds the plugin, and bring ``pid`` and ``receipt`` up to date.

@@ -147,7 +147,7 @@ class ForkServers:
                 on_failure.callback(group.kill)
                 return group, prepare()
 
-            fork, (group, prepared) = server.fork(meanwhile)
+            fork, (group, prepared) = server.fork(meanwhile, arena_bytes=request.arena_bytes)
             on_failure.callback(fork.discard)
             if prepared is None:
                 return None
@@ -165,7 +165,7 @@ class ForkServers:
             self._failures[request.plugin] = _PATIENCE
             return None
         prepared, basis, group = ready
-        as_server = replace(prepared, request=replace(prepared.request, instance=_server_of(request)))
+        as_server = replace(prepared, request=replace(prepared.request, instance=_server_of(request), arena_bytes=0))
         forks: list[PrivateFrame] = []
 
         def orders(tag: int | None) -> PrivateFrame:

@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["join", "serve"]
 
 _MAX_DESCRIPTORS = 16
-_GIVEN = 4  # channel, standard output, standard error, and where the end of the fork is told
+# Channel, standard output, standard error, perhaps both memory files, and where the end of the fork is told.
+_GIVEN = (4, 6)
 _FORKED, _REFUSED, _JOINED, _NOT_JOINED = b"+", b"-", b".", b"?"
 _FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
-def serve(control: int, orders: "dict[str, Any]", path: "list[str]") -> "tuple[int, int]":
-    """Fork whenever the host asks, until it hangs up; return in each fork, with its channel and the number of this process.
+def serve(control: int, orders: "dict[str, Any]", path: "list[str]") -> "tuple[list[int], int]":
+    """Fork whenever the host asks, until it hangs up; return in each fork, with what it keeps and the number of this process.
 
     Args:
         control: Where requests come from: one byte with descriptors each; one byte with a pidfd of the fork is answered.
@@ -69,20 +70,20 @@ class _Server:
         self._events.register(control, select.POLLIN)
         self._forks: dict[int, tuple[int, int]] = {}  # by handle: number, and the pipe in which its end is told
 
-    def run(self) -> int:
-        """Serve; return in each fork, with its channel."""
+    def run(self) -> list[int]:
+        """Serve; return in each fork, with the descriptors that it keeps: its channel, perhaps both memory files."""
         while True:
             # Ends before requests: the control socket has the lowest number.
             for ready in sorted((fd for fd, _ in self._events.poll()), reverse=True):
                 if ready != self._control:
                     self._note_end(ready)
-                elif (channel := self._fork()) is not None:
-                    return channel
+                elif (kept := self._fork()) is not None:
+                    return kept
 
-    def _fork(self) -> int | None:
-        """Answer a request; return the channel in the fork, None here."""
+    def _fork(self) -> list[int] | None:
+        """Answer a request; return what the fork keeps in the fork, None here."""
         given = _received(self._host)
-        if len(given) != _GIVEN:
+        if len(given) not in _GIVEN:
             raise OSError(f"expected {_GIVEN} descriptors with a request, got {len(given)}")
         try:
             pid = posix.fork()
@@ -164,13 +165,13 @@ def _received(host: socket) -> list[int]:
     return [int.from_bytes(held[at : at + 4], sys.byteorder) for _, _, held in ancillary for at in range(0, len(held), 4)]
 
 
-def _settle(given: list[int]) -> int:
-    """In a fork: take over the standard streams, lead a session; return the channel."""
-    channel, stdout, stderr, _ = given
+def _settle(given: list[int]) -> list[int]:
+    """In a fork: take over the standard streams, lead a session; return what it keeps besides."""
+    channel, stdout, stderr, *memory, _ = given
     posix.dup2(stdout, 1)
     posix.dup2(stderr, 2)
     posix.setsid()  # a signal to its own group must not reach the server
-    return channel
+    return [channel, *memory]
 
 
 def _tell_end(pid: int, pipe: int) -> None:

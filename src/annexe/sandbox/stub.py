@@ -8,7 +8,7 @@ Order:
 1. Ask the kernel to kill this process when the host's spawning thread ends; refuse new privileges; hide from siblings of one user.
 2. Read exactly one host-private frame from the channel (u32 big-endian length, marshalled dict), and not a byte more.
 3. Leave if the host died before step 1 took effect.
-4. Channel to descriptor 3, every other one closed.
+4. Channel to descriptor 3, memory files to 4 and 5 where there are any, every other one closed.
 5. A way out for a plugin that was granted network: a listening socket, handed to the host.
    Limits; the granted places must be those that the host found.
 6. Landlock, and proof of it: a folder that nobody grants must be refused.
@@ -171,15 +171,23 @@ def _prepare() -> "dict[str, Any]":
     frame: dict[str, Any] = marshal.loads(_read(fd, size))  # noqa: S302 - from the host
     if frame["host_pid"] and posix.getppid() != frame["host_pid"]:
         posix._exit(0)
-    _put_up(frame, fd, 0)
+    _put_up(frame, [fd, *frame["memory"]], 0)
     return frame
 
 
-def _put_up(frame: "dict[str, Any]", fd: int, server: int) -> None:
-    """Put up all walls; ``fd`` becomes the channel, ``server`` is whose fork this is, 0 for nobody's."""
-    if fd != _CHANNEL:
-        posix.dup2(fd, _CHANNEL, True)
-    posix.closerange(_CHANNEL + 1, 1 << 20)
+def _keep(kept: "list[int]") -> None:
+    """Move descriptors, in order, to the channel's number and those that follow it; close every other one."""
+    for at, target in enumerate(range(_CHANNEL, _CHANNEL + len(kept))):
+        if target in kept[at + 1 :]:  # in the way, and still needed
+            kept[kept.index(target, at + 1)] = posix.dup(target)
+        if kept[at] != target:
+            posix.dup2(kept[at], target, True)
+    posix.closerange(_CHANNEL + len(kept), 1 << 20)
+
+
+def _put_up(frame: "dict[str, Any]", kept: "list[int]", server: int) -> None:
+    """Put up all walls; ``kept`` is the channel, perhaps both memory files, ``server`` whose fork this is, 0 for nobody's."""
+    _keep(kept)
     posix.putenv(b"ANNEXE_FD", b"3")
     posix.environ[b"ANNEXE_FD"] = b"3"
     if posix.environ.pop(b"PWD", None) is not None:  # bubblewrap's
@@ -208,12 +216,12 @@ def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
     from annexe_fork_server import join, serve  # type: ignore[import-not-found]  # see annexe.launch.runtime
 
     del sys.modules["annexe_fork_server"]
-    channel, server = serve(_CHANNEL, orders, path)
+    kept, server = serve(_CHANNEL, orders, path)
     _prctl()
     if posix.getppid() != server:
         posix._exit(0)
     frame: dict[str, Any] = orders["fork"]
-    _put_up(frame, channel, server)
+    _put_up(frame, kept, server)
     join(_CHANNEL)
     return frame
 

@@ -134,6 +134,7 @@ class Instance:
             on_notification=plan.on_notification,
             on_closed=self._on_closed,
             on_stuck=self._on_stuck,
+            files=launched.files,
         )
         self._watch = self._loop.create_task(self._watch_exit())
 
