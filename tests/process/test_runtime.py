@@ -17,7 +17,7 @@ from annexe.errors import LaunchError
 from annexe.launch.python_env import Interpreter, PythonFinder
 from annexe.launch.runtime import RuntimeFolders
 from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy
-from tests.process.hosts import Doc, T, open_host, run, write_plugin
+from tests.process.hosts import Doc, T, no_walls, open_host, run, write_plugin
 from tests.process.test_launch import WAIT, read_line
 
 MARK = """
@@ -142,11 +142,11 @@ def test_host_that_forbids_writing_bytecode_still_launches_compiled_code(
 
 
 def test_plugin_runs_on_a_python_that_the_operator_names(open_folder: Path, tmp_path: Path) -> None:
-    """With one that says of itself to be newer than any: nobody would take it by mistake."""
+    """With one that says of itself to be newer than any: nobody would take it by mistake. It is a script: no wall lets one run."""
     uid = TEST_UIDS[0] if IS_ROOT else None
     here = PythonFinder().find(plugin="p", folder=None, requires_python="", uid=uid).interpreter
     named = open_folder / "python3.99"
-    said = f"3\\n99\\n0\\n{here.cache_tag}\\n{here.suffix}\\n"
+    said = f"3\\n99\\n0\\n{here.cache_tag}\\n{here.suffix}\\n{here.prefix}\\n"
     named.write_text(f'#!/bin/sh\ncase "$*" in *"sys.version_info"*) printf \'{said}\';; *) exec {here.path} "$@";; esac\n')
     named.chmod(0o755)
     write_plugin(tmp_path / "plugins", "newer", MARK, hooks=["t.edit"], runtime='requires-python = ">=3.99"')
@@ -158,4 +158,5 @@ def test_plugin_runs_on_a_python_that_the_operator_names(open_folder: Path, tmp_
             assert host.plugin("newer").state == "ready", host.plugin("newer").reason
             assert (await host.hooks(T).edit(Doc("x"))).marks == ["new"]
 
-    run(scenario)
+    with no_walls():
+        run(scenario)
