@@ -10,7 +10,7 @@ from _thread import allocate_lock
 
 from annexe_sdk import __version__
 from annexe_sdk.codec import has_msgspec
-from annexe_sdk.session import Stopped
+from annexe_sdk.session import Stopped, sendable
 from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from annexe_sdk.runner import Runner
     from annexe_sdk.session import Call
 
-__all__ = ["Life", "describe", "last_frame"]
+__all__ = ["Life", "describe", "last_frame", "with_hint"]
 
 # Names that need no conversion, and those of what may hold some; ``bytes`` do, for in JSON they are text.
 _PLAIN = frozenset({"Any", "AsyncContext", "Context", "None", "NoneType", "bool", "ellipsis", "float", "int", "object", "str"})
@@ -96,7 +96,7 @@ class Life:
             sys.excepthook(type(error), error, error.__traceback__)
             where = last_frame(error)
             text = describe(error) + (f" (at {where})" if where else "")
-            text, facts = self._runner.with_hint(error, text, {"type": type(error).__name__, "at": where})
+            text, facts = with_hint(self._runner, error, text, {"type": type(error).__name__, "at": where})
             return self._runner.session.error(call.id, "activation-failed", text, facts)
         self._runner.then = self._after_activation
         return self._runner.session.result(call.id, self._plugin.provides())
@@ -195,3 +195,16 @@ def last_frame(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename.rpartition('/')[2]}:{error.lineno}"
     return where
+
+
+def with_hint(runner: "Runner", error: BaseException, text: str, facts: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
+    """Add what the author can do about it where the sandbox may have refused something; it goes to standard error as well."""
+    if not isinstance(error, Exception):
+        return text, facts
+    from annexe_sdk.hints import hint_for
+
+    hint = hint_for(error, level=runner.level, grants=runner.grants, data_dir=runner.data_dir)
+    if not hint:
+        return text, facts
+    print(f"annexe_sdk: {sendable(hint['hint'])}", file=sys.stderr)
+    return f"{text}; {hint['hint']}", facts | {name: sendable(value) for name, value in hint.items()}

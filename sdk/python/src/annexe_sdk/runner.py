@@ -14,7 +14,7 @@ from _thread import allocate_lock, start_new_thread
 from annexe_sdk.codec import CodecError, json_codec
 from annexe_sdk.context import UNCHANGED, Context
 from annexe_sdk.errors import Reject, Respond, call_failed
-from annexe_sdk.life import Life, describe, last_frame
+from annexe_sdk.life import Life, describe, last_frame, with_hint
 from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
 from annexe_sdk.session import Call, Session, Stopped, Wait, sendable
@@ -211,20 +211,8 @@ class Runner:
         where = last_frame(error) or handler.at
         print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
         sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
-        text, facts = self.with_hint(error, f"{describe(error)}{unsaid} (at {where})", {"type": type(error).__name__, "at": where})
+        text, facts = with_hint(self, error, f"{describe(error)}{unsaid} (at {where})", {"type": type(error).__name__, "at": where})
         return self.session.error(call.id, "plugin-raised", text, facts)
-
-    def with_hint(self, error: BaseException, text: str, facts: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
-        """Add what the author can do about it where the sandbox may have refused something; it goes to standard error as well."""
-        if not isinstance(error, Exception):
-            return text, facts
-        from annexe_sdk.hints import hint_for
-
-        hint = hint_for(error, level=self.level, grants=self.grants, data_dir=self.data_dir)
-        if not hint:
-            return text, facts
-        print(f"annexe_sdk: {sendable(hint['hint'])}", file=sys.stderr)
-        return f"{text}; {hint['hint']}", facts | {name: sendable(value) for name, value in hint.items()}
 
     def _meant(self, call: Call, handler: Handler, error: "Reject | Respond", ctx: "Context | None") -> bytes:
         """Make the answer that a handler gave by raising it."""
