@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from annexe.supervision.health import HealthPolicy
     from annexe.supervision.instance import StopPolicy
     from annexe.supervision.monitor import MonitorPace
+    from annexe.supervision.policies import Policies
     from annexe.supervision.restart import RestartPolicy
     from annexe.supervision.state import PluginState
-    from annexe.supervision.supervisor import Policies
     from annexe.supervision.violations import Action, MonitorPolicy, Resource, Rule
 
 __all__ = [
@@ -65,7 +65,7 @@ _HOMES = {
     "MonitorPolicy": "annexe.supervision.violations",
     "PluginHandle": "annexe.host.plugin_handle",
     "PluginState": "annexe.supervision.state",
-    "Policies": "annexe.supervision.supervisor",
+    "Policies": "annexe.supervision.policies",
     "Receipt": "annexe.sandbox",
     "RequestScope": "annexe.host.requests",
     "Resource": "annexe.supervision.violations",

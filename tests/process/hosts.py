@@ -32,8 +32,8 @@ from annexe.launch.offer import OfferFinder
 from annexe.record import Event, EventKind
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
+from annexe.supervision.policies import Policies
 from annexe.supervision.restart import RestartPolicy
-from annexe.supervision.supervisor import Policies
 
 __all__ = [
     "Doc",

@@ -17,7 +17,7 @@ import pytest
 from annexe import ExtensionPoint, HookSpec, Host, Responded, hook
 from annexe.errors import ActivationError, ConfigInvalidError, PluginRaisedError, RejectedError
 from annexe.supervision.health import HealthPolicy
-from annexe.supervision.supervisor import Policies
+from annexe.supervision.policies import Policies
 from tests.process.hosts import until, wait_state
 
 pytestmark = pytest.mark.any_user

@@ -27,8 +27,8 @@ from annexe.errors import (
 )
 from annexe.launch.removal import remove_tree
 from annexe.record import Event, EventKind
+from annexe.supervision.policies import Policies
 from annexe.supervision.restart import RestartPolicy
-from annexe.supervision.supervisor import Policies
 from tests.support.hostile import write_plugin
 
 pytestmark = pytest.mark.any_user

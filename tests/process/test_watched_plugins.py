@@ -14,7 +14,7 @@ import pytest
 
 from annexe.record import EventKind
 from annexe.supervision.monitor import MonitorPace
-from annexe.supervision.supervisor import Policies
+from annexe.supervision.policies import Policies
 from annexe.supervision.violations import DEFAULT_RULES, Action, MonitorPolicy, Resource
 from tests.process.hosts import Doc, T, events, open_host, policies, run, until, wait_state, write_plugin
 
@@ -66,7 +66,9 @@ def data_dir() -> Iterator[Path]:
 def looking_often(**rules: Action) -> Policies:
     """Return policies with a quick monitor; ``disk=Action.STOP`` and the like change what is done."""
     changed = {Resource(name.replace("_", "-")): action for name, action in rules.items()}
-    monitor = MonitorPolicy(rules={name: replace(rule, action=changed.get(name, rule.action)) for name, rule in DEFAULT_RULES.items()})
+    judged = {name: replace(rule, action=changed.get(name, rule.action)) for name, rule in DEFAULT_RULES.items()}
+    judged[Resource.DISK_ENTRIES] = replace(judged[Resource.DISK_ENTRIES], limit=500)
+    monitor = MonitorPolicy(rules=judged)
     return replace(policies(), monitor=monitor, pace=MonitorPace(interval_s=0.05, data_s=0.05, connections_s=60))
 
 
@@ -105,7 +107,7 @@ def test_plugin_without_the_right_has_no_private_folder(tmp_path: Path, data_dir
     run(scenario)
 
 
-@pytest.mark.parametrize(("what", "resource"), [("bytes 40", "disk"), ("entries 24000", "disk-entries")])
+@pytest.mark.parametrize(("what", "resource"), [("bytes 40", "disk"), ("entries 700", "disk-entries")])
 def test_plugin_that_fills_its_folder_is_stopped_with_figures(tmp_path: Path, data_dir: Path, what: str, resource: str) -> None:
     write_plugin(tmp_path / "plugins", "filler", FILLER, hooks={"t.edit": ""}, extra=DATA)
 
@@ -146,5 +148,54 @@ def test_plugin_over_its_memory_limit_is_ended_by_the_group_or_restarted_by_the_
             before = host.plugin("eater").pid
             await host.hooks(T).edit(Doc(""))
             await until(lambda: host.plugin("eater").pid not in (None, before))
+
+    run(scenario)
+
+
+SPINNER = """
+import threading
+def spin():
+    while True:
+        pass
+@plugin.on_activate
+def begin(ctx):
+    for _ in range(2):
+        threading.Thread(target=spin, daemon=True).start()
+"""
+
+
+def test_usage_of_a_running_plugin_is_told_with_figures(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(tmp_path / "plugins", "keeper", KEEPER, hooks=["t.edit"], extra=DATA)
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir, policies=looking_often()) as host:
+            await host.hooks(T).edit(Doc("some text"))
+            plugin = host.plugin("keeper")
+            sample = await until(lambda: plugin.usage if plugin.usage and plugin.usage.usage.disk_bytes else None)
+            assert 1 << 20 < sample.usage.memory_bytes < 100 << 20
+            assert sample.usage.threads >= 1
+            assert 3 <= sample.usage.open_files <= 64
+            assert sample.usage.disk_entries == 1
+            await plugin.stop()
+            assert plugin.usage is None
+
+    run(scenario)
+
+
+def test_plugin_that_a_policy_throttles_runs_after_everybody_else(tmp_path: Path, data_dir: Path) -> None:
+    write_plugin(tmp_path / "plugins", "spinner", SPINNER, extra="[resources]\ncpu = 0.2\n")
+    looking = looking_often()
+    rule = replace(looking.monitor.rules[Resource.CPU], action=Action.THROTTLE, share=0.5, clear_share=0.1, polls=2)
+    looking = replace(looking, monitor=MonitorPolicy(rules={Resource.CPU: rule}))
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, data_dir=data_dir, policies=looking) as host:
+            plugin = host.plugin("spinner")
+            pid = plugin.pid
+            assert pid is not None
+            await until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 19)
+            (told,) = [event for event in events(host, EventKind.VIOLATION) if event.facts["phase"] == "began"]
+            assert (told.facts["resource"], told.facts["action"]) == ("cpu", "throttle")
+            assert plugin.state in ("ready", "degraded")
 
     run(scenario)

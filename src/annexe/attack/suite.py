@@ -33,8 +33,8 @@ from annexe.host.state_dir import control_socket_of, control_token_of
 from annexe.sandbox import Receipt
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
+from annexe.supervision.policies import Policies
 from annexe.supervision.restart import RestartPolicy
-from annexe.supervision.supervisor import Policies
 
 __all__ = ["AttackResult", "Report", "ResultOutcome", "run_attacks"]
 

@@ -19,8 +19,8 @@ INTERRUPTED = 130
 
 OTHER_CODES: Mapping[int, str] = {
     OK: "It was done.",
-    1: "It failed in a way that has no code of its own, `annexe doctor` found something amiss, `annexe attack` got something through, or the "
-    "tests of `annexe learn` fail.",
+    1: "It failed in a way that has no code of its own, `annexe doctor` found something amiss, `annexe attack` got something through, or "
+    "the tests of `annexe learn` fail.",
     USAGE: "The command was written wrongly; nothing was done.",
     INTERRUPTED: "It was interrupted (Ctrl-C), or a question was answered with no.",
 }

@@ -27,6 +27,7 @@ def show(plugin: str, state_dir: Path, as_json: bool) -> None:
     _print_head(told)
     print_rights(told)
     _print_limits(told)
+    _print_usage(told["usage"])
     _print_isolation(told)
     print_text(f"\nConfiguration: {json_text(told['config'])}")
     print_text("\nHistory:")
@@ -74,6 +75,27 @@ def _print_limits(told: dict[str, Any]) -> None:
         print_text("\nLimits:")
         rows = [(limit["name"], _with_unit(limit["name"], limit["value"]), limit["worth"], limit["why"]) for limit in told["limits"]]
         print_table(("LIMIT", "VALUE", "WORTH", "WHY"), rows)
+
+
+def _print_usage(used: dict[str, Any] | None) -> None:
+    if used is None:
+        return
+    rows = [(name, _with_unit(name, value)) for name, value in _amounts(used) if value is not None]
+    print_text(f"\nUsed ({used['time']}{'; over its limit: ' + ', '.join(used['over']) if used['over'] else ''}):")
+    print_table(("WHAT", "NOW"), rows)
+
+
+def _amounts(used: dict[str, Any]) -> list[tuple[str, Any]]:
+    cores = used["cpu_cores"]
+    return [
+        ("memory", used["memory_bytes"]),
+        ("cpu", None if cores is None else f"{cores:.2f}"),
+        ("processes", used["processes"]),
+        ("threads", used["threads"]),
+        ("open-files", used["open_files"]),
+        ("disk", used["disk_bytes"]),
+        ("connections", used["connections"]),
+    ]
 
 
 def _print_isolation(told: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ escapes it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from annexe.host.known import KnownPlugin
@@ -16,6 +17,7 @@ from annexe.manifest.rights import kind_of
 from annexe.record.entry import rfc3339
 from annexe.sandbox import Walls
 from annexe.sandbox.enforcement import Enforcement, enforcement
+from annexe.supervision.monitor import Sample
 
 __all__ = ["details", "summary"]
 
@@ -74,7 +76,15 @@ def details(
         "config": dict(view.config),
         "history": [{"state": str(change.state), "reason": change.reason, "time": rfc3339(change.at)} for change in view.history],
         "figures": dict(figures),
+        "usage": _usage(view.usage),
     }
+
+
+def _usage(sample: Sample | None) -> dict[str, Any] | None:
+    if sample is None:
+        return None
+    used = {name: value for name, value in asdict(sample.usage).items() if name != "cpu_s"}
+    return {"time": rfc3339(sample.at), "cpu_cores": sample.cpu_cores, **used, "over": [str(resource) for resource in sample.violated]}
 
 
 def _worth(worth: Mapping[str, Enforcement], name: str) -> dict[str, str]:

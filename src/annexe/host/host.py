@@ -48,7 +48,7 @@ from annexe.launch.uids import DEFAULT_UID_RANGE
 from annexe.manifest.files import open_file
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
 from annexe.storage.kv import KvStore
-from annexe.supervision.supervisor import Policies
+from annexe.supervision.policies import Policies
 from annexe.trust.grants import MANIFEST_MODE_WARNING
 from annexe.trust.policy import MAX_POLICY_BYTES, Policy, parse_policy
 
@@ -266,7 +266,7 @@ class Host:
             clock=clock,
         )
         stack.push_async_callback(self._watch.close)
-        self._registry.on_forgotten = self._watch.monitor.forget
+        self._registry.monitor = self._watch.monitor
         await self._registry.scan()
         self._watch.open()
         for plugin, argument in settings.plugins_named.items():

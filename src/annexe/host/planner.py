@@ -35,9 +35,10 @@ from annexe.sandbox import IsolationLevel, Profile, Receipt
 from annexe.sandbox.enforcement import LIMITS, EnforcementState
 from annexe.supervision.instance import InstancePlan
 
-__all__ = ["Planner"]
+__all__ = ["SDK_THREADS", "Planner"]
 
-_SDK_THREADS = 32
+SDK_THREADS = 32
+"""Threads that the SDK may start, beside the processes and threads that a manifest asks for."""
 _VERDICT_HOLDS_S = 1.0  # a plugin that was found, granted or restarted just now was judged for it
 
 
@@ -135,11 +136,12 @@ class Planner:
             environment=plugin_environment(os.environ, granted=_names(granted, "env")),
             profile=Profile(
                 memory_bytes=resources.memory_bytes,
-                tasks=resources.processes + _SDK_THREADS,
+                tasks=resources.processes + SDK_THREADS,
                 open_files=resources.open_files,
                 file_bytes=resources.disk_bytes,
                 cpu=resources.cpu,
                 subprocess="subprocess" in granted,
+                network=bool(_names(granted, "network")),
                 read=_names(granted, "filesystem.read"),
                 write=_names(granted, "filesystem.write"),
                 data=data_dir,
@@ -171,6 +173,7 @@ class Planner:
             on_notification=services.notify,
             check=partial(self._dispatcher.check_provided, manifest),
             codecs=tuple(self._settings.codecs),
+            open_egress=services.proxy,
             on_ready=partial(self._tell_unenforced, known),
         )
         return plan if learning is None else learning.planned(plan)

@@ -13,6 +13,7 @@ from annexe.host.known import KnownPlugin
 from annexe.host.registry import Registry
 from annexe.manifest import Manifest
 from annexe.sandbox import Receipt
+from annexe.supervision.monitor import Sample
 from annexe.supervision.state import Change, PluginState
 
 __all__ = ["PluginHandle", "PluginView"]
@@ -90,6 +91,12 @@ class PluginView:
         """What is really enforced for its running instance; None when it does not run."""
         instance = self._known.supervisor.instance if self._known.supervisor is not None else None
         return instance.launched.receipt if instance is not None else None
+
+    @property
+    def usage(self) -> Sample | None:
+        """What its running instance used when it was last looked at, every few seconds; None before that, and when it does not run."""
+        monitor = self._registry.monitor
+        return monitor.latest(self.id) if monitor is not None and self.pid is not None else None
 
 
 @final

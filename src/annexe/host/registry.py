@@ -9,7 +9,7 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
@@ -30,6 +30,7 @@ from annexe.manifest import Discovered, Discovery
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import Walls
 from annexe.storage.plugin_state import StoredPluginState
+from annexe.supervision.monitor import Monitor
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
 
@@ -71,7 +72,7 @@ class Registry:
         self._grants = GrantBook(thread, events=events, clock=clock)
         self._scanning = asyncio.Lock()
         self._is_closing = False
-        self.on_forgotten: Callable[[str], None] = _ignore
+        self.monitor: Monitor | None = None
         self.plugins: dict[str, KnownPlugin] = {}
 
     def get(self, plugin: str) -> KnownPlugin:
@@ -214,7 +215,8 @@ class Registry:
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
         self._events.forget(plugin)
-        self.on_forgotten(plugin)
+        if self.monitor is not None:
+            self.monitor.forget(plugin)
         self._metrics.forget(plugin)
 
     # Acting.
@@ -389,10 +391,6 @@ class Registry:
         async with known.lock:  # an act that was under way may have started it again
             if known.supervisor is not None:
                 await known.supervisor.stop(reason)
-
-
-def _ignore(_plugin: str) -> None:
-    return None
 
 
 def _check_enabled(known: KnownPlugin) -> None:

@@ -15,7 +15,7 @@ from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import DispatchPolicy
 from annexe.host.learning import Learning
 from annexe.sandbox import IsolationLevel
-from annexe.supervision.supervisor import Policies
+from annexe.supervision.policies import Policies
 
 __all__ = ["Grants", "HostSettings", "StrategyName"]
 

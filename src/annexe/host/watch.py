@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from annexe.capabilities.egress import EgressLimits
 from annexe.clock import Clock
 from annexe.host.known import KnownPlugin
+from annexe.host.planner import SDK_THREADS
 from annexe.host.registry import Registry
 from annexe.launch.data_folders import DataFolders, DataUsage
 from annexe.manifest import Manifest
@@ -144,6 +146,8 @@ def _limits(manifest: Manifest) -> Limits:
         memory_bytes=resources.memory_bytes,
         cpu_cores=resources.cpu,
         processes=resources.processes,
+        threads=resources.processes + SDK_THREADS,
+        connections=EgressLimits().connections,
         open_files=resources.open_files,
         disk_bytes=data,
         disk_entries=_MAX_DATA_ENTRIES if data is not None else None,

@@ -76,7 +76,8 @@ module_name = matching(
     "a module inside the plugin's folder such as 'my_plugin.main'", accepts=lambda value: all(map(_is_identifier, value.split(".")))
 )
 env_name = matching(
-    "an environment variable's name such as 'HTTP_TIMEOUT', not HOME, PATH, TMPDIR, HTTP_PROXY or HTTPS_PROXY and not beginning with ANNEXE_, DYLD_, LD_ or PYTHON",
+    "an environment variable's name such as 'HTTP_TIMEOUT', not HOME, PATH, TMPDIR, HTTP_PROXY or HTTPS_PROXY and not beginning with "
+    "ANNEXE_, DYLD_, LD_ or PYTHON",
     accepts=is_env_name,
 )
 library_name = matching("a library's file name such as 'libgomp.so.1'", accepts=_is_file_name)

@@ -25,7 +25,7 @@ from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
 from annexe.sandbox import Receipt
 
-__all__ = ["Instance", "InstancePlan", "StopPolicy"]
+__all__ = ["Instance", "InstancePlan", "Proxy", "StopPolicy"]
 
 _CAPTURE_DRAIN_S = 0.5
 _EXIT_NEWS_S = 0.2

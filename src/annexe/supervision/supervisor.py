@@ -17,7 +17,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, final
 
@@ -35,33 +34,19 @@ from annexe.errors import (
 )
 from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
-from annexe.supervision.health import Health, HealthPolicy, HealthStatus
-from annexe.supervision.instance import Instance, InstancePlan, StopPolicy
+from annexe.supervision.health import Health, HealthStatus
+from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.memory import FailureMemory
-from annexe.supervision.monitor import MonitorPace
-from annexe.supervision.restart import RestartPolicy
+from annexe.supervision.policies import Policies
 from annexe.supervision.state import Lifecycle, PluginState
-from annexe.supervision.violations import MonitorPolicy
 
-__all__ = ["Policies", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
 _MAX_PLACE_CHARS = 256
 # Parts of a reason may be the plugin's words; it goes into the history, the store and every list of plugins.
 _MAX_REASON_CHARS = 4096
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policies:
-    """The rules a supervisor applies."""
-
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
-    health: HealthPolicy = field(default_factory=HealthPolicy)
-    stop: StopPolicy = field(default_factory=StopPolicy)
-    monitor: MonitorPolicy = field(default_factory=MonitorPolicy)
-    pace: MonitorPace = field(default_factory=MonitorPace)
 
 
 @final

@@ -39,8 +39,8 @@ def test_launch_can_be_imported_where_there_are_no_unix_modules() -> None:
 def put_up(walls: Walls, *, is_linux: bool = True, can_tag: bool = True, limits: dict[str, int] | None = None, **rights: Any) -> PutUp:
     request = LaunchRequest(plugin="p", instance="p-1", kind="python", entry="e", folder=Path("/x"), profile=Profile(**rights))
     return PutUp(
-        request=request, walls=walls, python="/usr/bin/python3", uid=64100, limits=limits or {}, filters=5, tmp="in memory", is_linux=is_linux,
-        can_tag=can_tag, notes=("a copy",), lacks=(Lack("cgroup", "none"),),
+        request=request, walls=walls, python="/usr/bin/python3", uid=64100, limits=limits or {}, filters=5, tmp="in memory",
+        is_linux=is_linux, can_tag=can_tag, notes=("a copy",), lacks=(Lack("cgroup", "none"),),
     )  # fmt: skip
 
 

@@ -111,13 +111,23 @@ def _private_file_write(targets: Targets) -> Outcome:
     return judge("wrote it", path=targets.private_file)
 
 
-@attack("private-file-mode", "Open a file of the host's user's to all by its mode.", stopped_by=("namespaces", "seccomp", "uid"), check="changed")
+@attack(
+    "private-file-mode",
+    "Open a file of the host's user's to all by its mode.",
+    stopped_by=("namespaces", "seccomp", "uid"),
+    check="changed",
+)
 def _private_file_mode(targets: Targets) -> Outcome:
     os.chmod(targets.private_file, 0o644)
     return judge("changed its mode", path=targets.private_file)
 
 
-@attack("file-attribute", "Hang a note on a file of the host's, as an extended attribute.", stopped_by=("namespaces", "seccomp"), check="attribute")
+@attack(
+    "file-attribute",
+    "Hang a note on a file of the host's, as an extended attribute.",
+    stopped_by=("namespaces", "seccomp"),
+    check="attribute",
+)
 def _file_attribute(targets: Targets) -> Outcome:
     os.setxattr(targets.open_file, "user.escape", targets.token.encode())
     return judge("hung it on", path=targets.open_file)
