@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -71,3 +72,44 @@ def test_stub_that_fails_says_why_and_runs_nothing(sent: bytes, said: bytes) -> 
     assert error.startswith(b"annexe stub: ")
     assert said in error
     assert error.count(b"\n") == 1
+
+
+REPORTER = """
+def main(fd, entry):
+    import os
+    kept = [number for number in range(3, 60) if is_open(number)]
+    os.write(fd, repr((fd, kept, os.pread(4, 9, 0), os.pread(5, 9, 0))).encode())
+    os._exit(7)
+
+
+def is_open(number):
+    import os
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+"""
+
+
+@pytest.mark.parametrize("numbers", [*itertools.permutations((3, 4, 5)), (9, 8, 7), (4, 7, 3), (5, 3, 9), (30, 4, 5)])
+def test_stub_keeps_channel_and_memory_files_in_order_wherever_they_are(tmp_path: Path, numbers: tuple[int, int, int]) -> None:
+    (tmp_path / "stand_in.py").write_text(REPORTER)
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    # Puts what it inherits where the test wants it, and one thing more, then becomes the stub.
+    launcher = (
+        "import os, sys\n"
+        f"given = [os.dup2(int(fd), 40 + at) for at, fd in enumerate(sys.argv[1:4])]\n"
+        f"for fd, number in zip(given, {numbers}): os.dup2(fd, number)\n"
+        f"os.dup2(0, 33)\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, '-I', '-S', {str(stub.__file__)!r}])\n"
+    )
+    host, plugin = socket.socketpair()
+    with host, plugin, open(tmp_path / "first") as first, open(tmp_path / "second") as second:
+        host.sendall(frame(libraries=[str(tmp_path)], memory=numbers[1:]))
+        passed = [plugin.fileno(), first.fileno(), second.fileno()]
+        command = [sys.executable, "-c", launcher, *map(str, passed)]
+        done = subprocess.run(command, pass_fds=passed, env={"ANNEXE_FD": str(numbers[0])}, capture_output=True, timeout=10)
+        plugin.close()
+        assert (done.returncode, host.recv(200).decode(), done.stderr) == (7, repr((3, [3, 4, 5], b"first", b"second")), b"")

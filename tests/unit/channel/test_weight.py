@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.msgpack import Ext
 
 from annexe.channel.weight import COUNTED_FROM_BYTES, MAX_PARTS, MAX_VALUES, is_too_much
 from annexe.errors import InvalidResultError
@@ -113,3 +114,13 @@ def test_too_much_under_a_head_that_cannot_be_read_ends_the_connection() -> None
             assert await both.broken_rule() == "bad-envelope"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [Ext(1, b"x" * size) for size in (1, 2, 4, 8, 16, 3, 200, 300, 70_000)],
+    ids=lambda extension: f"{len(extension.data)}-bytes",
+)
+def test_extension_hides_nothing_that_follows_it(extension: Ext) -> None:
+    assert is_too_much(msgspec.msgpack.encode([extension, [{}] * 100_001]))
+    assert not is_too_much(msgspec.msgpack.encode([extension, [{}] * 99_000]))
