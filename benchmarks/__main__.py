@@ -16,7 +16,7 @@ from benchmarks.harness import Bench, verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAMES = ("call", "throughput", "hooks", "store", "start", "memory")
+NAMES = ("call", "throughput", "hooks", "store", "start", "memory", "payload")
 
 
 def main() -> int:

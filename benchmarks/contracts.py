@@ -8,7 +8,7 @@ from typing import ClassVar
 from annexe import ExtensionPoint, HookSpec, hook
 from benchmarks.payload import ChatRequest
 
-__all__ = ["Bench", "Editor", "Keeper", "Ledger", "Probe"]
+__all__ = ["Bench", "Carrier", "Editor", "Keeper", "Ledger", "Probe"]
 
 
 class Bench(HookSpec, name="bench", revision=1):
@@ -50,6 +50,14 @@ class Keeper(ExtensionPoint, name="bench-keeper", revision=1):
     async def shared(self) -> int: ...
     async def polite(self, count: int) -> list[float]: ...
     async def flood(self, seconds: float) -> list[int]: ...
+
+
+class Carrier(ExtensionPoint, name="bench-carrier", revision=1):
+    """Bytes to a plugin, from it, and both."""
+
+    async def take(self, data: bytes) -> list[int]: ...
+    async def give(self, size: int) -> bytes: ...
+    async def echo(self, data: bytes) -> bytes: ...
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""The value that every call carries: a nested chat request of about 1 KB, and what a plugin does to it.
+"""The value that every call carries: a nested chat request of about 1 KB, and what a plugin does to it. And the benchmark of larger ones.
 
 The edit changes the last message and counts itself, so n filters leave n marks, and a reply that was not really made from its request
 is found by `check`. Requests differ from each other, so nothing is gained by remembering an answer.
@@ -9,7 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ChatRequest", "Message", "Sampling", "check", "edit", "requests"]
+from benchmarks.harness import Bench, Cell, Mark, Subject, reference
+
+__all__ = ["MARKS", "NAME", "TITLE", "ChatRequest", "Message", "Sampling", "check", "edit", "measure", "requests"]
+
+NAME = "payload"
+TITLE = "Long bytes, 1 KiB to 64 MiB: to a plugin, from it, both"
+MARKS = (
+    Mark(
+        key="arena_1mib_over_floor_and_copies",
+        limit=1.5,
+        about="1 MiB both ways by shared memory ÷ (floor + the copies that must be), pinned",
+        held_back_by="a handler gets bytes of its own, which is a copy more than must be, and the call itself costs more than the floor.",
+    ),
+    Mark(key="arena_64kib_over_inline", limit=1.0, about="64 KiB both ways by shared memory ÷ in frames, pinned: the threshold is right"),
+)
+_WAYS = {"in": "take", "out": "give", "both": "echo"}
+_KIB, _MIB = 1024, 1024 * 1024
+# Sizes, and how often each is sent at a time.
+_COUNTS = {_KIB: 200, 16 * _KIB: 200, 64 * _KIB: 150, 256 * _KIB: 60, _MIB: 40, 8 * _MIB: 6, 64 * _MIB: 2}
+_LONGEST_INLINE = 8 * _MIB  # of these; a frame may have 10 MiB
+_OURS = (
+    Subject("by shared memory", "benchmarks.payload_subject:ByArena", ours=True),
+    Subject("in frames", "benchmarks.payload_subject:Inline", ours=True),
+)
 
 
 @dataclass(slots=True)
@@ -80,3 +103,39 @@ def check(sent: Any, got: Any, *, edits: int) -> None:
         raise RuntimeError(f"expected a new {type(sent).__name__}, got {type(got).__name__}")
     if (got.user, got.edits, after) != (sent.user, sent.edits + edits, before[edits:] + before[:edits]):
         raise RuntimeError(f"expected {sent.user} with {edits} edits, got {got.user} with {got.edits - sent.edits}: {after!r}")
+
+
+def measure(bench: Bench) -> None:
+    """Measure every size and way, in frames and by shared memory, as scheduled and pinned, beside the copies that must be."""
+    subjects = [reference("floor", "Floor"), Subject("copies", "benchmarks.references:Copies"), *_OURS]
+    for suffix in ("", " (pinned)"):
+        with bench.seats(subjects, pinned=bool(suffix)) as seats:
+            cells = [Cell("floor", "floor", args={"count": bench.count(600)})]
+            for size, full in _COUNTS.items():
+                for way, method in _WAYS.items():
+                    count = {"count": bench.count(full)}
+                    cells.append(Cell(_row("copies", size, way), "copies", args={"size": size, "way": way} | count))
+                    if size <= _LONGEST_INLINE:
+                        cells.append(Cell(_row("in frames", size, way), "in frames", method, {"size": size} | count))
+                    if size >= 64 * _KIB:  # below, both are the same
+                        cells.append(Cell(_row("by shared memory", size, way), "by shared memory", method, {"size": size} | count))
+            bench.interleave(seats, cells, suffix=suffix)
+        _compare(bench, suffix)
+        bench.absent.clear()
+
+
+def _compare(bench: Bench, suffix: str) -> None:
+    floor, end = bench.value("floor" + suffix), "" if suffix else "_as_scheduled"
+    for way in _WAYS:
+        copies = bench.value(_row("copies", _MIB, way) + suffix)
+        must_be = None if floor is None or copies is None else floor + copies
+        key = f"arena_1mib_over_floor_and_copies{'' if way == 'both' else f'_{way}'}{end}"
+        bench.ratio(key, bench.value(_row("by shared memory", _MIB, way) + suffix), must_be)
+    for size, told in ((64 * _KIB, "64kib"), (_MIB, "1mib")):
+        arena, inline = (bench.value(_row(how, size, "both") + suffix) for how in ("by shared memory", "in frames"))
+        bench.ratio(f"arena_{told}_over_inline{end}", arena, inline)
+
+
+def _row(how: str, size: int, way: str) -> str:
+    told = f"{size // _MIB} MiB" if size >= _MIB else f"{size // _KIB} KiB"
+    return f"{told} {way}, {how}"
