@@ -97,12 +97,12 @@ class ForkServer:
             finally:  # the answer comes in any case
                 pidfd = self._answer()
                 on_failure.callback(os.close, pidfd)
-                on_failure.callback(kill_through, pidfd)
+            pid = self._checked(pidfd)
+            on_failure.callback(kill_through, pidfd)  # not before: it could be a handle on anybody
             sock.settimeout(_ANSWER_S)
             egress = self._egress(sock)
             if egress is not None:
                 on_failure.callback(egress.listener.close)
-            pid = self._checked(pidfd)
             fork = Fork(pid=pid, pidfd=pidfd, end=end, sock=sock, stdout=stdout, stderr=stderr, egress=egress, files=files)
             on_failure.pop_all()
             return fork, found
