@@ -13,7 +13,7 @@ import pytest
 from msgspec.msgpack import Ext
 
 from annexe.channel.memory_files import MemoryFiles
-from annexe_sdk import AsyncContext, CallFailed, Context, Plugin
+from annexe_sdk import AsyncContext, CallFailed, Context, Plugin, Respond
 from annexe_sdk.blobs import _Placing
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Broken, Session
@@ -407,3 +407,120 @@ def test_session_that_cannot_write_maps_nothing() -> None:
     assert session.take_memory() is None
     with pytest.raises(Broken):
         session._on_release([7, [[0, 1]]], 5)
+
+
+# Views.
+
+
+@dataclass
+class Viewed:
+    image: memoryview
+    name: str
+
+
+def viewing(*, is_async: bool = False) -> tuple[Plugin, list[Any]]:
+    plugin, kept = Plugin(), list[Any]()
+
+    def answer(data: Any) -> Any:
+        kept.append(data)
+        return data
+
+    if is_async:
+
+        @plugin.filter("a.echo")
+        async def echo_async(data: memoryview) -> Any:
+            return answer(data)
+
+    else:
+
+        @plugin.filter("a.echo")
+        def echo(data: memoryview) -> Any:
+            return answer(data)
+
+    @plugin.filter("a.nested")
+    def nested(viewed: Viewed, copied: bytes) -> Any:
+        kept.extend((viewed.image, copied))
+        return [type(viewed.image).__name__, type(copied).__name__, viewed.image]
+
+    @plugin.filter("a.raise")
+    def fail(data: memoryview) -> Any:
+        kept.append(data)
+        raise ValueError("no")
+
+    @plugin.filter("a.respond")
+    def respond(data: memoryview) -> Any:
+        raise Respond(data)
+
+    return plugin, kept
+
+
+@KINDS
+def test_handler_that_asks_for_a_view_looks_at_the_file_itself_while_it_runs(is_async: bool) -> None:
+    plugin, kept = viewing(is_async=is_async)
+    with with_memory(plugin) as host:
+        assert host.result_of("hook.a.echo") == LONG
+        assert host.releases == [[0, len(LONG)]]
+        with pytest.raises(ValueError, match="released"):
+            kept[0][0]
+
+
+def test_views_cannot_be_written() -> None:
+    plugin, kept = viewing()
+
+    @plugin.filter("a.write")
+    def write(data: memoryview) -> Any:
+        kept.append(data.readonly)
+        return 1
+
+    with with_memory(plugin) as host:
+        assert host.answered(host.give("hook.a.write"))[3] == 1
+    assert kept == [True]
+
+
+@pytest.mark.parametrize("sent", [b"short", LONG[:-1]])
+def test_handler_that_asks_for_a_view_gets_one_of_what_came_in_the_frame(sent: bytes) -> None:
+    plugin, kept = viewing()
+    with with_memory(plugin) as host:
+        assert host.result("hook.a.echo", [sent]) == sent
+        assert bytes(kept[0]) == sent
+
+
+def test_handler_that_asks_for_a_view_gets_one_of_text_in_json() -> None:
+    plugin, kept = viewing()
+    with served(plugin) as host:
+        assert host.result("hook.a.echo", ["aGVsbG8="]) == "aGVsbG8="
+    assert bytes(kept[0]) == b"hello"
+
+
+def test_views_are_made_where_they_are_asked_for_and_bytes_elsewhere() -> None:
+    plugin, _ = viewing()
+    with with_memory(plugin) as host:
+        regions = [host.put(LONG), host.put(LONG, MIB)]
+        message = host.answered(host.call("hook.a.nested", [{"image": blob(0), "name": "x"}, blob(1)], blobs=regions))
+        assert host.taken(message) == ["memoryview", "bytes", LONG]
+        assert host.releases == [list(region) for region in regions]
+
+
+@pytest.mark.parametrize("method", ["hook.a.raise", "hook.a.respond"])
+def test_views_are_given_up_however_the_handler_ends(method: str) -> None:
+    plugin, _ = viewing()
+    with with_memory(plugin) as host:
+        message = host.answered(host.give(method))
+        if message[2] is None:
+            assert host.taken(message) == LONG
+        assert host.result_of("hook.a.echo") == LONG
+        assert host.releases == [[0, len(LONG)]] * 2
+
+
+def test_view_that_something_was_made_of_is_given_up_all_the_same() -> None:
+    plugin, kept = viewing()
+
+    @plugin.filter("a.keep")
+    def keep(data: memoryview) -> Any:
+        kept.append(memoryview(data))
+        return 1
+
+    with with_memory(plugin) as host:
+        host.answered(host.give("hook.a.keep"))
+        assert host.result_of("hook.a.echo", bytes(len(LONG))) == bytes(len(LONG))
+        assert kept[0][1] == 0  # the host's next call

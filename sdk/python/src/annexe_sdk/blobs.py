@@ -9,7 +9,7 @@ Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
 """
 
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from os import close
 from typing import Any
@@ -24,7 +24,7 @@ from annexe_sdk.wire import BLOB_EXTENSION, BLOB_FROM_BYTES, MAX_BLOBS, RELEASE
 
 __all__ = ["Memory", "NoRoom"]
 
-_AT_ONCE_BYTES = 1024 * 1024  # less waits for the next message: a write of its own costs as much as copying so much
+_AT_ONCE_PART = 8  # so much of the file is released at once; less waits for the next message, for a write of its own costs time
 _BYTES = (bytes, bytearray, memoryview)
 _encode = msgspec.msgpack.Encoder().encode
 _EXTENSIONS = tuple(Ext(BLOB_EXTENSION, bytes((index,))) for index in range(MAX_BLOBS))
@@ -83,18 +83,19 @@ class Memory:
         """
         blobs = [self._in[offset : offset + length] for offset, length in unread.regions]
         self.release(unread.regions)
+        return _with_blobs(unread.frame, blobs)
 
-        def blob(code: int, index: memoryview) -> bytes:
-            if code != BLOB_EXTENSION or len(index) != 1 or index[0] >= len(blobs):
-                raise CodecError(f"a MessagePack extension of type {code} that stands for no blob")
-            return blobs[index[0]]
-
-        return msgspec.msgpack.decode(unread.frame, ext_hook=blob)[-2]
+    def look(self, unread: Unread) -> "tuple[Any, list[memoryview]]":
+        """Return the payload with views instead of its blobs, and those. Arguments and errors are as for ``read``."""
+        file = memoryview(self._in)
+        views = [file[offset : offset + length] for offset, length in unread.regions]
+        return _with_blobs(unread.frame, views), views
 
     def release(self, regions: "list[Any]") -> None:
         """Tell the host that regions were received."""
         body = _encode((RELEASE, regions))
-        send = self._send if sum(length for _, length in regions) >= _AT_ONCE_BYTES else self._send_later
+        released_bytes = regions[0][1] if len(regions) == 1 else sum(length for _, length in regions)
+        send = self._send if released_bytes * _AT_ONCE_PART >= len(self._in) else self._send_later
         send(len(body).to_bytes(4, "big") + body)
 
     # Out.
@@ -214,3 +215,14 @@ def _are_regions(regions: "Any", size_bytes: int) -> bool:
         and 0 <= region[0] < region[0] + region[1] <= size_bytes
         for region in regions
     )
+
+
+def _with_blobs(frame: bytes, blobs: "Sequence[Any]") -> "Any":
+    """Return the payload of a message with the blobs where extensions stand for them."""
+
+    def blob(code: int, index: memoryview) -> "Any":
+        if code != BLOB_EXTENSION or len(index) != 1 or index[0] >= len(blobs):
+            raise CodecError(f"a MessagePack extension of type {code} that stands for no blob")
+        return blobs[index[0]]
+
+    return msgspec.msgpack.decode(frame, ext_hook=blob)[-2]

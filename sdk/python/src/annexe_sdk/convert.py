@@ -1,4 +1,4 @@
-"""Turn plain values into what a handler's annotations name: dataclasses, and bytes where JSON brings base64 text.
+"""Turn plain values into what a handler's annotations name: dataclasses, bytes where JSON brings base64 text, and views of bytes.
 
 Imported only for handlers whose annotations are more than plain types. Types are followed through dataclass fields, lists, tuples, dicts,
 unions and the items of streams; what is not understood is passed on as it came.
@@ -15,7 +15,7 @@ from typing import Any, Union, get_origin, get_type_hints
 
 from annexe_sdk.plugin import Handler
 
-__all__ = ["converter"]
+__all__ = ["converter", "takes_views"]
 
 _Convert = Callable[[Any], Any]
 
@@ -42,6 +42,26 @@ def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
         return [c(value) if c is not None else value for c, value in zip(converts, params, strict=False)]
 
     return convert
+
+
+def takes_views(handler: Handler) -> bool:
+    """Say whether a parameter, or something in it, is annotated ``memoryview``: then long bytes are not copied for the handler."""
+    function: Any = getattr(handler.function, "__func__", handler.function)
+    annotations = _annotations_of(function)
+    return any(
+        _mentions_view(_resolve(annotation, function.__globals__), set()) for name, annotation in annotations.items() if name != "return"
+    )
+
+
+def _mentions_view(annotation: Any, seen: set[Any]) -> bool:
+    if annotation is memoryview:
+        return True
+    if hasattr(annotation, "__dataclass_fields__") and isinstance(annotation, type):
+        if annotation in seen:
+            return False
+        seen.add(annotation)
+        return any(_mentions_view(field, seen) for field in _field_types(annotation).values())
+    return any(_mentions_view(held, seen) for held in getattr(annotation, "__args__", ()))
 
 
 def _annotations_of(annotated: Any) -> dict[str, Any]:
@@ -76,6 +96,8 @@ def _convert_for(annotation: Any) -> _Convert | None:
     """Make the conversion to one type; None where the plain value will do."""
     if annotation is bytes:
         return _bytes
+    if annotation is memoryview:
+        return _view
     if hasattr(annotation, "__dataclass_fields__") and isinstance(annotation, type):
         return _dataclass(annotation)
     origin: Any = get_origin(annotation)
@@ -99,12 +121,20 @@ def _convert_for(annotation: Any) -> _Convert | None:
 
 def _bytes(value: Any) -> Any:
     """Return bytes for what JSON brings where bytes are declared; MessagePack brings bytes."""
+    if type(value) is memoryview:  # another parameter of the same handler is declared so
+        return bytes(value)
     if not isinstance(value, str):
         return value
     try:
         return a2b_base64(value, strict_mode=True)
     except ValueError:
         return value
+
+
+def _view(value: Any) -> Any:
+    """Return a view of bytes: of the shared memory that they came in, or of what there is of them."""
+    value = _bytes(value) if isinstance(value, str) else value
+    return memoryview(value) if isinstance(value, bytes) else value
 
 
 def _dataclass(cls: type) -> _Convert:

@@ -103,11 +103,14 @@ class Life:
 
     def _prepare(self) -> None:
         self._runner.handlers = self._plugin.handlers
-        for handler in self._runner.handlers.values():
+        for method, handler in self._runner.handlers.items():
             if _has_rich_annotations(handler.function):
-                from annexe_sdk.convert import converter
+                from annexe_sdk.convert import converter, takes_views
 
                 handler.convert = converter(handler)
+                if takes_views(handler):
+                    self._runner.session.viewing.add(method)
+                    handler.has_blobs = True  # its answers are made where its views are given up
         if any(handler.is_generator for handler in self._runner.handlers.values()):
             if self._runner.concurrency == 1:
                 self._runner.turn = allocate_lock()

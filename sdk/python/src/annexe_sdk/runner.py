@@ -17,7 +17,7 @@ from annexe_sdk.errors import Reject, Respond, call_failed
 from annexe_sdk.life import Life, describe, last_frame, with_hint
 from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
-from annexe_sdk.session import Call, Session, Stopped, Wait, sendable
+from annexe_sdk.session import BlobCall, Call, Session, Stopped, Wait, sendable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,9 +160,11 @@ class Runner:
 
     def success(self, call: Call, handler: Handler, value: "Any", ctx: "Context | None") -> bytes:
         """Make the answer for what a handler returned."""
-        if value is UNCHANGED:
-            return self._result(call, handler, None, "unchanged", ctx)
-        return self._result(call, handler, value, None, ctx)
+        is_unchanged = value is UNCHANGED
+        frame = self._result(call, handler, None if is_unchanged else value, "unchanged" if is_unchanged else None, ctx)
+        if type(call) is BlobCall:
+            call.drop()  # what it looked at in shared memory is in the frame by now, or not wanted
+        return frame
 
     def _result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: "Context | None") -> bytes:
         meta: dict[str, Any] = {}
@@ -200,6 +202,13 @@ class Runner:
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
+        try:
+            return self._failure(call, handler, error, ctx)
+        finally:
+            if type(call) is BlobCall:
+                call.drop()
+
+    def _failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         unsaid = ""
         if isinstance(error, (Reject, Respond)):
             try:

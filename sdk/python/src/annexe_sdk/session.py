@@ -147,21 +147,36 @@ class Unread:
         """Return the payload; to be called once."""
         return self._memory.read(self)
 
+    def look(self) -> "tuple[Any, list[memoryview]]":
+        """Return the payload with views of the file in it, and those; to be called once, and ``drop`` when nobody looks any more."""
+        return self._memory.look(self)
+
     def drop(self) -> None:
         """Say that it is received, though nobody wants it."""
         self._memory.release(self.regions)
 
 
 class BlobCall(Call):
-    """A call whose parameters hold blobs: they are read when its handler is started, so that calls sent ahead fill nothing but the file."""
+    """A call whose parameters hold blobs: they are read when its handler is started, so that calls sent ahead fill nothing but the file.
 
+    Attributes:
+        as_views: Its handler takes them as views of the file, which are good until it is answered.
+    """
+
+    as_views = False
     _params: "Any"
+    _looked: "tuple[Unread, list[memoryview]] | None" = None
 
     @property
     def params(self) -> "Any":
         """The parameters."""
-        if type(self._params) is Unread:
-            self._params = self._params.read()
+        unread = self._params
+        if type(unread) is Unread:
+            if self.as_views:
+                self._params, views = unread.look()
+                self._looked = unread, views
+            else:
+                self._params = unread.read()
         return self._params
 
     @params.setter
@@ -169,9 +184,17 @@ class BlobCall(Call):
         self._params = params
 
     def drop(self) -> None:
-        """Release what nobody will read."""
+        """Release what nobody will read, or look at, any more."""
         if type(self._params) is Unread:
             unread, self._params = self._params, None
+            unread.drop()
+        if self._looked is not None:
+            (unread, views), self._looked = self._looked, None
+            for view in views:
+                try:
+                    view.release()
+                except BufferError:
+                    pass  # the plugin still holds something made of it: what it sees there may change
             unread.drop()
 
 
@@ -197,6 +220,7 @@ class Session:
         self.write: Callable[[bytes], None] | None = None  # for what says that blobs were read, at once
         self.write_later: Callable[[bytes], None] | None = None  # the same, with the next frame
         self.on_blobs: Callable[[str], None] | None = None  # told the method whose results held blobs
+        self.viewing: set[str] = set()  # methods whose handlers take blobs as views
         self._new_call: Callable[..., Call] = Call
         self.ready: deque[Call] = deque()
         self.streams: deque[Call] = deque()
@@ -295,7 +319,9 @@ class Session:
 
     def _new_blob_call(self, *args: "Any") -> Call:
         self._new_call = Call
-        return BlobCall(*args)
+        call = BlobCall(*args)
+        call.as_views = call.method in self.viewing
+        return call
 
     def take_memory(self) -> "Memory | None":
         """Return shared memory, mapped at first use; None where none was agreed on, or where nothing can be sent in it yet."""
