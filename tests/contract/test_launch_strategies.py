@@ -1,4 +1,4 @@
-"""What every launch strategy promises, asked of each: process (with and without namespaces), in-process, and the fake."""
+"""What every launch strategy promises, asked of each: process (with and without namespaces, and warm), in-process, and the fake."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,26 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     remove_tree(folder)
 
 
-@pytest.fixture(params=["process", "process-without-namespaces", "in-process", "fake"])
+class Warm(LaunchStrategy):
+    """Launches every plugin warm."""
+
+    def __init__(self, processes: ProcessStrategy) -> None:
+        self._processes = processes
+
+    async def launch(self, request: LaunchRequest) -> LaunchedPlugin:
+        return await self._processes.launch(replace(request, warm=True))
+
+    async def close(self) -> None:
+        await self._processes.close()
+
+
+@pytest.fixture(params=["process", "process-without-namespaces", "zygote", "in-process", "fake"])
 def strategy(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[[], LaunchStrategy]]:
     state = Path(tempfile.mkdtemp(prefix="annexe-tests-"))
     made: dict[str, Callable[[], LaunchStrategy]] = {
         "process": lambda: ProcessStrategy(state_dir=state),
         "process-without-namespaces": lambda: ProcessStrategy(state_dir=state, offers=OfferFinder(bubblewrap=None)),
+        "zygote": lambda: Warm(ProcessStrategy(state_dir=state)),
         "in-process": InProcessStrategy,
         "fake": lambda: FakeLaunchStrategy(serve_sdk),
     }

@@ -1,7 +1,7 @@
 """A host that is killed: launches plugins, says so, and waits for its end.
 
 Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FOLDER COUNT WALLS``, where FOLDER holds a plugin as ``make_plugin`` writes it,
-which may have children, and WALLS is ``all`` of this machine's or ``none``.
+which may have children, and WALLS is ``all`` of this machine's, ``none``, or ``warm``: all, for forks, which may have no children.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count:
             entry="entry",
             folder=folder,
             environment=plugin_environment({}),
-            profile=Profile(subprocess=True),
+            profile=Profile(subprocess=walls != "warm"),
+            warm=walls == "warm",
         )
         for n in range(count)
     ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from annexe.launch import UidAllocator
-from annexe.launch.processes import ProcessIdentity, identity_of
+from annexe.launch.processes import ProcessIdentity, identity_of, parent_of
 from annexe.launch.sweep import LaunchRecord, LaunchRecords, Swept
 from tests.process import dying_host
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_namespaces
@@ -125,6 +125,31 @@ def test_daemon_behind_walls_dies_with_its_host_though_nobody_watches(
             assert await strategy.sweep() == (Swept(plugin="sample", instance="sample-0", killed=0, gone=True),)
 
     asyncio.run(scenario())
+
+
+def test_forks_and_their_server_die_with_their_host_and_are_struck_out(
+    make_plugin: MakePlugin, start_host: StartHost, open_strategy: OpenStrategy, cache_dir: Path
+) -> None:
+    host, facts = start_host(make_plugin(DEAF).folder, count=3, walls="warm")
+    left = [pid for pid in stubs(cache_dir) if identity_of(pid) is not None]
+    servers = {parent_of(pid) for pid in facts["main"]}
+    assert len(servers) == 1 and {*facts["main"], *servers} < {*left, host.pid}
+    kill_without_its_warden(host, then_gone=left)
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            assert await strategy.sweep() == (Swept(plugin="sample", instance="sample-0.server", killed=0, gone=True),)
+
+    asyncio.run(scenario())
+
+
+def test_warden_strikes_a_fork_server_out(make_plugin: MakePlugin, start_host: StartHost, tmp_path: Path) -> None:
+    host, facts = start_host(make_plugin(DEAF).folder, walls="warm")
+    (record,) = (tmp_path / "state" / "launched").iterdir()
+    scratch = Path(json.loads(record.read_text())["scratch"])
+    (warden,) = wardens_of(host.pid)
+    kill(host, then_gone=[*facts["main"], warden])
+    assert not record.exists() and not scratch.exists()
 
 
 def test_sweep_finds_a_daemon_that_outlived_its_host(
