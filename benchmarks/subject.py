@@ -27,7 +27,7 @@ from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
 from benchmarks.references import timed
 
-__all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall"]
+__all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall", "WarmStarts"]
 
 T = TypeVar("T")
 _PLUGINS = Path(__file__).parent / "plugins"
@@ -340,6 +340,20 @@ class Starts(Ours):
                 reply = await self.host.extension(Editor).edit(request)
                 check(request, reply, edits=1)
             samples.append((time.perf_counter() - began) * 1000)
+        return samples
+
+
+class WarmStarts(Starts):
+    """The same, each instance forked from the plugin's fork server."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strategy="zygote", **options)
+
+    async def timed_starts(self, count: int, *, answered: bool) -> list[float]:
+        samples = await super().timed_starts(count, answered=answered)
+        receipt = self.host.plugins[0].receipt
+        if receipt is None or not any("warm" in layer.detail for layer in receipt.layers):
+            raise RuntimeError("the plugin was not started warm")
         return samples
 
 

@@ -6,7 +6,7 @@ is told. Answered is ``+`` with a pidfd of the fork, or ``-`` when there can be 
 * No plugin can reach the control socket. What comes is read strictly all the same; a server that answers anything else is not used again.
 * A handle is believed when the kernel says that it stands for a child of this very server.
 
-Source: docs/adr/0077-a-fork-server-per-plugin.md; ``annexe.sandbox.fork_server``, the other side.
+Source: docs/adr/0080-a-fork-server-per-plugin.md; ``annexe.sandbox.fork_server``, the other side.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Invariants:
 * It is signalled through the pidfd alone; its process group is nobody's business, for it has no children: filters see to that.
 * Its end is believed when the server, its parent, tells it, or when the pidfd does.
 
-Source: feature IS2; docs/adr/0077-a-fork-server-per-plugin.md.
+Source: feature IS2; docs/adr/0080-a-fork-server-per-plugin.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Three kinds of orders: for a plugin that is started, for the fork server of a plugin, and for a fork of that. Between them a fork server and
 its fork put up the same walls as a cold start: what a fork has to be able to do before it is a plugin, its server is not kept from.
 
-Source: docs/adr/0071-walls-are-put-up-by-the-stub.md; docs/adr/0077-a-fork-server-per-plugin.md.
+Source: docs/adr/0071-walls-are-put-up-by-the-stub.md; docs/adr/0080-a-fork-server-per-plugin.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ private frame on.
 * Forks can have no children, so that ending one is ending its tree: plugins that may start programs, and machines without filters of system
   calls, have no fork servers.
 
-Source: features IS2 and LC11; docs/adr/0077-a-fork-server-per-plugin.md.
+Source: features IS2 and LC11; docs/adr/0080-a-fork-server-per-plugin.md.
 """
 
 from __future__ import annotations

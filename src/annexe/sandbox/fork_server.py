@@ -14,7 +14,7 @@ Forks have in common what a process is given at its start: layout of memory, see
 
 Depends on nothing but modules written in C, like the stub. Copied into the runtime folder under another name; never imported by the host.
 
-Source: docs/adr/0077-a-fork-server-per-plugin.md.
+Source: docs/adr/0080-a-fork-server-per-plugin.md.
 """
 
 import gc

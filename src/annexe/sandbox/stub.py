@@ -25,7 +25,7 @@ The frame comes from the host, so marshal is safe here; nothing is ever unmarsha
 Any failure ends the process with status 71 and one line on standard error, before the plugin's code has run.
 
 Source: docs/adr/0030-stub-and-private-frame.md; docs/adr/0071-walls-are-put-up-by-the-stub.md;
-docs/adr/0077-a-fork-server-per-plugin.md.
+docs/adr/0080-a-fork-server-per-plugin.md.
 """
 
 import marshal
