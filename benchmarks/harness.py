@@ -104,7 +104,7 @@ def reference(name: str, kind: str) -> Subject:
     payload = msgspec.msgpack.encode(requests(1)[0])
     encoded = base64.b64encode(payload).decode()
     options = {"payload": encoded, "text": encoded[: len(payload)]}
-    return Subject(name, f"benchmarks.references:{kind}", options, bare=kind == "Floor")
+    return Subject(name, f"benchmarks.references:{kind}", options, bare=kind in ("Copies", "Floor"))
 
 
 def _environment() -> dict[str, str]:

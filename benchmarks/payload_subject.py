@@ -43,6 +43,10 @@ class ByArena(Ours):
         data = os.urandom(size)
         return self.run(self._each(count, lambda: self.host.extension(Carrier).echo(data), lambda got: got == data and got is not data))
 
+    def pass_on(self, size: int, count: int) -> list[float]:
+        data = os.urandom(size)
+        return self.run(self._each(count, lambda: self.host.extension(Carrier).pass_on(data), lambda got: got == data))
+
     async def _each(self, count: int, call: Callable[[], Awaitable[Any]], is_right: Callable[[Any], bool]) -> list[float]:
         clock, samples = time.perf_counter_ns, []
         await call()  # what is made or touched for the first time at this size

@@ -31,6 +31,7 @@ __all__ = ["Copies", "Floor", "GrpcAio", "GrpcSync", "PipeEcho", "Pyisolate", "P
 
 
 _LONGEST = 64 * 1024 * 1024
+_IN, _OUT, _BOTH = range(3)
 
 
 def timed(call: Callable[[], object], count: int) -> list[float]:
@@ -126,37 +127,65 @@ class Floor(Peer):
         return [count / (time.perf_counter() - began)]
 
 
-class Copies:
-    """The copies of bytes that must be when they travel in shared memory: one into it to a plugin; from one, another out of it again.
+class Copies(Peer):
+    """The floor, and the copies that must be when bytes travel in shared memory: one into it to a plugin; from one, another out of it.
 
-    The host has to take its own copy of what a plugin wrote; a plugin can read what the host wrote where it is.
+    The host has to take its own copy of what a plugin wrote; a plugin can read what the host wrote where it is. Both bare processes do
+    their part between the floor's two messages, for a copy costs more where the last one was made by somebody else.
     """
 
     def start(self) -> None:
         import mmap
 
-        self.shared = mmap.mmap(-1, _LONGEST)
-        self.shared[:] = bytes(_LONGEST)  # its pages exist, as those of a connection in use do
+        files = [os.memfd_create(name) for name in ("in", "out")]
+        for file in files:
+            os.truncate(file, _LONGEST)
+        self.to_peer, self.from_peer = (mmap.mmap(file, _LONGEST) for file in files)
+        self.sock, theirs = socket.socketpair()
+        with theirs:
+            told = (theirs.fileno(), len(self.payload), *files)
+            self.spawn("-I", "-S", address=":".join(map(str, told)), pass_fds=(theirs.fileno(), *files))
+        for file in files:
+            os.close(file)
+
+    @staticmethod
+    def serve(address: str) -> None:
+        import mmap
+
+        fd, size, *files = (int(part) for part in address.split(":"))
+        sock = socket.socket(fileno=fd)
+        from_host, to_host = (mmap.mmap(file, _LONGEST) for file in files)
+        data = memoryview(bytes(range(256)) * (_LONGEST // 256))
+        ready()
+        while asked := sock.recv(size):
+            length, way = int.from_bytes(asked[:8], "big"), asked[8]
+            if way == _OUT:
+                to_host[:length] = data[:length]
+            elif way == _BOTH:
+                to_host[:length] = memoryview(from_host)[:length]
+            sock.sendall(asked)
 
     def block(self, size: int, way: str, count: int) -> list[float]:
-        """Return microseconds of what ``in``, ``out`` or ``both`` needs."""
-        shared, data = self.shared, bytes(range(256)) * (size // 256)
-        clock, samples = time.perf_counter_ns, []
-        for _ in range(count):
-            copy = b""
+        """Return microseconds of the floor with what ``in``, ``out`` or ``both`` needs."""
+        clock, send, receive, to_peer, from_peer = time.perf_counter_ns, self.sock.sendall, self.sock.recv, self.to_peer, self.from_peer
+        data, length, samples = os.urandom(size), len(self.payload), []
+        is_in, is_out = way != "out", way != "in"
+        message = size.to_bytes(8, "big") + bytes((_BOTH if is_in and is_out else _OUT if is_out else _IN,))
+        message += bytes(length - len(message))
+        for number in range(count + 1):  # the first touches what is there for the first time
+            got = b""
             began = clock()
-            if way != "out":
-                shared[:size] = data
-            if way != "in":
-                shared[:size] = data
-                copy = shared[:size]
-            samples.append((clock() - began) / 1000)
-            if way != "in":
-                expect(data, copy)
+            if is_in:
+                to_peer[:size] = data
+            send(message)
+            receive(length)
+            if is_out:
+                got = from_peer[:size]
+            if number:
+                samples.append((clock() - began) / 1000)
+            if is_in and is_out:
+                expect(data, got)
         return samples
-
-    def close(self) -> None:
-        self.shared.close()
 
 
 class PipeEcho(Peer):

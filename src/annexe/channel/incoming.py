@@ -152,17 +152,12 @@ class Incoming:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             self.take_bad_frame(frame, error, greeted=True)
             return
-        match message:
-            case BlobResponse():
-                self._take_blob_response(message)
-            case BlobRequest():
-                self._take_blob_request(message)
-            case BlobItem():
-                call = self._stream_call(message.id)
-                if call is None or call.stream is None:
-                    self._connection.release_regions(message.meta.blobs)
-                else:
-                    call.stream.receive(message)
+        if isinstance(message, BlobResponse):
+            self._take_blob_response(message)
+        elif isinstance(message, BlobRequest):
+            self._take_blob_request(message)
+        else:
+            self._take_blob_item(message)
 
     def _take_blob_response(self, message: BlobResponse) -> None:
         connection, regions = self._connection, message.meta.blobs
@@ -177,6 +172,13 @@ class Incoming:
         else:
             connection.take_response(message)
         connection.release_regions(regions)
+
+    def _take_blob_item(self, message: BlobItem) -> None:
+        call = self._stream_call(message.id)
+        if call is None or call.stream is None:
+            self._connection.release_regions(message.meta.blobs)
+        else:
+            call.stream.receive(message)
 
     def _take_blob_request(self, message: BlobRequest) -> None:
         """Put the blobs back into the parameters, for whoever serves it; the answer frees the regions, so they bound what is held."""

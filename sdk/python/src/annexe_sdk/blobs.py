@@ -26,6 +26,7 @@ __all__ = ["Memory", "NoRoom"]
 
 _AT_ONCE_PART = 8  # so much of the file is released at once; less waits for the next message, for a write of its own costs time
 _BYTES = (bytes, bytearray, memoryview)
+_PLAIN_BYTES = frozenset(_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 _EXTENSIONS = tuple(Ext(BLOB_EXTENSION, bytes((index,))) for index in range(MAX_BLOBS))
 
@@ -117,7 +118,8 @@ class Memory:
         """
         placing = _Placing(self, from_bytes)
         try:
-            payload = placing.moved(msgspec.to_builtins(message[-2], builtin_types=_BYTES))
+            payload = message[-2]
+            payload = placing.moved(payload if type(payload) in _PLAIN_BYTES else msgspec.to_builtins(payload, builtin_types=_BYTES))
             meta = {**message[-1], "blobs": placing.regions} if placing.regions else message[-1]
             body = _encode((*message[:-2], payload, meta))
             if len(body) <= limit_bytes:
@@ -175,7 +177,7 @@ class _Placing:
     def moved(self, value: "Any") -> "Any":
         """Return plain builtins with extensions for blobs; changes what is in them."""
         kind = type(value)
-        if kind is bytes or kind is bytearray or kind is memoryview:
+        if kind in _PLAIN_BYTES:
             return self._placed(value)
         if kind is dict:
             for key, item in value.items():
@@ -208,13 +210,15 @@ def _decode(frame: bytes) -> "Any":
 
 
 def _are_regions(regions: "Any", size_bytes: int) -> bool:
-    return type(regions) is list and all(
-        type(region) is list
-        and len(region) == 2
-        and type(region[0]) is type(region[1]) is int
-        and 0 <= region[0] < region[0] + region[1] <= size_bytes
-        for region in regions
-    )
+    if type(regions) is not list:
+        return False
+    for region in regions:
+        if type(region) is not list or len(region) != 2:
+            return False
+        offset, length = region
+        if type(offset) is not int or type(length) is not int or not 0 <= offset < offset + length <= size_bytes:
+            return False
+    return True
 
 
 def _with_blobs(frame: bytes, blobs: "Sequence[Any]") -> "Any":
