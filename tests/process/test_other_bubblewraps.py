@@ -136,3 +136,26 @@ def test_bubblewrap_that_fails_at_the_launch_alone_is_an_error_with_its_words(
                 await strategy.launch(make_plugin(WHAT))
 
     asyncio.run(scenario())
+
+
+def test_wall_that_was_lacking_is_tried_again_after_a_while(wrapper: Make, make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    now_s = 1000.0
+
+    async def scenario() -> list[IsolationLevel]:
+        path = wrapper(refused="--unshare-user", said="No space left on device")
+        levels = []
+        async with open_strategy(offers=OfferFinder(bubblewrap=path, now=lambda: now_s)) as strategy:
+            for passed_s, is_mended in ((0, False), (59, True), (2, True)):
+                nonlocal_add(passed_s)
+                if is_mended:
+                    wrapper()
+                plugin = await strategy.launch(make_plugin(WHAT))
+                levels.append(plugin.receipt.level)
+                await plugin.close()
+        return levels
+
+    def nonlocal_add(passed_s: float) -> None:
+        nonlocal now_s
+        now_s += passed_s
+
+    assert asyncio.run(scenario()) == [IsolationLevel.LANDLOCK, IsolationLevel.LANDLOCK, IsolationLevel.FULL]

@@ -2,7 +2,7 @@
 
 From the strongest down: with every wall, then without ``/proc`` (in many containers it cannot be mounted), then without namespaces, and
 so on. The first that works is the offer; what was refused on the way is kept with its cure, for the receipt and ``annexe doctor``.
-Blocking; once for each kind of user and interpreter.
+Blocking; once for each kind of user and interpreter, and again after a minute while something is lacking.
 
 Source: rule 4 of the architecture; docs/adr/0070-one-view-many-walls.md.
 """
@@ -16,9 +16,11 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import final
 
 from annexe.launch.become import as_user
@@ -37,6 +39,7 @@ WALL_NAMES = ("uid", "namespaces", "landlock", "seccomp", "rlimits", "cgroup")
 """What can be left out for the sake of a test."""
 
 _TIMEOUT_S = 10.0
+_SHORT_HOLDS_S = 60.0
 _BUBBLEWRAP_AT = ("/usr/bin/bwrap", "/usr/local/bin/bwrap")
 _ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _TMP_BYTES = 65536
@@ -89,15 +92,19 @@ class OfferFinder:
 
     Args:
         bubblewrap: Where to look for it; by default on the host's path and where systems put it. None: nowhere.
+        now: Monotonic time in seconds.
         unsafe_without: Walls left out, for tests that show what an attack does then.
     """
 
-    def __init__(self, *, bubblewrap: Path | str | None = "", unsafe_without: Collection[str] = ()) -> None:
+    def __init__(
+        self, *, bubblewrap: Path | str | None = "", unsafe_without: Collection[str] = (), now: Callable[[], float] = monotonic
+    ) -> None:
         if unknown := sorted(set(unsafe_without) - set(WALL_NAMES)):
             raise ValueError(f"expected walls of {', '.join(WALL_NAMES)}, got {', '.join(unknown)}")
         self._bubblewrap_at = bubblewrap
         self._without = frozenset(unsafe_without)
-        self._known: dict[tuple[Path, bool], Offer] = {}
+        self._now = now
+        self._known: dict[tuple[Path, bool], tuple[Offer, float]] = {}
         self.latest: Offer | None = None  # what was found last
         self._finding = threading.Lock()  # ten plugins that start at once try it once
 
@@ -112,10 +119,13 @@ class OfferFinder:
         """
         key = (interpreter.path, uid is not None)
         with self._finding:
-            if key not in self._known:
-                self._known[key] = self._left(_Trial(interpreter, runtime, uid, scratch).best(_find_bubblewrap(self._bubblewrap_at)))
-            self.latest = self._known[key]
-            return self.latest
+            offer, until_s = self._known.get(key, (Offer(), 0.0))
+            if self._now() >= until_s:
+                offer = self._left(_Trial(interpreter, runtime, uid, scratch).best(_find_bubblewrap(self._bubblewrap_at)))
+                # What fell short may have done so for a reason that passes: a busy machine must not lower the level for good.
+                self._known[key] = offer, self._now() + _SHORT_HOLDS_S if offer.lacks else inf
+            self.latest = offer
+            return offer
 
     def _left(self, offer: Offer) -> Offer:
         without = self._without

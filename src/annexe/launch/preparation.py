@@ -42,6 +42,7 @@ __all__ = ["Home", "Preparation", "Prepared"]
 
 _logger = logging.getLogger(__name__)
 _UNUSED_S = 30 * 24 * 3600.0
+_AT_ONCE = 8
 
 
 @final
@@ -133,6 +134,7 @@ class Preparation:
         # Ten plugins that start at once must not build the same runtime folder ten times. Never held while files of a plugin are read.
         self._building = threading.Lock()
         self._compiling: dict[str, threading.Lock] = {}  # for each plugin: a slow one keeps no other waiting
+        self._at_work: dict[str, threading.Semaphore] = {}  # for each plugin: what nobody waits for any more goes on all the same
 
     def prepare(self, request: LaunchRequest, home: Home | None = None) -> Prepared:
         """Get everything ready.
@@ -144,20 +146,34 @@ class Preparation:
         Raises:
             LaunchError: Something cannot be had; the text holds the cure.
         """
+        at_work = self._at_work.setdefault(request.plugin, threading.Semaphore(_AT_ONCE))
+        if not at_work.acquire(blocking=False):
+            text = f"plugin {request.plugin!r} has {_AT_ONCE} starts still being prepared; its files may be very many or slow to read."
+            raise LaunchError(text, plugin=request.plugin)
+        try:
+            return self._prepare(request, home)
+        finally:
+            at_work.release()
+
+    def _prepare(self, request: LaunchRequest, home: Home | None) -> Prepared:
         entry = _entry_file(request)
         with contextlib.ExitStack() as undo:
             uid, scratch = self._settle_in(request.plugin, undo) if home is None else (home.uid, home.scratch)
             folder, notes = self._readable(request, uid, entry)
             is_python = request.kind == "python"
+            profile, granted = self._granted(request, uid)
             python = self._pythons.find(
-                plugin=request.plugin, folder=folder if is_python else None, requires_python=request.requires_python, uid=uid
+                plugin=request.plugin,
+                folder=folder if is_python else None,
+                requires_python=request.requires_python,
+                uid=uid,
+                readable=[Path(path) for path in (*profile.read, *profile.write)],
             )
             with self._building:
                 runtime = self._runtimes.for_interpreter(python.interpreter)
             if is_python:
                 folder, notes = self._compiled(request, folder, python, notes)
             program = program_of(request, folder, uid=uid)
-            profile, granted = self._granted(request, uid)
             offer = self._offers.find(python.interpreter, runtime, uid=uid, scratch=scratch)
             _check_data_in_memory(profile, offer, plugin=request.plugin)
             places = places_for(

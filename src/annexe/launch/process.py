@@ -157,7 +157,7 @@ class ProcessStrategy(LaunchStrategy):
             forked = await self._servers.launch(request)
             if forked is not None:
                 return forked
-        prepared, group = await asyncio.to_thread(self._prepare, request)
+        prepared, group = await self._starter.in_thread(self._prepare, request)
         return await self._starter.start(prepared, group, lambda tag: orders_for(prepared, tag=tag, runner=self._runner))
 
     def _prepare(self, request: LaunchRequest) -> tuple[Prepared, Group]:

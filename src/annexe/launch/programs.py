@@ -3,6 +3,8 @@
 Blocking, and small: the head of one file is read.
 
 * Behind a wall a plugin may execute its program, what that program's first line names, and the loader of shared libraries; nothing else.
+* A first line may name programs of the plugin's own, those on the path, and the system's. It comes from the plugin: naming somebody's
+  program must not make that readable.
 * What is looked up on a path is what the plugin's own user can reach: what it would find by itself.
 
 Source: feature IS12; docs/how-to/write-a-plugin-without-the-sdk.md.
@@ -59,7 +61,8 @@ def program_of(request: LaunchRequest, folder: Path, *, uid: int | None) -> Prog
     path, search = folder / request.entry, request.environment.get("PATH", "")
     if request.kind == "binary":
         interpreters = _interpreters(path, search, uid)
-        libraries = tuple(dict.fromkeys(library for one in interpreters for library in _libraries_of(one)))
+        systems = [one for one in interpreters if not _is_within(one, folder)]
+        libraries = tuple(dict.fromkeys(library for one in systems for library in _libraries_of(one)))
         return Program(argv=(str(path),), executables=(str(path), *interpreters), libraries=libraries)
     if request.kind == "node":
         node = _looked_up("node", search, uid)
@@ -83,12 +86,26 @@ def _interpreters(path: Path, search: str, uid: int | None) -> tuple[str, ...]:
     except OSError:  # it shows itself when it is executed
         return ()
     words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
-    is_env = bool(words) and Path(words[0]).name == "env"
+    if not words or not (_is_within(words[0], path.parent) or _is_on(words[0], search)):
+        return ()  # it may name no program of somebody's: it fails when it is executed
+    is_env = Path(words[0]).name == "env" and not _is_within(words[0], path.parent)
     wanted = [word for word in words[1:3] if word != "-S"][:1] if is_env else []
+    if wanted and "/" in wanted[0]:
+        wanted = []
     looked_up = _looked_up(wanted[0], search, uid) if wanted else None
     # Each also by the name under which it is wanted: behind a wall nothing else of that folder is there.
     names = [*words[:1], *((looked_up,) if looked_up else ())]
     return tuple(dict.fromkeys(path for name in names for path in (name, os.path.realpath(name))))
+
+
+def _is_within(program: str, folder: Path) -> bool:
+    """Return whether a program is the plugin's own."""
+    return Path(os.path.realpath(program)).is_relative_to(os.path.realpath(folder))
+
+
+def _is_on(program: str, search: str) -> bool:
+    """Return whether a program is one that the operator put where programs are looked up, or the system's."""
+    return str(Path(program).parent) in search.split(os.pathsep) or os.path.realpath(program).startswith("/usr/")
 
 
 def _looked_up(name: str, search: str, uid: int | None) -> str | None:

@@ -11,7 +11,9 @@ Invariants:
 * No program that a plugin names is ever run: the interpreter starts with the host's rights, and without limits, before the stub drops them.
 * An interpreter of the system is used only if nobody but root, or the host's own user, could have put it there.
 * A ``.venv`` is used only with an interpreter of its own minor version.
-* Nothing in a ``.venv`` can make the host wait: only regular files are read, so much of them and no more.
+* A ``.venv`` is the plugin's own word: what lies outside the plugin's folder is not among its packages, however it is named there, unless
+  the plugin was granted to read it.
+* Nothing in a ``.venv`` can make the host wait: only regular files are read, so much of them and so many lines, and no more.
 
 Source: the page on plugin.toml; docs/adr/0035-which-python.md.
 """
@@ -44,6 +46,7 @@ _PROBE_TIMEOUT_S = 10.0
 _OTHERS_WRITE = 0o022
 _MAX_PTH_FILES = 256
 _MAX_PTH_BYTES = 64 * 1024
+_MAX_PTH_LINES = 256
 _PROBE = (
     "import sys, _imp, posix, marshal, resource, _ctypes\n"
     "print(*sys.version_info[:3], sys.implementation.cache_tag, _imp.extension_suffixes()[0], sys.base_prefix, sep='\\n')"
@@ -102,7 +105,9 @@ class PythonFinder:
         self._known: dict[tuple[Path, bool], Interpreter | str] = {}
         self._asking = threading.Lock()  # ten plugins that start at once ask each interpreter once
 
-    def find(self, *, plugin: str, folder: Path | None, requires_python: str, uid: int | None) -> PythonChoice:
+    def find(
+        self, *, plugin: str, folder: Path | None, requires_python: str, uid: int | None, readable: Sequence[Path] = ()
+    ) -> PythonChoice:
         """Return the Python for a plugin.
 
         Args:
@@ -110,19 +115,20 @@ class PythonFinder:
             folder: Where the plugin's code is, and perhaps its ``.venv``; None for a plugin that is not Python.
             requires_python: Version range; empty for any.
             uid: User the plugin will run as; None for the host's.
+            readable: Real paths that the plugin was granted to read.
 
         Raises:
             PluginBlockedError: None fits; ``tried`` says why, one line each.
         """
         venv = folder / ".venv" if folder is not None and (folder / ".venv" / "pyvenv.cfg").is_file() else None
-        packages, minor = _venv_packages(venv) if venv is not None else ((), None)
+        packages, minor, left_out = _venv_packages(venv, (folder, *readable)) if venv is not None and folder is not None else ((), None, ())
         tried: list[str] = []
         for candidate, is_trusted in self._candidates():
             found = self._probe(candidate, uid, is_trusted=is_trusted)
             reason = found if isinstance(found, str) else _misfit(found, requires_python, minor)
             if not isinstance(found, str) and reason is None:
                 notes = (f"{found.path} is used, since: {'; '.join(tried)}",) if tried else ()
-                return PythonChoice(interpreter=found, packages=packages, notes=notes)
+                return PythonChoice(interpreter=found, packages=packages, notes=(*notes, *map(_left_out, left_out)))
             line = f"{candidate}: {reason}"
             if line not in tried:
                 tried.append(line)
@@ -196,18 +202,30 @@ def _misfit(found: Interpreter, requires_python: str, minor: tuple[int, int] | N
     return None
 
 
-def _venv_packages(venv: Path) -> tuple[tuple[Path, ...], tuple[int, int] | None]:
-    """Return the folders of packages of a virtual environment, and the minor version they were installed for.
+def _venv_packages(venv: Path, allowed: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[int, int] | None, tuple[str, ...]]:
+    """Return the folders of packages of a virtual environment, the minor version they were installed for, and what was left out.
 
     Plain lines of ``.pth`` files count, so that packages under development are found; lines with code in them are never run.
+
+    Args:
+        venv: The environment.
+        allowed: Where packages may be; all else is left out.
     """
+    roots = [os.path.realpath(path) for path in allowed]
     for packages in sorted(venv.glob("lib/python3.*/site-packages")):
         minor = re.fullmatch(r"python3\.([0-9]{1,3})t?", packages.parent.name)  # "t": free-threaded
         if minor is not None:
-            found = islice(packages.glob("*.pth"), _MAX_PTH_FILES)
-            extra = (packages / line for path in sorted(found) for line in _pth_lines(path))
-            return (packages, *(path for path in extra if os.path.isdir(path))), (3, int(minor[1]))  # noqa: PTH112 - unlike Path's, never raises
-    return (), None
+            found = sorted(islice(packages.glob("*.pth"), _MAX_PTH_FILES))
+            named = dict.fromkeys(os.path.normpath(packages / line) for path in found for line in _pth_lines(path))
+            there = [packages, *(Path(path) for path in islice(named, _MAX_PTH_LINES) if os.path.isdir(path))]  # noqa: PTH112 - never raises
+            inside = [path for path in there if any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)]
+            return tuple(inside), (3, int(minor[1])), tuple(str(path) for path in there if path not in inside)
+    return (), None, ()
+
+
+def _left_out(path: str) -> str:
+    right = f'filesystem = {{ read = ["{os.path.realpath(path)}"] }}'
+    return f"packages in {path} are left out, since that is outside the plugin's folder; to have them it would ask for {right}"
 
 
 def _pth_lines(path: Path) -> list[str]:
@@ -218,4 +236,4 @@ def _pth_lines(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith(("#", "import ", "import\t"))]
+    return list(islice((line for line in lines if line and not line.startswith(("#", "import ", "import\t"))), _MAX_PTH_LINES))

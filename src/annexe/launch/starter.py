@@ -16,10 +16,13 @@ import secrets
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
+from annexe.errors import HostClosedError
 from annexe.launch.become import as_user
 from annexe.launch.descriptors import channel_ends, memory_ends, pipe_ends
 from annexe.launch.launched import LaunchedProcess, Spawned
@@ -42,6 +45,9 @@ from annexe.sandbox.receipt import Lack
 __all__ = ["Starter"]
 
 _TAG_FLOOR = 2**32
+_THREADS = 32
+
+T = TypeVar("T")
 
 
 @final
@@ -68,6 +74,20 @@ class Starter:
         self._is_linux = platform == "linux"
         self._spawner = Spawner()
         self._warden: Warden | None = None
+        # Not the application's own: a plugin whose files are slow to read keeps no thread that anybody else waits for.
+        self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="annexe-launch")
+
+    async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do what blocks on a thread of the launcher's own.
+
+        Raises:
+            HostClosedError: After ``close``.
+        """
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
+        except RuntimeError as error:
+            raise HostClosedError("the host is closed; no plugin can be launched any more.") from error
+        return await done
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -127,12 +147,12 @@ class Starter:
         try:
             spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared, group)))
         except Exception:
-            await asyncio.to_thread(self.undo, prepared, group)
+            await self.in_thread(self.undo, prepared, group)
             raise
         frame = replace(orders(spawned.tag), memory=spawned.memory)
         launched = LaunchedProcess(spawned, self.put_up(prepared, frame.limits, group, filters=len(frame.filters)))
         try:
-            await asyncio.to_thread(launched.settle, packed(frame, prepared.request.plugin), frame.egress)
+            await self.in_thread(launched.settle, packed(frame, prepared.request.plugin), frame.egress)
         except BaseException:
             await launched.close()
             raise
@@ -169,6 +189,7 @@ class Starter:
         if self._groups is not None:
             await asyncio.to_thread(self._groups.close)
         self._preparation.close()
+        self._threads.shutdown(wait=False)
 
     def _spawn(self, prepared: Prepared, group: Group) -> Spawned:
         """Make the process. On the spawner thread; whatever fails, nothing stays behind but what ``prepared`` holds."""

@@ -122,7 +122,7 @@ class ForkServers:
         """Have a server make a fork of what ``prepare`` returns; None when that is None."""
         server.forks += 1  # before anything else, so that it stays
         try:
-            made = await asyncio.to_thread(self._make, server, request, prepare)
+            made = await self._starter.in_thread(self._make, server, request, prepare)
         except BaseException:
             self._on_gone(server)
             raise
@@ -160,7 +160,7 @@ class ForkServers:
 
     async def _open(self, request: LaunchRequest) -> tuple[ForkServer, Prepared] | None:
         """Start a server, and return it with the launch that was prepared; None where there can be none."""
-        ready = await asyncio.to_thread(self._ready, request)
+        ready = await self._starter.in_thread(self._ready, request)
         if ready is None:
             self._failures[request.plugin] = _PATIENCE
             return None

@@ -7,7 +7,8 @@ it holds). Names of owners, times and empty folders do not count.
 * ``__pycache__`` and ``.venv`` are left out, at any depth. Whoever runs the plugin must not take bytecode from that ``__pycache__``,
   and must hold the environment to account in another way.
 * A link that leads out of the folder, nowhere, or into what is left out is refused; so is everything that is neither file nor folder.
-* Files are read in pieces; the number of entries and their size in all are bounded, and nothing is read of a folder that is too large.
+* Files are read in pieces; the number of entries, their size in all and how deep they lie are bounded, and nothing is read of a folder that
+  is too large.
 
 Source: feature TR1; ADR-0016.
 """
@@ -29,6 +30,7 @@ LEFT_OUT = frozenset({"__pycache__", ".venv"})
 
 _DOMAIN = b"annexe folder digest 1\n"
 _MAX_ENTRIES = 100_000
+_MAX_DEPTH = 100  # what walks the folder later may be recursive
 _MAX_BYTES = 512 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 
@@ -56,9 +58,12 @@ def _entries(root: Path) -> Iterator[Path]:
     """Yield everything in the folder but folders, what is left out apart."""
     count = size_bytes = 0
     largest = (0, "")
-    waiting = [root]
+    waiting = [(root, 0)]
     while waiting:
-        with os.scandir(waiting.pop()) as found:
+        folder, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise _refusal(root, f"expected folders at most {_MAX_DEPTH} deep, got more", folder)
+        with os.scandir(folder) as found:
             for entry in found:
                 count += 1
                 if count > _MAX_ENTRIES:
@@ -66,7 +71,7 @@ def _entries(root: Path) -> Iterator[Path]:
                 if entry.name in LEFT_OUT:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
+                    waiting.append((Path(entry.path), depth + 1))
                 else:
                     found_bytes = entry.stat(follow_symlinks=False).st_size
                     size_bytes += found_bytes

@@ -71,12 +71,20 @@ def test_program_that_is_not_there_is_left_to_show_itself(folder: Path) -> None:
         pytest.param("#!{folder}/bin/env missing", ("bin/env",), id="looked up in vain"),
         pytest.param("#!{folder}/bin/env", ("bin/env",), id="nothing to look up"),
         pytest.param("#!", (), id="nothing"),
+        pytest.param("#!{folder}/secret/python-deploy", (), id="somebody's"),
+        pytest.param("#!{folder}/bin/env {folder}/secret/python-deploy", ("bin/env",), id="somebody's, looked up"),
+        pytest.param("#!{folder}/plugin/env python-deploy", ("plugin/env",), id="its own env looks nothing up"),
+        pytest.param("#!{folder}/plugin/own", ("plugin/own",), id="its own"),
+        pytest.param("#!{folder}/plugin/out", (), id="its own link to somebody's"),
     ],
 )
 def test_first_line_names_what_else_may_be_executed(folder: Path, line: str, more: tuple[str, ...]) -> None:
     for name in ("env", "tool", "other"):
         program(folder / "bin" / name)
     (folder / "bin" / "link").symlink_to("tool")
+    for name in ("secret/python-deploy", "plugin/env", "plugin/own"):
+        program(folder / name)
+    (folder / "plugin" / "out").symlink_to(folder / "secret" / "python-deploy")
     executables = found(folder, line.format(folder=folder), path=f"/nonexistent:{folder}/bin").executables
     assert executables == (str(folder / "plugin" / "run"), *(f"{folder}/{name}" for name in more))
 

@@ -92,7 +92,7 @@ def test_what_is_no_small_text_file_among_pth_files_is_passed_over(folder: Path,
     (packages / "c.pth").mkdir()
     (packages / "d.pth").write_text(f"{'x' * 5000}\n{tmp_path}\n")
     (packages.parent.parent / "python3.1x" / "site-packages").mkdir(parents=True)
-    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None, readable=[tmp_path])
     assert choice.packages == (packages, tmp_path)
 
 
@@ -100,8 +100,44 @@ def test_packages_under_development_are_found_and_no_code_of_a_pth_file_runs(fol
     packages = make_venv(folder)
     (tmp_path / "editable").mkdir()
     (packages / "a.pth").write_text(f"# note\n{tmp_path / 'editable'}\n/nonexistent\nimport os; os.abort()\n\n")
-    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None, readable=[tmp_path])
     assert choice.packages == (packages, tmp_path / "editable")
+
+
+def test_packages_outside_the_folder_that_nobody_granted_are_left_out_with_the_line_that_asks_for_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    packages = make_venv(folder)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder / "inside").mkdir()
+    (folder / "link").symlink_to(outside)
+    (packages / "a.pth").write_text(f"{outside}\n{folder / 'link'}\n{folder / 'inside'}\n/etc\n/proc\n../../../../../..\n")
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.packages == (packages, folder / "inside")
+    assert len(choice.notes) == 5
+    assert f'filesystem = {{ read = ["{outside}"] }}' in choice.notes[0]
+
+
+def test_packages_that_are_a_link_out_of_the_folder_are_left_out(folder: Path, tmp_path: Path) -> None:
+    packages = make_venv(folder)
+    packages.rmdir()
+    (tmp_path / "secret").mkdir()
+    packages.symlink_to(tmp_path / "secret")
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert choice.packages == ()
+    assert "outside the plugin's folder" in choice.notes[0]
+
+
+def test_lines_of_pth_files_are_bounded_whatever_they_say(folder: Path) -> None:
+    packages = make_venv(folder)
+    for number in range(40):
+        (packages / f"{number}.pth").write_text("\n".join("./" * (line % 9) + "." for line in range(5000)))
+        (packages / f"x{number}.pth").write_text("\n".join(f"p{number}-{line}" for line in range(500)))
+    for line in range(300):
+        (packages / f"p0-{line}").mkdir()
+    choice = PythonFinder().find(plugin="p", folder=folder, requires_python="", uid=None)
+    assert len(choice.packages) <= 257
 
 
 def test_environment_of_another_minor_version_is_refused_with_reasons(folder: Path) -> None:

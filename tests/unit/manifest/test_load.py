@@ -226,6 +226,14 @@ def test_digest_of_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert problems_of(folder) == [f"'{folder}/bad': cannot be read: expected a regular file, got something else"]
 
 
+def test_load_folder_that_is_deep_is_refused_before_anything_walks_it(folder: Path) -> None:
+    deep = folder
+    for _ in range(102):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    assert problems_of(folder)[0].endswith("expected folders at most 100 deep, got more")
+
+
 def test_digest_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("annexe.manifest.digest._MAX_ENTRIES", 3)
     folder = make_plugin(tmp_path)

@@ -42,7 +42,7 @@ def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
     [
         ("kv", [ON, ON, ON, ON, ON, ON, ON, ON]),
         ("cap", [ON, ON, ON, ON, ON, ON, ON, ON]),
-        ("network", [ON, ON, ON, OFF, ON, OFF, OFF, OFF]),
+        ("network", [ON, ON, SOFT, OFF, ON, OFF, OFF, OFF]),
         ("filesystem.read", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
         ("filesystem.write", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
         ("data", [SOFT, SOFT, SOFT, SOFT, SOFT, OFF, OFF, OFF]),
@@ -60,6 +60,11 @@ def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
 )
 def test_enforcement_says_what_stands(name: str, states: list[EnforcementState]) -> None:
     assert dict(zip(ROWS, states, strict=True)) == {row: enforcement(walls)[name].state for row, walls in ROWS.items()}
+
+
+def test_network_behind_filters_alone_is_open_once_it_is_granted() -> None:
+    assert "connect anywhere" in enforcement(replace(LIMITS, seccomp=True))["network"].why
+    assert "port of its proxy" in enforcement(LANDLOCK)["network"].why
 
 
 def test_enforcement_in_process_enforces_nothing() -> None:
