@@ -226,8 +226,8 @@ def test_digest_of_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert problems_of(folder) == [f"'{folder}/bad': cannot be read: expected a regular file, got something else"]
 
 
-def test_load_folder_that_is_deep_is_refused_before_anything_walks_it(folder: Path) -> None:
-    deep = folder
+def test_load_folder_that_is_deep_is_refused_before_anything_walks_it(tmp_path: Path) -> None:
+    folder = deep = make_plugin(tmp_path)
     for _ in range(102):
         deep = deep / "d"
     deep.mkdir(parents=True)
