@@ -4,7 +4,7 @@
 * A region is the receiver's from its message until ``release``; the host's own list says which are, never the file.
 * Nothing here waits: without room a blob goes into the frame, and ``NoRoomError`` says that the frame would be too long.
 
-Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
+Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from annexe_sdk import wire
 __all__ = ["ARENA_BYTES", "ChannelLimits"]
 
 ARENA_BYTES = 64 * 1024 * 1024
-"""Size of each memory file, and so the longest blob; memory that is never touched costs nothing. See ADR-0080."""
+"""Size of each memory file, and so the longest blob; memory that is never touched costs nothing. See ADR-0085."""
 
 
 @final

@@ -8,7 +8,7 @@ Order is what makes them safe: the host maps each file first, then seals it.
 * Neither can be executed, where the kernel knows how to forbid it (Linux 6.3), nor opened anew by another user.
 * Pages exist once they are touched; a connection that uses none costs two descriptors and two entries in a table.
 
-Source: docs/reference/protocol.md, "Shared memory"; memfd_create(2), F_ADD_SEALS in fcntl(2); ADR-0080.
+Source: docs/reference/protocol.md, "Shared memory"; memfd_create(2), F_ADD_SEALS in fcntl(2); ADR-0085.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Pure. The contract finds them, since it knows where bytes are declared; whether 
 * A type without bytes costs nothing, and a value without long ones only a look at the places where bytes are declared.
 * Of a value that holds one, a copy in plain builtins is made, with the blob in it as ``Blob``; its bytes are not copied.
 
-Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
+Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 """
 
 from __future__ import annotations

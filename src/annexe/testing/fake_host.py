@@ -21,9 +21,10 @@ from annexe.testing.kv import FakeKv
 from annexe.testing.learning import LearningSession
 from annexe_sdk import CallFailed, Context, PermissionDenied
 from annexe_sdk.aio import AsyncContext
+from annexe_sdk.calls import Call
 from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
 from annexe_sdk.errors import call_failed
-from annexe_sdk.session import Call, Session
+from annexe_sdk.session import Session
 
 __all__ = ["FakeHost", "LogLine", "MetricValue"]
 

@@ -15,6 +15,7 @@ from msgspec.msgpack import Ext
 from annexe.channel.memory_files import MemoryFiles
 from annexe_sdk import AsyncContext, CallFailed, Context, Plugin, Respond
 from annexe_sdk.blobs import _Placing
+from annexe_sdk.codec import json_codec
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Broken, Session
 from annexe_sdk.wire import ITEM, MAX_BLOBS, RESPONSE
@@ -402,9 +403,10 @@ def test_without_messagepack_shared_memory_is_declined(codecs: tuple[str, ...], 
 
 
 def test_session_that_cannot_write_maps_nothing() -> None:
-    session = Session.__new__(Session)
-    session.memory, session.arenas, session.write, session.write_later = None, {"in": [0, 1], "out": [0, 1]}, None, None
-    assert session.take_memory() is None
+    session = Session(json_codec())
+    session.agree(1000, {"in": [0, 1], "out": [0, 1]})
+    assert session.shared.take() is None
+    session._on_release([7, []], 5)
     with pytest.raises(Broken):
         session._on_release([7, [[0, 1]]], 5)
 

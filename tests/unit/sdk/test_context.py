@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from annexe_sdk import Context, Plugin
+from annexe_sdk.calls import Call
 from annexe_sdk.context import UNCHANGED
 from annexe_sdk.runner import Runner
-from annexe_sdk.session import Call
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from annexe_sdk.calls import Wait
 from annexe_sdk.codec import CodecError, json_codec
 from annexe_sdk.frames import FrameBuffer, pack_frame
-from annexe_sdk.session import Broken, Session, Wait
+from annexe_sdk.session import Broken, Session
 from annexe_sdk.wire import CANCEL, CREDIT, END, INITIAL_CREDIT_BYTES, ITEM, NOTIFICATION, RELEASE, REQUEST, RESPONSE
 
 

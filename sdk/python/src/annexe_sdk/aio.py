@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from annexe_sdk.codec import CodecError
+from annexe_sdk.calls import BlobCall, Call, Wait
+from annexe_sdk.codec import NoRoom
 from annexe_sdk.context import Context
 from annexe_sdk.errors import CallCancelled, call_failed
 from annexe_sdk.plugin import Handler
-from annexe_sdk.runner import Runner, is_for_want_of_room
-from annexe_sdk.session import BlobCall, Call, Stopped, Wait
+from annexe_sdk.runner import Runner
+from annexe_sdk.session import Stopped
 from annexe_sdk.streams import item_frame, take_item
 
 if TYPE_CHECKING:
@@ -255,10 +256,9 @@ class EventLoop:
         while True:
             try:
                 return make()
-            except CodecError as error:
-                memory = self._runner.session.memory
-                if memory is None or not is_for_want_of_room(error):
-                    raise
+            except NoRoom:
+                memory = self._runner.session.shared.memory
+            assert memory is not None
             wait = self._wait()
             memory.wake_when_free(wait)
             await wait.result_ready

@@ -6,7 +6,7 @@ Pure: numbers only; the file is never looked at. Shared by host and plugin.
 * First fit from the front: what is used stays near the beginning, so that the rest of the file is never touched and costs no memory.
 * Neighbours that are free are one: a file of which nothing is taken is whole again.
 
-Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
+Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 """
 
 __all__ = ["ALIGNED_BYTES", "Arena"]

@@ -5,7 +5,7 @@ Imported when the first blob comes or goes, never before.
 * What the host sent stays in its file until a handler wants it; so the file's size bounds what waits in the plugin.
 * What the plugin sends stays its own until the host has released it.
 
-Source: docs/reference/protocol.md, "Shared memory"; ADR-0080.
+Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 """
 
 from _thread import allocate_lock
@@ -18,21 +18,18 @@ import msgspec
 from msgspec.msgpack import Ext
 
 from annexe_sdk.arena import Arena
-from annexe_sdk.codec import CodecError
-from annexe_sdk.session import Broken, Unread, Wait
+from annexe_sdk.calls import Unread, Wait
+from annexe_sdk.codec import CodecError, NoRoom
+from annexe_sdk.session import Broken
 from annexe_sdk.wire import BLOB_EXTENSION, BLOB_FROM_BYTES, MAX_BLOBS, RELEASE
 
-__all__ = ["Memory", "NoRoom"]
+__all__ = ["Memory"]
 
 _AT_ONCE_PART = 8  # so much of the file is released at once; less waits for the next message, for a write of its own costs time
 _BYTES = (bytes, bytearray, memoryview)
 _PLAIN_BYTES = frozenset(_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 _EXTENSIONS = tuple(Ext(BLOB_EXTENSION, bytes((index,))) for index in range(MAX_BLOBS))
-
-
-class NoRoom(CodecError):  # noqa: N818 - a state of the connection
-    """Too long for a frame, and at present there is no room beside it."""
 
 
 class Memory:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["BlobsFound", "Codec", "CodecError", "has_msgspec", "json_codec", "msgpack_codec"]
+__all__ = ["BlobsFound", "Codec", "CodecError", "NoRoom", "has_msgspec", "json_codec", "msgpack_codec"]
 
 
 class CodecError(ValueError):
     """A value that cannot be written, or bytes that cannot be read."""
+
+
+class NoRoom(CodecError):  # noqa: N818 - a state of the connection
+    """A message too long for a frame, and at present there is no room for its blobs in shared memory."""
 
 
 class BlobsFound(Exception):  # noqa: N818 - a finding, not an error

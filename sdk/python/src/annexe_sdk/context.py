@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from annexe_sdk.calls import Call
     from annexe_sdk.fetch import Response
     from annexe_sdk.runner import Runner
-    from annexe_sdk.session import Call
 
 __all__ = ["UNCHANGED", "Capability", "Context", "Kv", "Log", "Metrics"]
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from annexe_sdk.calls import Call
     from annexe_sdk.plugin import Handler, Plugin
     from annexe_sdk.runner import Runner
-    from annexe_sdk.session import Call
 
 __all__ = ["Life", "describe", "last_frame", "with_hint"]
 
@@ -109,7 +109,7 @@ class Life:
 
                 handler.convert = converter(handler)
                 if takes_views(handler):
-                    self._runner.session.viewing.add(method)
+                    self._runner.session.shared.viewing.add(method)
                     handler.has_blobs = True  # its answers are made where its views are given up
         if any(handler.is_generator for handler in self._runner.handlers.values()):
             if self._runner.concurrency == 1:

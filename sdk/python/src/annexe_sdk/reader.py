@@ -14,7 +14,8 @@ from _socket import MSG_DONTWAIT, SHUT_RDWR, socket
 from _thread import allocate_lock
 from time import monotonic
 
-from annexe_sdk.session import Broken, Call, Session, Stopped, Wait
+from annexe_sdk.calls import Call, Wait
+from annexe_sdk.session import Broken, Session, Stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from _thread import allocate_lock, start_new_thread
 
-from annexe_sdk.codec import CodecError, json_codec
+from annexe_sdk.calls import BlobCall, Call, Wait
+from annexe_sdk.codec import CodecError, NoRoom, json_codec
 from annexe_sdk.context import UNCHANGED, Context
 from annexe_sdk.errors import Reject, Respond, call_failed
 from annexe_sdk.life import Life, describe, last_frame, with_hint
 from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
-from annexe_sdk.session import BlobCall, Call, Session, Stopped, Wait, sendable
+from annexe_sdk.session import Session, Stopped, sendable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Runner:
         self.reader = Reader(sock, self.session, send=self.send, run=self.run_call, add_worker=self._add_worker)
         self.reader.start_stream = self.start_stream
         self._releases: list[bytes] = []  # frames to be written with the next one
-        self.session.write, self.session.write_later = self.send, self._releases.append
+        self.session.shared.write, self.session.shared.write_later = self.send, self._releases.append
         self.session.on_blobs = self._note_blobs
 
     # Threads: who reads, who runs.
@@ -130,29 +131,7 @@ class Runner:
         try:
             return self.session.result(call.id, value)
         except CodecError as error:
-            return self._unsendable(call, handler, error, value, {})
-
-    def room(self) -> Wait:
-        """Return what is finished when the host has released shared memory the next time."""
-        wait = Wait()
-        if self.session.memory is not None:
-            self.session.memory.wake_when_free(wait)
-        return wait
-
-    def wait_for_room(self, wait: Wait, call: "Call | None") -> bool:
-        """Wait for room in shared memory; False when the call was cancelled before."""
-        if call is not None:
-            call.stream_wait = wait
-            if call.cancelled:
-                return False
-        self.pass_turn()
-        try:
-            self.reader.wait_for(wait)
-        finally:
-            self.take_turn()
-            if call is not None:
-                call.stream_wait = None
-        return call is None or not call.cancelled
+            return self.unsendable(call, handler, error, value, {})
 
     def context(self, call: "Call | None") -> Context:
         """Make the ``ctx`` of one call."""
@@ -179,25 +158,21 @@ class Runner:
                 return self.session.result_with_blobs(call.id, value, meta)
             return self.session.result(call.id, value, meta)
         except CodecError as error:
-            return self._unsendable(call, handler, error, value, meta)
+            return self.unsendable(call, handler, error, value, meta)
 
     def _note_blobs(self, method: str) -> None:
         handler = self.handlers.get(method)
         if handler is not None:
             handler.has_blobs = True
 
-    def _unsendable(self, call: Call, handler: Handler, error: CodecError, value: "Any", meta: "dict[str, Any]") -> bytes:
+    def unsendable(self, call: Call, handler: Handler, error: CodecError, value: "Any", meta: "dict[str, Any]") -> bytes:
         """Make the answer for what cannot be sent, or wait until there is room for it in shared memory."""
-        while is_for_want_of_room(error):
+        if isinstance(error, NoRoom):
             if handler.is_async:
                 raise error  # the loop must not wait; it awaits
-            wait = self.room()
-            try:
-                return self.session.result_with_blobs(call.id, value, meta)  # there may be some since
-            except CodecError as again:
-                error = again
-            if is_for_want_of_room(error) and not self.wait_for_room(wait, call):
-                return self.session.error(call.id, "busy", "no room in shared memory for the result")
+            from annexe_sdk.room import result_with_room
+
+            return result_with_room(self, call, handler, value, meta)
         return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
@@ -299,21 +274,12 @@ class Runner:
         return wait.result
 
     def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
-        """Send a request of ours, when there is room in shared memory for what is too long for a frame."""
-        while True:
-            try:
-                return self.send_request(call, method, params, wait)
-            except CodecError as error:
-                if not is_for_want_of_room(error):
-                    raise
-            room = self.room()
-            try:
-                return self.send_request(call, method, params, wait)  # there may be some since
-            except CodecError as error:
-                if not is_for_want_of_room(error):
-                    raise
-            if not self.wait_for_room(room, call):
-                raise call_failed({"code": "busy", "message": f"no room in shared memory for what {method} is given", "data": None})
+        try:
+            self.send_request(call, method, params, wait)
+        except NoRoom:
+            from annexe_sdk.room import request_with_room
+
+            request_with_room(self, call, method, params, wait)
 
     def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
         """Send a request of ours; ids go out in order."""
@@ -353,11 +319,6 @@ class Runner:
         then, self.then = self.then, None
         if then is not None:
             then()
-
-
-def is_for_want_of_room(error: CodecError) -> bool:
-    """Say whether waiting helps. By name: the class is in a module that is imported for blobs alone."""
-    return type(error).__name__ == "NoRoom"
 
 
 def _writable(value: "Any") -> "Any":

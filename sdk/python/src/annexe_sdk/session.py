@@ -10,8 +10,8 @@ Source: docs/reference/protocol.md.
 """
 
 from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
-from _thread import allocate_lock
 
+from annexe_sdk.calls import BlobCall, Call, Shared, Unread, Wait
 from annexe_sdk.codec import BlobsFound, Codec, CodecError, msgpack_codec
 from annexe_sdk.frames import JSON_FIRST_BYTE, FrameBuffer, FrameError, read_head
 from annexe_sdk.wire import (
@@ -21,7 +21,6 @@ from annexe_sdk.wire import (
     END,
     HEAD_BYTES,
     HELLO_MAX_FRAME_BYTES,
-    INITIAL_CREDIT_BYTES,
     ITEM,
     MAX_FRAME_BYTES,
     MAX_ITEM_FRAME_BYTES,
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from annexe_sdk.blobs import Memory
-
-__all__ = ["BlobCall", "Broken", "Call", "Session", "Stopped", "Unread", "Wait", "sendable"]
+__all__ = ["Broken", "Session", "Stopped", "sendable"]
 
 _MAX_ERROR_CHARS = 4096
 
@@ -57,147 +54,6 @@ class Stopped(BaseException):
     """The connection is gone; unwinds whatever runs."""
 
 
-class Wait:
-    """One thing that one thread waits for; ``lock`` is a binary semaphore, woken by ``wake``.
-
-    Attributes:
-        done: The answer is there, or the call to run.
-        nested: Calls that serve the waiting one, to be run by the waiting thread.
-        on_done: Called instead of waking a thread, for waits of an event loop.
-    """
-
-    __slots__ = ("call", "done", "error", "lock", "nested", "on_done", "result")
-
-    def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
-        self.done = False
-        self.error: Any = None
-        self.result: Any = None
-        self.nested: deque[Call] = deque()
-        self.call: Call | None = None
-        self.on_done: Callable[[], None] | None = None
-
-    def wake(self) -> None:
-        """Let the waiting thread look again."""
-        if self.on_done is not None:
-            self.on_done()
-            return
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # awake already
-
-    def finish(self) -> None:
-        """Say that it is there."""
-        self.done = True
-        self.wake()
-
-
-class Call:
-    """One call of the host's.
-
-    Attributes:
-        received: When it arrived, by the monotonic clock, in seconds.
-        wait: Our own request that its handler waits for at the moment.
-        stream_wait: The item or credit that its handler waits for at the moment.
-        inbox: Items of the caller's stream that are not taken in yet, with their sizes.
-        credit: Bytes of items that we may still send.
-        consumed: Bytes of items taken in and not acknowledged yet.
-    """
-
-    # Defaults on the class: most calls never touch them, and making a call is on the hot path.
-    cancelled = False
-    started = False
-    wait: "Wait | None" = None
-    stream_wait: "Wait | None" = None
-    on_cancel: "Callable[[], None] | None" = None
-    stream: str | None = None
-
-    def __init__(self, ident: int, method: str, params: "Any", meta: "dict[str, Any]", received: float) -> None:
-        self.id = ident
-        self.method = method
-        self.params = params
-        self.meta = meta
-        self.received = received
-        if "stream" in meta:
-            self.stream = str(meta["stream"])
-            self.inbox: deque[tuple[Any, int]] = deque()
-            self.ended = self.stream == "out"
-            self.credit = INITIAL_CREDIT_BYTES
-            self.consumed = 0
-
-
-class Unread:
-    """A payload whose blobs are still in shared memory.
-
-    Attributes:
-        frame: The message that it came in.
-        regions: Where they are: offset and length of each.
-    """
-
-    __slots__ = ("_memory", "frame", "regions")
-
-    def __init__(self, memory: "Memory", frame: bytes, regions: "list[Any]") -> None:
-        self._memory = memory
-        self.frame = frame
-        self.regions = regions
-
-    def read(self) -> "Any":
-        """Return the payload; to be called once."""
-        return self._memory.read(self)
-
-    def look(self) -> "tuple[Any, list[memoryview]]":
-        """Return the payload with views of the file in it, and those; to be called once, and ``drop`` when nobody looks any more."""
-        return self._memory.look(self)
-
-    def drop(self) -> None:
-        """Say that it is received, though nobody wants it."""
-        self._memory.release(self.regions)
-
-
-class BlobCall(Call):
-    """A call whose parameters hold blobs: they are read when its handler is started, so that calls sent ahead fill nothing but the file.
-
-    Attributes:
-        as_views: Its handler takes them as views of the file, which are good until it is answered.
-    """
-
-    as_views = False
-    _params: "Any"
-    _looked: "tuple[Unread, list[memoryview]] | None" = None
-
-    @property
-    def params(self) -> "Any":
-        """The parameters."""
-        unread = self._params
-        if type(unread) is Unread:
-            if self.as_views:
-                self._params, views = unread.look()
-                self._looked = unread, views
-            else:
-                self._params = unread.read()
-        return self._params
-
-    @params.setter
-    def params(self, params: "Any") -> None:
-        self._params = params
-
-    def drop(self) -> None:
-        """Release what nobody will read, or look at, any more."""
-        if type(self._params) is Unread:
-            unread, self._params = self._params, None
-            unread.drop()
-        if self._looked is not None:
-            (unread, views), self._looked = self._looked, None
-            for view in views:
-                try:
-                    view.release()
-                except BufferError:
-                    pass  # the plugin still holds something made of it: what it sees there may change
-            unread.drop()
-
-
 class Session:
     """State of one connection, seen from the plugin.
 
@@ -213,14 +69,9 @@ class Session:
         self.msgpack: Codec | None = None
         self.codec = json  # what we send
         self.limit_bytes = MAX_FRAME_BYTES
-        self.arenas: dict[str, list[int]] | None = None  # agreed on; mapped when the first blob comes or goes
-        self.memory: Memory | None = None
-        self._map_lock = allocate_lock()
+        self.shared = Shared()
         self._large_bytes = MAX_FRAME_BYTES  # longer answers are looked at for blobs, or refused
-        self.write: Callable[[bytes], None] | None = None  # for what says that blobs were read, at once
-        self.write_later: Callable[[bytes], None] | None = None  # the same, with the next frame
         self.on_blobs: Callable[[str], None] | None = None  # told the method whose results held blobs
-        self.viewing: set[str] = set()  # methods whose handlers take blobs as views
         self._new_call: Callable[..., Call] = Call
         self.ready: deque[Call] = deque()
         self.streams: deque[Call] = deque()
@@ -244,7 +95,7 @@ class Session:
     def agree(self, limit_bytes: int, arenas: "dict[str, list[int]] | None" = None) -> None:
         """Take over what hello agreed on: the frame limit, and shared memory."""
         self.limit_bytes = self._large_bytes = self._buffer.limit_bytes = limit_bytes
-        self.arenas = arenas
+        self.shared.arenas = arenas
         if arenas is not None:
             self._large_bytes = min(limit_bytes, BLOB_FROM_BYTES)
 
@@ -302,7 +153,7 @@ class Session:
 
     def _with_blobs(self, frame: bytes) -> "Any":
         """Decode a message with blobs; None when it was charged to its call."""
-        memory = self.take_memory()
+        memory = self.shared.take()
         if memory is None:
             self._on_bad_payload(frame, CodecError("a MessagePack extension, but no shared memory was agreed on"))
             return None
@@ -320,22 +171,12 @@ class Session:
     def _new_blob_call(self, *args: "Any") -> Call:
         self._new_call = Call
         call = BlobCall(*args)
-        call.as_views = call.method in self.viewing
+        call.as_views = call.method in self.shared.viewing
         return call
 
-    def take_memory(self) -> "Memory | None":
-        """Return shared memory, mapped at first use; None where none was agreed on, or where nothing can be sent in it yet."""
-        if self.memory is None and self.arenas is not None and self.write is not None and self.write_later is not None:
-            with self._map_lock:
-                if self.memory is None:
-                    from annexe_sdk.blobs import Memory
-
-                    self.memory = Memory(self.arenas, self.write, self.write_later)
-        return self.memory
-
     def _on_release(self, message: "list[Any]", _size: int) -> None:
-        if self.memory is not None:
-            self.memory.on_release(message[1])
+        if self.shared.memory is not None:
+            self.shared.memory.on_release(message[1])
         elif message[1]:
             raise Broken("no-arena", "a release of shared memory, but nothing was sent in any")
 
@@ -481,14 +322,7 @@ class Session:
         return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def result_with_blobs(self, ident: int, value: "Any", meta: "dict[str, Any] | None", inline: bytes = b"") -> bytes:
-        """Answer a call with a value that may hold blobs; raises CodecError when it cannot be sent.
-
-        Args:
-            ident: The call's id.
-            value: To be sent.
-            meta: Its metadata.
-            inline: The message without blobs, where it has been made.
-        """
+        """Answer a call with a value that may hold blobs, encoded already without (``inline``) or not; raises as ``result``."""
         body = self._moved((RESPONSE, ident, None, value, meta or {}), inline, self.limit_bytes)
         call = self.calls.get(ident)
         if call is not None and body is not inline and self.on_blobs is not None:
@@ -498,7 +332,7 @@ class Session:
     def _moved(self, message: "tuple[Any, ...]", inline: bytes, limit_bytes: int) -> bytes:
         """Encode a message, its blobs in shared memory where there is some; what has none is returned as ``inline`` is."""
         if self.codec is self.msgpack:
-            memory = self.take_memory()
+            memory = self.shared.take()
             if memory is not None:
                 try:
                     body, has_moved = memory.encode(message, limit_bytes, min(BLOB_FROM_BYTES, limit_bytes // 2))
@@ -530,7 +364,7 @@ class Session:
         body = self._encoded(message, is_plain=False)
         if len(body) <= MAX_ITEM_FRAME_BYTES:
             return body
-        if self.arenas is None or self.codec is not self.msgpack:
+        if self.shared.arenas is None or self.codec is not self.msgpack:
             raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
         return self._moved(message, body, MAX_ITEM_FRAME_BYTES)
 

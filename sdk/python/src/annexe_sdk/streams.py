@@ -6,10 +6,11 @@
 Source: docs/reference/protocol.md, "Streams".
 """
 
-from annexe_sdk.codec import CodecError
+from annexe_sdk.calls import Call, Unread, Wait
+from annexe_sdk.codec import NoRoom
 from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
-from annexe_sdk.session import Call, Stopped, Unread, Wait
+from annexe_sdk.session import Stopped
 from annexe_sdk.wire import INITIAL_CREDIT_BYTES
 
 TYPE_CHECKING = False
@@ -116,23 +117,15 @@ def _acknowledge(runner: "Runner", call: Call, granted_bytes: int) -> None:
 
 
 def _send(runner: "Runner", call: Call, value: "Any") -> None:
-    frame, cost = _item_with_room(runner, call, value)
+    try:
+        frame, cost = item_frame(runner.session, call, value)
+    except NoRoom:
+        from annexe_sdk.room import item_with_room
+
+        frame, cost = item_with_room(runner, call, lambda: item_frame(runner.session, call, value))
     _wait(runner, call, lambda: call.credit >= cost)
     call.credit -= cost
     runner.send(frame)
-
-
-def _item_with_room(runner: "Runner", call: Call, value: "Any") -> tuple[bytes, int]:
-    """Make the frame for one item, when there is room in shared memory for what is too long for it."""
-    while True:
-        room = Wait() if runner.session.memory is None else runner.room()
-        try:
-            return item_frame(runner.session, call, value)
-        except CodecError as error:
-            if type(error).__name__ != "NoRoom":
-                raise
-        if not runner.wait_for_room(room, call):
-            raise CallCancelled("cancelled", "the caller has given up")
 
 
 def _wait(runner: "Runner", call: Call, there: "Any") -> None:

@@ -52,7 +52,7 @@ MAX_CREDIT_BYTES = 256 * 1024
 MAX_STREAMS = 64
 
 BLOB_EXTENSION = 1  # MessagePack extension type; its one byte is the blob's index in ``blobs``
-BLOB_FROM_BYTES = 60 * 1024  # shorter ones travel in the frame, for less (ADR-0080); no item is too long for one because of them
+BLOB_FROM_BYTES = 60 * 1024  # shorter ones travel in the frame, for less (ADR-0085); no item is too long for one because of them
 MAX_BLOBS = 256  # in one message
 
 MIN_REJECT_STATUS, MAX_REJECT_STATUS = 400, 599  # of HTTP
