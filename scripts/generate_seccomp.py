@@ -13,7 +13,8 @@ no host needs it.
 The kernel reads an ``int`` or a flag word from the low half of a register, so it is compared on 32 bits alone (CVE-2019-10063).
 
 A call that every program allows whatever its arguments costs one look into a bitmap that the kernel made at loading. So a call that is
-made often has no rule on arguments if that can be helped: ``sendto`` is not looked at, as no socket can be made that takes an address.
+made often has no rule on arguments if that can be helped: ``sendto``, which carries every answer of a plugin, is looked at only where a
+plugin has the machine's network before it.
 
 Source: man 2 seccomp; the lists of Docker and Flatpak; docs/reference/permissions.md.
 """
@@ -74,8 +75,8 @@ ALLOWED = {
         pwrite64 pwritev pwritev2 read readahead readv sendfile splice sync_file_range tee truncate write writev fadvise64""",
     "files by name; Landlock and the mounts decide which": """
         access chdir chmod chown creat faccessat faccessat2 fchdir fchmod fchmodat fchown fchownat fstat fstatfs futimesat getcwd getdents
-        getdents64 lchown link linkat lstat mkdir mkdirat newfstatat open openat openat2 readlink readlinkat rename renameat renameat2 rmdir
-        stat statfs statx symlink symlinkat umask unlink unlinkat utime utimensat utimes""",
+        getdents64 lchown link linkat lstat mkdir mkdirat newfstatat open openat readlink readlinkat rename renameat renameat2 rmdir stat
+        statfs statx symlink symlinkat umask unlink unlinkat utime utimensat utimes""",
     "extended attributes, which shutil copies": """
         fgetxattr flistxattr fremovexattr fsetxattr getxattr lgetxattr listxattr llistxattr lremovexattr lsetxattr removexattr setxattr""",
     "memory; pkeys are for V8": """
@@ -120,7 +121,8 @@ REFUSED_PRCTL = {
     "PR_SET_SPECULATION_CTRL": 53, "PR_SCHED_CORE": 62, "PR_SET_MEMORY_MERGE": 67,  # guards against side channels, or one more of them
 }  # fmt: skip
 
-# -- allow: what answers EPERM. clone3 is not here: its flags cannot be looked at, and ENOSYS sends libraries back to clone.
+# -- allow: what answers EPERM. clone3 and openat2 are not here: their flags cannot be looked at, and ENOSYS sends libraries back to clone
+# and openat.
 
 REFUSED = {
     "walls are put up by the host, and no filter that answers for the kernel": """
@@ -181,6 +183,11 @@ REFUSED_SETSOCKOPT = {
     "TCP_ULP": (SOL_TCP, 31),  # protocols that the kernel speaks on top of TCP
 }
 SO_PEERPIDFD = 77
+S_ISUID, S_ISGID = 0o4000, 0o2000
+O_CREAT, O_TMPFILE = 0o100, 0o20000000  # of O_TMPFILE the bit that is its own
+MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "creat": 1}  # which argument; mkdir takes no notice of these bits
+MODES_AT_OPENING = {"open": (1, 2), "openat": (2, 3)}  # flags and mode; without the flags that make a file, the mode is what was left there
+MSG_FASTOPEN = 0x20000000
 CLONE_THREAD = 0x00010000
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 2, 5, 0xF
@@ -211,6 +218,14 @@ ARGUMENTS = (
     Rule(EPERM, "setpriority", (Arg(1, NE, 0),)),
     Rule(EPERM, "sched_setaffinity", (Arg(0, NE, 0),)),
     Rule(EPERM, "kill", (word(0, 0xFFFFFFFF),)),  # all that can be reached
+    # Programs that make whoever runs them this plugin's user, the host's perhaps: they outlive the sandbox.
+    *(Rule(EPERM, call, (masked(at, bit, bit),)) for call, at in MODES.items() for bit in (S_ISUID, S_ISGID)),
+    *(
+        Rule(EPERM, call, (masked(flags, making, making), masked(mode, bit, bit)))
+        for call, (flags, mode) in MODES_AT_OPENING.items()
+        for making in (O_CREAT, O_TMPFILE)
+        for bit in (S_ISUID, S_ISGID)
+    ),
     # Local, TCP and UDP; nothing raw, no netlink, no protocol that the kernel would load a module for.
     *(Rule(EAFNOSUPPORT, "socket", (family,)) for family in others(0, (AF_UNIX, AF_INET, AF_INET6))),
     *(Rule(EAFNOSUPPORT, "socket", (kind,)) for kind in other_types(SOCK_STREAM, SOCK_DGRAM)),
@@ -232,22 +247,33 @@ def listed(action: int, table: Mapping[str, str]) -> Iterator[Rule]:
 PROGRAMS = {
     "no-programs": Program(ALLOW, (Rule(EACCES, "execve execveat"),)),
     "no-children": Program(ALLOW, (Rule(EPERM, "fork vfork"), Rule(EPERM, "clone", (masked(0, CLONE_THREAD, 0),)))),
-    # Where a plugin sees the machine's files: Landlock knows nothing of modes, owners, times and notes. By descriptor they can be changed,
-    # for Landlock says what is opened.
+    # Where a plugin sees the machine's files: Landlock knows nothing of modes, owners, times and notes. By descriptor those of its own code
+    # and of the interpreter could be changed as well, though it may only read them.
     "no-attributes": Program(
         ALLOW,
         (
-            Rule(
-                EPERM, "chmod chown fchmodat fchownat futimesat lchown lremovexattr lsetxattr removexattr setxattr utime utimes"
-            ),
-            Rule(EPERM, "utimensat", (Arg(1, NE, 0),)),
+            Rule(EPERM, "chmod fchmod fchmodat chown fchown fchownat lchown futimesat utime utimensat utimes"),
+            Rule(EPERM, "fremovexattr fsetxattr lremovexattr lsetxattr removexattr setxattr"),
         ),
     ),
+    # Where a plugin sees the machine's network: Landlock looks at connect alone.
+    "no-fast-open": Program(
+        ALLOW,
+        (
+            Rule(EACCES, "sendto sendmmsg", (masked(3, MSG_FASTOPEN, MSG_FASTOPEN),)),
+            Rule(EACCES, "sendmsg", (masked(2, MSG_FASTOPEN, MSG_FASTOPEN),)),
+        ),
+    ),
+    # Descriptors on their way are counted per user, the host's own included, and nothing but these calls sends them. Streams of asyncio use
+    # them (3.12 and later) when a peer does not keep up, and browsers talk to their own children by them: both have a right besides.
+    "no-messages": Program(ALLOW, (Rule(EACCES, "sendmsg sendmmsg"),)),
     "no-network": Program(ALLOW, (Rule(EACCES, "accept accept4 bind connect listen socket"), NO_PAIR_WITH_ADDRESSES)),
     "no-listening": Program(
         ALLOW,
         (
             Rule(EACCES, "accept accept4 bind listen"),
+            # By its path a local socket can be reached where its folder is in view, and Landlock does not look: a container engine's, say.
+            Rule(EACCES, "socket", (word(0, AF_UNIX),)),
             *(Rule(EACCES, "socket", (kind,)) for kind in other_types(SOCK_STREAM)),
             NO_PAIR_WITH_ADDRESSES,
         ),

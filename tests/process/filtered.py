@@ -2,8 +2,9 @@
 
 Run as a program, with a JSON object on standard input: ``programs`` (filters in loading order, as hexadecimal text) and one of
 
-* ``attacks``: names out of ``ATTACKS``; each is tried in a fork of its own, which loads the filters first. Prints one JSON object: by name
-  the error number that it ended with, 0 when it succeeded, and minus the signal's number when the process was ended.
+* ``attacks``: names out of ``ATTACKS`` and ``ATTACKS_ON_THE_MACHINE``; each is tried in a fork of its own, which loads the filters first.
+  Prints one JSON object: by name the error number that it ended with, 0 when it succeeded, and minus the signal's number when the process
+  was ended.
 * ``code``: Python to run under the filters.
 * ``command``: a command to execute under them.
 """
@@ -155,6 +156,52 @@ def _filter_in_socket() -> None:
     socket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxP", 1, ctypes.addressof(instruction)))
 
 
+def _send_descriptors() -> None:
+    ours, _theirs = socket.socketpair()
+    socket.send_fds(ours, [b"x"], [0] * 8)
+
+
+def _change_mode(mode: int, change: Callable[[str, int], object]) -> None:
+    """Change the mode of a file of one's own; fail unless it has it then, which no test of the kernel's would be."""
+    with tempfile.NamedTemporaryFile() as file:
+        change(file.name, mode)
+        if os.stat(file.name).st_mode & 0o7777 != mode:
+            raise ValueError("the mode did not change")
+
+
+def _change_mode_by_descriptor(name: str, mode: int) -> None:
+    os.fchmod(os.open(name, os.O_RDONLY), mode)
+
+
+def _make_with_mode(flags: int, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.umask(0)
+        fd = os.open(folder if flags & os.O_TMPFILE == os.O_TMPFILE else f"{folder}/file", os.O_WRONLY | flags, mode)
+        if os.fstat(fd).st_mode & 0o7777 != mode:
+            raise ValueError("the mode is another")
+
+
+def _creat(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        system_call("creat", f"{folder}/file\0".encode(), mode)
+
+
+def _open_with_mode() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.close(raw_call(2, f"{folder}/file\0".encode(), os.O_CREAT | os.O_WRONLY, 0o4700))
+
+
+def _by_descriptor(change: Callable[[int], object]) -> None:
+    with tempfile.NamedTemporaryFile(dir=Path.cwd() if os.access(".", os.W_OK) else None) as file:
+        change(os.open(file.name, os.O_RDONLY))
+
+
+def _fast_open(send: Callable[[socket.socket, int, tuple[str, int]], object]) -> None:
+    """Connect by sending, to a listener whose port is in the environment: none can be made under filters."""
+    with socket.socket() as sock:
+        send(sock, 0x20000000, ("127.0.0.1", int(os.environ["FILTERED_PORT"])))
+
+
 def _run_machine_code(code: bytes) -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(code)
@@ -249,12 +296,37 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "niceness of another process": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0)),
     "processors of another process": lambda: os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0)),
     "signal to all processes": lambda: os.kill(-1, 0),
+    "send descriptors": _send_descriptors,
+    "set-user-id by chmod": lambda: _change_mode(0o4700, os.chmod),
+    "set-group-id by chmod": lambda: _change_mode(0o2700, os.chmod),
+    "set-user-id by fchmod": lambda: _change_mode(0o4700, _change_mode_by_descriptor),
+    "set-user-id by fchmodat": lambda: _change_mode(
+        0o4700, lambda name, mode: system_call("fchmodat", -100, f"{name}\0".encode(), mode | HIGH)
+    ),
+    "set-user-id by openat": lambda: _make_with_mode(os.O_CREAT, 0o4700),
+    "set-group-id by openat": lambda: _make_with_mode(os.O_CREAT, 0o2700),
+    "set-user-id by openat without a name": lambda: _make_with_mode(os.O_TMPFILE, 0o4700),
+    "openat2": lambda: os.close(system_call("openat2", -100, b"/\0", bytes(24), 24)),
 }
 if _MACHINE == "x86_64":
     ATTACKS |= {
         "call as i386": _call_as_i386,
         "call as x32": lambda: raw_call(0x40000000 | 39),
+        "set-user-id by creat": lambda: _creat(0o4700),
+        "set-group-id by creat": lambda: _creat(0o2700),
+        "set-user-id by open": _open_with_mode,
     }
+
+# Those that are in the way only where a plugin has the machine's files and network before it.
+ATTACKS_ON_THE_MACHINE: dict[str, Callable[[], object]] = {
+    "fchmod": lambda: _by_descriptor(lambda fd: os.fchmod(fd, 0o640)),
+    "fchown": lambda: _by_descriptor(lambda fd: os.fchown(fd, -1, -1)),
+    "futimens": lambda: _by_descriptor(lambda fd: os.utime(fd, (0, 0))),
+    "fsetxattr": lambda: _by_descriptor(lambda fd: os.setxattr(fd, "user.note", b"x")),
+    "fremovexattr": lambda: _by_descriptor(lambda fd: os.removexattr(fd, "user.note")),
+    "connect by sendto": lambda: _fast_open(lambda sock, flags, address: sock.sendto(b"x", flags, address)),
+    "connect by sendmsg": lambda: _fast_open(lambda sock, flags, address: sock.sendmsg([b"x"], [], flags, address)),
+}
 
 
 def attempt(attack: Callable[[], object], programs: Sequence[bytes]) -> int:
@@ -279,7 +351,8 @@ def main() -> None:
     wanted = json.load(sys.stdin)
     programs = [bytes.fromhex(program) for program in wanted["programs"]]
     if "attacks" in wanted:
-        print(json.dumps({name: attempt(ATTACKS[name], programs) for name in wanted["attacks"]}))
+        known = ATTACKS | ATTACKS_ON_THE_MACHINE
+        print(json.dumps({name: attempt(known[name], programs) for name in wanted["attacks"]}))
         return
     load(programs)
     if "code" in wanted:

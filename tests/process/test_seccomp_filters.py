@@ -11,15 +11,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from annexe.sandbox.seccomp import MACHINES, programs_for
-from tests.process.filtered import ATTACKS
+from tests.process.filtered import ATTACKS, ATTACKS_ON_THE_MACHINE
 from tests.support.tools import need_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,21 +37,22 @@ ANSWERS = dict.fromkeys(
     (
         "execve", "execveat", "socket inet stream", "socket inet6 stream", "socket inet datagram", "socket unix stream",
         "socket unix datagram", "socketpair of datagrams", "bind", "connect", "disconnect the channel",
+        "send descriptors",
     ),
     EACCES,
 )  # fmt: skip
 ANSWERS |= {name: NO_FAMILY for name in ATTACKS if name.startswith("socket ") and name not in ANSWERS}
-ANSWERS |= {"clone3": ENOSYS, "call as i386": -signal.SIGSYS, "call as x32": -signal.SIGSYS}
+ANSWERS |= {"clone3": ENOSYS, "openat2": ENOSYS, "call as i386": -signal.SIGSYS, "call as x32": -signal.SIGSYS}
 
 # What rights give back; all other attacks are refused to whoever has them, too.
 GIVEN = {
     "execve", "execveat", "fork", "posix_spawn", "subprocess",
-    "socket inet stream", "socket inet6 stream", "socket unix stream", "connect", "disconnect the channel",
+    "socket inet stream", "socket inet6 stream", "connect", "disconnect the channel", "send descriptors",
 }  # fmt: skip
 
 
-def filters(*, programs: bool = False, fork: bool = False, network: bool = False) -> list[str]:
-    found = programs_for(MACHINE, may_run_programs=programs, may_fork=fork, network=network)
+def filters(*, programs: bool = False, fork: bool = False, network: bool = False, files: bool = False) -> list[str]:
+    found = programs_for(MACHINE, may_run_programs=programs, may_fork=fork, network=network, sees_all_files=files)
     assert found is not None
     return [program.hex() for program in found]
 
@@ -59,8 +62,8 @@ def start(wanted: dict[str, object]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, input=json.dumps(wanted), capture_output=True, text=True, check=False)
 
 
-def attacked(programs: list[str]) -> dict[str, int]:
-    done = start({"programs": programs, "attacks": list(ATTACKS)})
+def attacked(programs: list[str], attacks: Collection[str] = ATTACKS) -> dict[str, int]:
+    done = start({"programs": programs, "attacks": list(attacks)})
     assert done.returncode == 0, done.stderr
     outcomes: dict[str, int] = json.loads(done.stdout)
     return outcomes
@@ -92,6 +95,20 @@ def test_attack_is_refused_by_the_filters_and_by_nothing_else(
         pytest.skip(f"not counted: refused to this user without filters, {os.strerror(refused)}")
     if unfiltered[name] == ENOSYS:
         pytest.skip("not counted: this kernel has no such call")
+
+
+@pytest.mark.parametrize("name", ATTACKS_ON_THE_MACHINE)
+def test_attack_is_refused_where_the_machines_files_and_network_are_in_view(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("FILTERED_PORT", str(listener.getsockname()[1]))
+        refused = EACCES if name.startswith("connect") else EPERM
+        assert attacked(filters(programs=True, fork=True, network=True, files=True), [name]) == {name: refused}
+        without = attacked([], [name])[name]
+        assert attacked(filters(network=True), [name]) == {name: without}
+    if without == errno.EOPNOTSUPP:
+        pytest.skip("not counted: this file system has no notes, or this kernel no fast opening")
+    # No note is there to be removed: then the kernel has looked for it. A connection may be under way.
+    assert without in (0, errno.ENODATA, errno.EINPROGRESS)
 
 
 def test_nothing_can_be_loaded_after_the_filters() -> None:
@@ -147,6 +164,9 @@ def test_uvloop_and_msgspec_work_without_rights() -> None:
             theirs.sendall(msgspec.msgpack.encode({"a": 1}))
             assert msgspec.msgpack.decode(await reader.read(100)) == {"a": 1}
             assert await asyncio.to_thread(sum, [1, 2]) == 3
+            writer.write(bytes(4 << 20))  # more than the other end takes at once
+            assert await asyncio.to_thread(lambda: len(theirs.recv(4 << 20, socket.MSG_WAITALL))) == 4 << 20
+            await writer.drain()
             writer.close()
             theirs.close()
 

@@ -36,6 +36,7 @@ clone 56 220
 clone3 435 435
 close 3 57
 connect 42 203
+creat 85 -
 epoll_wait 232 -
 epoll_pwait 281 22
 epoll_pwait2 441 441
@@ -55,8 +56,10 @@ fchownat 260 54
 fcntl 72 25
 fsetxattr 190 7
 fork 57 -
+fremovexattr 199 16
 futex 202 98
 futex_waitv 449 449
+futimesat 261 -
 get_mempolicy 239 236
 getppid 110 173
 getrandom 318 278
@@ -75,6 +78,7 @@ kill 62 129
 landlock_add_rule 445 445
 landlock_create_ruleset 444 444
 landlock_restrict_self 446 446
+lchown 94 -
 listen 50 201
 mbind 237 235
 membarrier 324 283
@@ -118,6 +122,7 @@ sched_setattr 314 274
 sched_setscheduler 144 119
 seccomp 317 277
 semget 64 190
+sendmmsg 307 269
 sendmsg 46 211
 sendto 44 206
 setns 308 268
@@ -134,12 +139,14 @@ timer_create 222 107
 timerfd_create 283 85
 umount2 166 39
 unshare 272 97
+lremovexattr 198 15
 lsetxattr 189 6
 removexattr 197 14
 setxattr 188 5
 userfaultfd 323 282
 utime 132 -
 utimensat 280 88
+utimes 235 -
 vfork 58 -
 vmsplice 278 75
 wait4 61 260

@@ -32,8 +32,8 @@ MAX_FORKS = 64
 _MIB = 1024 * 1024
 _PRELOADED = ("_json", "annexe_sdk.convert", "msgspec")
 _OF_FORKS = frozenset(
-    {"no-children", "no-attributes", "allow"}
-)  # the filters under which no fork could be made, finished or cleared up after
+    {"no-children", "no-attributes", "no-messages", "allow"}
+)  # the filters under which no fork could be made, handed over, finished or cleared up after
 _PER_FORK = 2  # descriptors that a server holds for each
 _SERVERS_OWN = 16
 

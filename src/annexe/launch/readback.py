@@ -29,6 +29,7 @@ _LIMIT_LINES = {
     "RLIMIT_AS": "Max address space",
     "RLIMIT_NPROC": "Max processes",
     "RLIMIT_RTTIME": "Max realtime timeout",
+    "RLIMIT_SIGPENDING": "Max pending signals",
 }
 _FILTERING = "2"
 

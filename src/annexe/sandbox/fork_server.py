@@ -65,7 +65,7 @@ class _Server:
     def __init__(self, control: int, private: "Iterable[str]") -> None:
         self._control = control
         self._host = socket(AF_UNIX, SOCK_STREAM, 0, control)
-        self._private = [(folder, posix.stat(folder).st_mode & 0o7777) for folder in private]
+        self._private = [(folder, posix.stat(folder).st_mode & 0o1777) for folder in private]
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
         self._forks: dict[int, tuple[int, int]] = {}  # by handle: number, and the pipe in which its end is told

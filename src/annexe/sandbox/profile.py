@@ -19,6 +19,7 @@ from typing import final
 __all__ = ["Profile"]
 
 _MIB = 1024 * 1024
+_PENDING_SIGNALS = 1024  # of all processes of its user together: the host's own limit is some 30 times that
 
 
 @final
@@ -77,6 +78,7 @@ class Profile:
             "RLIMIT_NOFILE": self.open_files,
             "RLIMIT_FSIZE": self.file_bytes,
             "RLIMIT_CORE": 0,
+            "RLIMIT_SIGPENDING": _PENDING_SIGNALS,
         }
         if python:
             limits["RLIMIT_AS"] = 2 * self.memory_bytes + 512 * _MIB

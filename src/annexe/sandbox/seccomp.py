@@ -36,9 +36,9 @@ def programs_for(
             after loading would end it.
         may_run_programs: The right ``subprocess``, or a program that the stub has still to execute.
         may_fork: The right ``subprocess``. Threads can be started without it.
-        network: Outgoing connections over TCP and local sockets. Other sockets, and listening, are never given.
-        sees_all_files: It has no file system of its own. Landlock does not know of modes, owners and times: a plugin could then change
-            those of any file of its user's.
+        network: Outgoing connections over TCP. Other sockets, and listening, are never given; pairs of local streams always are.
+        sees_all_files: It has no file system of its own, and no network of its own. Landlock does not know of modes, owners and times: a
+            plugin could then change those of any file of its user's that it may read. Nor does it know of connecting by sending.
 
     Returns:
         In loading order, each an array of ``struct sock_filter``, 8 bytes apiece, little endian. None: there are no filters for this
@@ -56,6 +56,8 @@ def program_names(*, may_run_programs: bool, may_fork: bool, network: bool, sees
         *(() if may_run_programs else ("no-programs",)),
         *(() if may_fork else ("no-children",)),
         *(("no-attributes",) if sees_all_files else ()),
+        *(("no-fast-open",) if sees_all_files and network else ()),
+        *(() if may_fork or network else ("no-messages",)),
         "no-listening" if network else "no-network",
         "arguments",
         "allow",

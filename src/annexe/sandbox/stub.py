@@ -9,7 +9,8 @@ Order:
 2. Read exactly one host-private frame from the channel (u32 big-endian length, marshalled dict), and not a byte more.
 3. Leave if the host died before step 1 took effect.
 4. Channel to descriptor 3, memory files to 4 and 5 where there are any, every other one closed.
-5. A way out for a plugin that was granted network: a listening socket, handed to the host.
+5. A way out for a plugin that was granted network: a listening socket, handed to the host. Before the limits: how many descriptors may be
+   on their way, for all processes of a user together, is told by the sender's limit of open files.
    Limits; the granted places must be those that the host found.
 6. Landlock, and proof of it: a folder that nobody grants must be refused.
 7. The filters of system calls, the one that forbids further filters last. From here on nothing can be given back or widened.
@@ -195,15 +196,15 @@ def _put_up(frame: "dict[str, Any]", kept: "list[int]", server: int) -> None:
     posix.umask(0o077)
     if frame["nice"]:
         posix.nice(frame["nice"])
+    if frame["egress"] is not None:
+        port = _open_egress(frame["egress"])
+        if frame["landlock"] is not None:
+            frame["landlock"]["ports"].append(_CONNECT_TCP.to_bytes(8, "little") + port.to_bytes(8, "little"))
     _limit(frame["limits"])
     for path, device, inode in frame["granted"]:
         found = posix.stat(path)
         if (found.st_dev, found.st_ino) != (device, inode):
             raise OSError(f"{path} was exchanged for something else")
-    if frame["egress"] is not None:
-        port = _open_egress(frame["egress"])
-        if frame["landlock"] is not None:
-            frame["landlock"]["ports"].append(_CONNECT_TCP.to_bytes(8, "little") + port.to_bytes(8, "little"))
     if frame["landlock"] is not None:
         _restrict_files(frame["landlock"], server)
     _filter_calls(frame["filters"])

@@ -56,8 +56,9 @@ def test_filters_of_server_and_fork_are_those_of_a_cold_start_and_the_last_stays
     cold = list(orders_for(prepared, tag=TAG, runner="annexe_sdk.runner").filters)
     assert sorted([*server.filters, *fork.filters]) == sorted(cold)
     assert fork.filters[-1] == cold[-1]
-    # What a fork is made with, and what it needs until it is one, its server is not kept from: forking, the last list, a socket.
-    assert len(fork.filters) == (3 if network else 2)
+    # What a fork is made with, and what it needs until it is one, its server is not kept from: forking, the last list, and a socket or
+    # the message that hands it over.
+    assert len(fork.filters) == 3
 
 
 def test_fork_is_told_what_a_cold_start_is_told_and_its_server_is_told_that() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from annexe.sandbox import Profile
 
 MIB = 1 << 20
@@ -9,7 +11,20 @@ MIB = 1 << 20
 
 def test_python_gets_address_space_above_its_private_memory() -> None:
     limits = Profile(memory_bytes=100 * MIB, open_files=10, file_bytes=5, tasks=7).limits_for(python=True, own_uid=False)
-    assert limits == {"RLIMIT_DATA": 100 * MIB, "RLIMIT_NOFILE": 10, "RLIMIT_FSIZE": 5, "RLIMIT_CORE": 0, "RLIMIT_AS": 712 * MIB}
+    assert limits == {
+        "RLIMIT_DATA": 100 * MIB,
+        "RLIMIT_NOFILE": 10,
+        "RLIMIT_FSIZE": 5,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_SIGPENDING": 1024,
+        "RLIMIT_AS": 712 * MIB,
+    }
+
+
+@pytest.mark.parametrize("own_uid", [False, True])
+@pytest.mark.parametrize("python", [False, True])
+def test_signals_that_wait_are_limited_for_everybody(python: bool, own_uid: bool) -> None:
+    assert Profile().limits_for(python=python, own_uid=own_uid)["RLIMIT_SIGPENDING"] == 1024
 
 
 def test_other_runtimes_get_no_address_space_limit() -> None:
