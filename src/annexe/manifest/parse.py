@@ -242,7 +242,7 @@ def _resources(root: Section) -> model.Resources:
             memory_bytes=resources.take("memory", values.size_bytes, default.memory_bytes),
             cpu=resources.take("cpu", values.number(0, 1024), default.cpu),
             processes=resources.take("processes", values.integer(1, 65_536), default.processes),
-            open_files=resources.take("open-files", values.integer(16, 1_048_576), default.open_files),
+            open_files=resources.take("open-files", values.integer(16, 4096), default.open_files),
             disk_bytes=resources.take("disk", values.size_bytes, default.disk_bytes),
             start_timeout_s=resources.take("start-timeout", values.start_timeout_s, default.start_timeout_s),
             call_timeout_s=resources.take("call-timeout", values.duration_s, default.call_timeout_s),

@@ -118,6 +118,11 @@ def test_permission_set_is_normalised() -> None:
             "line 9: resources.open_files: expected 'open-files', got an unknown key",
             id="misspelt field",
         ),
+        pytest.param(
+            with_line("open-files = 4097", section="resources"),
+            "line 9: resources.open-files: expected a whole number from 16 to 4096, got 4097",
+            id="more open files than a user may have on their way",
+        ),
         pytest.param(with_line("[permission]"), "line 8: permission: expected 'permissions', got an unknown key", id="misspelt table"),
         pytest.param(
             with_line("concurrency = '1'"),
