@@ -133,6 +133,45 @@ def _file_attribute(targets: Targets) -> Outcome:
     return judge("hung it on", path=targets.open_file)
 
 
+@attack(
+    "file-attribute-by-descriptor",
+    "Hang it on a file that was opened for reading alone.",
+    stopped_by=("namespaces", "landlock"),
+    check="attribute",
+)
+def _file_attribute_by_descriptor(targets: Targets) -> Outcome:
+    fd = os.open(targets.open_file, os.O_RDONLY)
+    try:
+        os.setxattr(fd, "user.escape", targets.token.encode())
+    finally:
+        os.close(fd)
+    return judge("hung it on", path=targets.open_file)
+
+
+@attack("set-user-id", "Make a program that runs as the plugin's user whoever starts it.", stopped_by=("seccomp",))
+def _set_user_id(targets: Targets) -> Outcome:
+    path = os.path.join(targets.work, "program")
+    write(path, b"#!/bin/sh\n")
+    try:
+        os.chmod(path, 0o4755)
+        mode = os.stat(path).st_mode
+    finally:
+        os.unlink(path)
+    return through(f"its mode is {mode & 0o7777:o}") if mode & 0o4000 else stopped("the bit was taken away")
+
+
+@attack("set-user-id-at-once", "Make such a program with the bit from the start.", stopped_by=("seccomp",))
+def _set_user_id_at_once(targets: Targets) -> Outcome:
+    path = os.path.join(targets.work, "program")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o4700)
+    try:
+        mode = os.fstat(fd).st_mode
+    finally:
+        os.close(fd)
+        os.unlink(path)
+    return through(f"its mode is {mode & 0o7777:o}") if mode & 0o4000 else stopped("the bit was taken away")
+
+
 @attack("file-status", "Learn that a file is there, its size and owner.", stopped_by=("namespaces",))
 def _file_status(targets: Targets) -> Outcome:
     found = os.stat(targets.secret_file)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
 
 from .catalogue import attack
-from .outcome import judge, stopped, through
+from .outcome import capped, judge, stopped, through
 from .syscalls import syscall
 
 TYPE_CHECKING = False  # importing typing costs more than this whole module
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .targets import Targets
 
 __all__: list[str] = []
+
+_SIGNAL = 40  # of the real-time ones, which queue
+_SIGNALS = 4096
 
 
 @attack("kill-victim", "Kill another process of the same user.", stopped_by=("namespaces", "landlock"), check="victim-ended")
@@ -98,6 +102,29 @@ def _shared_group(targets: Targets) -> Outcome:
     except OSError:
         return stopped("the host is not in sight")
     return through("it does") if os.getpgid(0) == theirs[0] or os.getsid(0) == theirs[1] else stopped("it has its own")
+
+
+@attack(
+    "pending-signals",
+    "Queue signals to itself until no process of its user can be sent any more, or have a timer.",
+    capped_by=("rlimits",),
+)
+def _pending_signals(_targets: Targets) -> Outcome:
+    information = (ctypes.c_int * 32)(_SIGNAL, 0, -1)  # siginfo_t: the signal, no error, queued by a process
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_SIGNAL})
+    sent = 0
+    try:
+        while sent < _SIGNALS:
+            syscall("rt_sigqueueinfo", os.getpid(), _SIGNAL, ctypes.byref(information))
+            sent += 1
+        return through(f"{sent} wait")
+    except OSError as error:
+        if sent == 0:
+            raise
+        return capped(f"{error.strerror} after {sent}")
+    finally:
+        for _ in range(sent):
+            signal.sigtimedwait({_SIGNAL}, 0)
 
 
 @attack("deaf-to-the-end", "Ignore every request and signal to end.", stopped_by=("host",), check="left-alive")

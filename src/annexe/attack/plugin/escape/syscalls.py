@@ -58,6 +58,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
     "reboot": (169, 142),
+    "rt_sigqueueinfo": (129, 138),
     "seccomp": (317, 277),
     "semctl": (66, 191),
     "semget": (64, 190),
