@@ -142,17 +142,19 @@ def _compile(folder: Path, interpreter: Interpreter, *, skipped: str) -> bool:
 def _signature(folder: Path) -> str:
     """Return a digest of all sources and all byte code as the file system knows them; no file is read."""
     digest = hashlib.sha256()
-    for path in _code(folder):
-        found = path.lstat()
-        facts = (path.relative_to(folder), found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    top = str(folder)
+    for path in _code(top):
+        found = os.lstat(path)
+        facts = (path[len(top) :], found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         digest.update(repr(facts).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _code(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+def _code(top: str) -> Iterator[str]:
+    # Paths as text: this runs at each start.
+    for parent, folders, files in os.walk(top):
         folders[:] = sorted(name for name in folders if name != _ENVIRONMENT)
-        in_cache = "__pycache__" in Path(parent).relative_to(folder).parts
+        in_cache = "__pycache__" in parent[len(top) :].split("/")
         # A cache that is a link is in ``folders`` and not entered: named itself, it spoils the signature.
-        yield from (Path(parent, name) for name in folders if name == "__pycache__")
-        yield from (Path(parent, name) for name in sorted(files) if in_cache or name.endswith(".py"))
+        yield from (f"{parent}/{name}" for name in folders if name == "__pycache__")
+        yield from (f"{parent}/{name}" for name in sorted(files) if in_cache or name.endswith(".py"))

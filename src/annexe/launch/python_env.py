@@ -144,10 +144,12 @@ class PythonFinder:
 
     def _candidates(self) -> Iterator[tuple[Path, bool]]:
         """Yield real paths, and whether the host or its operator answers for each."""
-        trusted = dict.fromkeys(path.resolve() for path in self._trusted if path.exists())
-        yield from ((path, True) for path in trusted)
-        system = dict.fromkeys(path.resolve() for path in self._system if path.exists())
-        yield from ((path, False) for path in system if path not in trusted)
+        seen: set[Path] = set()
+        for paths, is_trusted in ((self._trusted, True), (self._system, False)):
+            for path in paths:  # one at a time: the first will mostly do, and this is done at each start
+                if path.exists() and (real := path.resolve()) not in seen:
+                    seen.add(real)
+                    yield real, is_trusted
 
     def _probe(self, path: Path, uid: int | None, *, is_trusted: bool) -> Interpreter | str:
         if not is_trusted and (at := replaceable_at(path)) is not None:
