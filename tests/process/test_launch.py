@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import queue
 import re
 import select
 import signal
@@ -16,7 +17,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
 
@@ -26,6 +27,7 @@ from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
 from annexe.launch.python_env import PythonFinder
 from annexe.sandbox import IsolationLevel, Profile, Walls
+from annexe.sandbox.cgroup import ControlGroups, Flavour, Group, GroupLimits, NoControlGroups
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
 from tests.process.hosts import without_walls
 
@@ -553,6 +555,45 @@ def test_launch_cancelled_while_it_waits_for_the_fork_leaves_nothing_behind(
         assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
 
     asyncio.run(scenario())
+
+
+@final
+class CountingGroups(ControlGroups):
+    """Groups that limit nothing, and count how often the wait for one was taken."""
+
+    def __init__(self, flavour: Flavour) -> None:
+        self.controllers = frozenset()
+        self.flavour = flavour
+        self.waits: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def make(self, name: str, limits: GroupLimits) -> Group:
+        return NoControlGroups().make(name, limits)
+
+    def take_wait(self) -> None:
+        self.waits.put(threading.get_ident())
+
+    def sweep(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("flavour", "expected"), [("v2", 1), ("v1", 0), ("v2-scope", 0), ("none", 0)])
+def test_wait_for_a_control_group_is_taken_beside_the_start_where_there_is_one(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, flavour: Flavour, expected: int
+) -> None:
+    groups = CountingGroups(flavour)
+
+    async def scenario() -> None:
+        async with open_strategy(groups=groups) as strategy:
+            plugin = await strategy.launch(make_plugin(REPORT))
+            await plugin.close()
+
+    asyncio.run(scenario())
+    waits = [groups.waits.get(timeout=10) for _ in range(expected)]
+    assert groups.waits.empty()
+    assert threading.get_ident() not in waits
 
 
 def test_memory_beyond_the_limit_is_refused_to_the_plugin_alone(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:

@@ -144,6 +144,7 @@ class Starter:
             LaunchError: It could not be started, or ended before it had its orders.
             SandboxError: Its control group does not take it.
         """
+        self._take_wait()
         try:
             spawned = await asyncio.wrap_future(self._spawner.submit(lambda: self._spawn(prepared, group)))
         except Exception:
@@ -157,6 +158,12 @@ class Starter:
             await launched.close()
             raise
         return launched
+
+    def _take_wait(self) -> None:
+        """Begin to take the wait for the control group, which the process would have on joining it; nobody awaits the end of that."""
+        if self._groups is not None and self._groups.flavour == "v2":
+            with contextlib.suppress(RuntimeError):  # the host is closed: what comes next says so
+                self._threads.submit(self._groups.take_wait)
 
     def put_up(self, prepared: Prepared, limits: Mapping[str, int], group: Group, *, filters: int, is_warm: bool = False) -> PutUp:
         """Return what is put up around a launch; see ``put_up_for``."""

@@ -182,11 +182,11 @@ class ControlGroups(ABC):
         """
 
     @abstractmethod
-    def warm(self) -> None:
+    def take_wait(self) -> None:
         """Take upon this thread the wait that the next ``add`` would have, if that comes within 10 ms or so.
 
-        Called by the launcher on a thread of its own while a launch is prepared. The kernel makes a process that joins a group wait for
-        every processor, 5 to 12 ms, unless somebody has just done so.
+        Called by the launcher on a thread of its own beside the start of a process, where ``flavour`` is ``v2``. The kernel makes a process
+        that joins a group wait for every processor, 5 to 12 ms, unless somebody has just done so.
         """
 
     @abstractmethod
@@ -212,7 +212,7 @@ class NoControlGroups(ControlGroups):
     def make(self, name: str, limits: GroupLimits) -> Group:  # noqa: ARG002 - there is nothing to limit
         return _NoGroup(name)
 
-    def warm(self) -> None:
+    def take_wait(self) -> None:
         pass
 
     def sweep(self) -> int:

@@ -66,7 +66,7 @@ class ScopeGroups(ControlGroups):
         )
         return _ScopeGroup(name=name, unit=unit, limits=kept, prefix=self._prefix(unit, kept), machine=self._machine, adopt=self._adopt)
 
-    def warm(self) -> None:
+    def take_wait(self) -> None:
         pass  # systemd moves the process
 
     def sweep(self) -> int:

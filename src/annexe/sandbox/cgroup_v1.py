@@ -50,7 +50,7 @@ class V1Groups(FolderGroups):
         super().__init__(bases=bases, controllers=CONTROLLERS & bases.keys(), machine=machine)
         self.flavour = "v1"
 
-    def warm(self) -> None:
+    def take_wait(self) -> None:
         pass  # ``entered`` makes nobody wait
 
     def _group(self, name: str, places: Mapping[str, Place], controllers: frozenset[str], notes: tuple[str, ...]) -> FolderGroup:

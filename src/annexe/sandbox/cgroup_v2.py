@@ -54,7 +54,7 @@ class V2Groups(FolderGroups):
         self.flavour = "v2"
         self._base = base
 
-    def warm(self) -> None:
+    def take_wait(self) -> None:
         line = lines_of(self._machine, "self").get(UNIFIED)
         if line is None:
             return

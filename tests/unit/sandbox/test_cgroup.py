@@ -50,6 +50,6 @@ def test_without_control_groups_nothing_is_claimed() -> None:
     assert (group.usage(), group.read_limits(), group.holds(1)) == (GroupUsage(), GroupLimits(), False)
     assert group.kill()  # of what is in it, nothing is left
     assert group.remove()
-    groups.warm()
+    groups.take_wait()
     assert groups.sweep() == 0
     groups.close()

@@ -136,6 +136,6 @@ def test_scopes_of_dead_hosts_are_killed_where_ours_are(tmp_path: Path) -> None:
     group.add(child.pid)
     assert groups.sweep() == 1
     assert 500 not in machine.members[""]
-    groups.warm()
+    groups.take_wait()
     groups.close()
     assert child.pid not in machine.members[""]

@@ -292,7 +292,7 @@ def test_close_clears_the_groups_of_this_strategy_alone(machine: FakeMachine) ->
     others.make("sample-2", LIMITS)
     machine.add_process(500)
     group.add(500)
-    groups.warm()
+    groups.take_wait()
     groups.close()
     assert 500 not in machine.members["pids"]
     assert [name.rpartition(".")[2] for name in machine.groups()] == ["sample-2"]

@@ -131,20 +131,20 @@ def test_leftovers_are_swept_and_ours_closed(machine: FakeMachine) -> None:
 
 
 @pytest.mark.parametrize("line", ["/", f"{SERVICE}"])
-def test_warming_moves_nobody(tmp_path: Path, line: str) -> None:
+def test_taking_the_wait_moves_nobody(tmp_path: Path, line: str) -> None:
     machine = FakeMachine(tmp_path, {"": line}, delegated=[line], has_systemd=line != "/")
     groups = groups_on(machine)
     before = machine.lines_of_host()
-    groups.warm()
+    groups.take_wait()
     machine.refused["write", "cgroup.procs"] = errno.EACCES
-    groups.warm()
+    groups.take_wait()
     assert machine.lines_of_host() == before
 
 
-def test_warming_a_host_that_cannot_be_found_does_nothing(machine: FakeMachine) -> None:
+def test_taking_the_wait_of_a_host_that_cannot_be_found_does_nothing(machine: FakeMachine) -> None:
     groups = groups_on(machine)
     machine.refused["read", "self/cgroup"] = errno.EACCES
-    groups.warm()
+    groups.take_wait()
 
 
 # Where groups may be made
