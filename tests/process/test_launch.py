@@ -23,13 +23,15 @@ import pytest
 
 from annexe.errors import HostClosedError, LaunchError, SandboxError, UnsupportedPlatformError
 from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment
+from annexe.launch.data_folders import DataFolders
 from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
 from annexe.launch.python_env import PythonFinder
 from annexe.sandbox import IsolationLevel, Profile, Walls
 from annexe.sandbox.cgroup import ControlGroups, Flavour, Group, GroupLimits, NoControlGroups
-from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_other, needs_root
+from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_namespaces, needs_other, needs_root
 from tests.process.hosts import without_walls
+from tests.unit.launch.test_project_quota import FakeKernel
 
 REPORT = """
 import json, os, sys, resource, threading
@@ -496,6 +498,35 @@ def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: Make
             assert scratch.stat().st_uid == plugin.receipt.uid
             await plugin.close()
             assert not scratch.exists()
+
+    asyncio.run(scenario())
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("kernel", "walled", "expected"),
+    [
+        pytest.param(FakeKernel(), True, True, id="kept", marks=needs_namespaces),
+        pytest.param(FakeKernel(), False, False, id="could-be-evaded"),
+        pytest.param(FakeKernel(enforced=False), True, False, id="not-kept"),
+    ],
+)
+def test_receipt_says_when_the_kernel_keeps_the_quota_of_the_private_folder(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, open_folder: Path, kernel: FakeKernel, walled: bool, expected: bool
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="data-", dir=open_folder))
+    data = DataFolders(folder / "data", plugin_uids=TEST_UIDS, quotas=kernel)
+    profile = Profile(data=str(data.folder_of("sample")), data_quota_bytes=1 << 20)
+
+    async def scenario() -> None:
+        walls = {} if walled else {"offers": without_walls()}
+        folder.chmod(0o711)
+        async with open_strategy(data=data, **walls) as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT, profile=profile))
+            await read_line(plugin)
+            plugin.confirm()
+            assert ("the quota of its private folder is kept by the kernel" in plugin.receipt.notes) is expected
+            await plugin.close()
 
     asyncio.run(scenario())
 

@@ -127,6 +127,7 @@ class Planner:
         data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
         if data_dir is not None and self._settings.strategy_of(known.id) == "in-process":
             await asyncio.to_thread(self._data.ensure, known.id)
+        in_memory = manifest.permissions.data_kept == "memory"
         launch = LaunchRequest(
             plugin=known.id,
             instance=instance,
@@ -145,7 +146,8 @@ class Planner:
                 read=_names(granted, "filesystem.read"),
                 write=_names(granted, "filesystem.write"),
                 data=data_dir,
-                data_in_memory_bytes=manifest.permissions.data_quota_bytes if manifest.permissions.data_kept == "memory" else None,
+                data_quota_bytes=None if in_memory else manifest.permissions.data_quota_bytes,
+                data_in_memory_bytes=manifest.permissions.data_quota_bytes if in_memory else None,
                 devices=gpu_nodes() if "devices:gpu" in granted else (),
             ),
             requires_python=runtime.requires_python,

@@ -17,7 +17,7 @@ from annexe.clock import Clock
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import SDK_THREADS
 from annexe.host.registry import Registry
-from annexe.launch.data_folders import DataFolders, DataUsage
+from annexe.launch.data_folders import MAX_DATA_ENTRIES, DataFolders, DataUsage
 from annexe.manifest import Manifest
 from annexe.record import EventKind, Events
 from annexe.sandbox.cgroup import GroupUsage
@@ -28,7 +28,6 @@ from annexe.supervision.violations import Action, Limits, MonitorPolicy, Phase, 
 
 __all__ = ["Watch"]
 
-_MAX_DATA_ENTRIES = 20_000
 _LAST = 19  # niceness: it runs when nobody else wants to
 
 
@@ -150,5 +149,5 @@ def _limits(manifest: Manifest) -> Limits:
         connections=EgressLimits().connections,
         open_files=resources.open_files,
         disk_bytes=data,
-        disk_entries=_MAX_DATA_ENTRIES if data is not None else None,
+        disk_entries=MAX_DATA_ENTRIES if data is not None else None,
     )

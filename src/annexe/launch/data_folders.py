@@ -7,7 +7,7 @@ Invariants:
 * A folder is its plugin's alone (mode 0700) and lies where only the host can rename it.
 * A root host gives it to the user of each launch, and gives away nothing but what was a plugin's before: a hard link to a file of root's is
   left as it is. Owner and change go through one descriptor, so that no exchange of names lies between.
-* Nothing here bounds what a plugin writes: ``usage`` tells, and whoever asked acts (see ``project_quota`` for what the kernel can do).
+* What a plugin writes is bounded by the kernel where ``bound`` says so. Elsewhere ``usage`` tells, and whoever asked acts.
 
 Source: features IS3, HS5; docs/adr/0074-data-folders.md.
 """
@@ -30,9 +30,13 @@ from annexe.errors import LaunchError, UnsupportedPlatformError
 from annexe.ids import is_plugin_id
 from annexe.launch.folders import owned_folder
 from annexe.launch.plugin_tree import TreeWalk, open_folder
+from annexe.launch.project_quota import ProjectQuota, QuotaCalls, try_project_quota
 from annexe.launch.removal import remove_tree
 
-__all__ = ["DataFolders", "DataUsage"]
+__all__ = ["MAX_DATA_ENTRIES", "DataFolders", "DataUsage"]
+
+MAX_DATA_ENTRIES = 20_000
+"""How many files and folders a plugin may keep, whatever its quota of bytes."""
 
 _logger = logging.getLogger(__name__)
 
@@ -71,11 +75,13 @@ class DataFolders:
         parent: Folder that holds them; made if missing, refused unless it is the host's alone. Users of plugins must be able to pass the
             folders above it.
         plugin_uids: The users that plugins of this machine get, when the host is root.
+        quotas: The kernel that is asked to keep quotas; this machine's when left out.
     """
 
-    def __init__(self, parent: Path, *, plugin_uids: range = range(0)) -> None:
+    def __init__(self, parent: Path, *, plugin_uids: range = range(0), quotas: QuotaCalls | None = None) -> None:
         self._parent = parent
         self._plugin_uids = plugin_uids
+        self._quotas = quotas
 
     def folder_of(self, plugin: str) -> Path:
         """Return where a plugin's folder is, or would be.
@@ -119,6 +125,20 @@ class DataFolders:
                 path=str(path),
             ) from error
         return path
+
+    def bound(self, plugin: str, *, max_bytes: int) -> ProjectQuota:
+        """Have the kernel bound what a plugin keeps, where it can; takes microseconds, and the same again changes nothing.
+
+        Called after ``ensure``.
+
+        Args:
+            plugin: Its id.
+            max_bytes: What all in its folder may take on the disk.
+
+        Returns:
+            Whether it does, and why or why not.
+        """
+        return try_project_quota(self.folder_of(plugin), max_bytes=max_bytes, max_entries=MAX_DATA_ENTRIES, calls=self._quotas)
 
     def usage(self, plugin: str, *, max_entries: int = _MAX_COUNTED) -> DataUsage:
         """Count what a plugin keeps, while it runs or not; 100,000 entries take about half a second.

@@ -197,7 +197,7 @@ class Preparation:
                 offer=offer,
                 places=places,
                 granted=granted,
-                notes=(*notes, *python.notes),
+                notes=(*notes, *python.notes, *self._bound(request, offer)),
             )
 
     def look(self) -> Offer:
@@ -263,6 +263,15 @@ class Preparation:
             self._data.ensure(request.plugin, uid=uid)
         real = replace(profile, read=tuple(one.path for one in read), write=tuple(one.path for one in write))
         return real, (*read, *write)
+
+    def _bound(self, request: LaunchRequest, offer: Offer) -> tuple[str, ...]:
+        """Have the kernel keep the quota of its private folder, where it can, and say so if it does."""
+        profile = request.profile
+        if self._data is None or profile.data is None or profile.data_quota_bytes is None:
+            return ()
+        quota = self._data.bound(request.plugin, max_bytes=profile.data_quota_bytes)
+        # Without a user namespace of its own it can move its files to another project.
+        return ("the quota of its private folder is kept by the kernel",) if quota.is_enforced and offer.bubblewrap is not None else ()
 
     def _readable(self, request: LaunchRequest, uid: int | None, entry: Path) -> tuple[Path, tuple[str, ...]]:
         """Return where the plugin's user can read its code."""

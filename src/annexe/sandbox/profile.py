@@ -41,6 +41,7 @@ class Profile:
         read: Files and folders of the machine that it may read, canonical.
         write: Those it may also write.
         data: Its private folder; None when it has none.
+        data_quota_bytes: What that folder may hold where it is on disk; None when nobody says.
         data_in_memory_bytes: Size of that folder where it is in memory; None when it is on disk.
         devices: Device nodes that it may use, besides those that every plugin has.
     """
@@ -57,6 +58,7 @@ class Profile:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     data: str | None = None
+    data_quota_bytes: int | None = None
     data_in_memory_bytes: int | None = None
     devices: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import struct
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from annexe.errors import LaunchError
-from annexe.launch.data_folders import DataFolders, DataUsage
+from annexe.launch.data_folders import MAX_DATA_ENTRIES, DataFolders, DataUsage
 from annexe.launch.removal import remove_tree
+from tests.unit.launch.test_project_quota import FakeKernel
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root gives folders away")
 UIDS = range(61360, 61370)
 OLD, NEW = UIDS[0], UIDS[1]
+QUOTA = struct.Struct("=8QI4x")
 
 
 @pytest.fixture
@@ -65,6 +68,18 @@ def test_folder_is_private_and_stays(folders: DataFolders, parent: Path) -> None
     assert stat.S_IMODE(folders.ensure("sample").stat().st_mode) == 0o700
     assert (path / "kept").exists()
     assert stat.S_IMODE(parent.stat().st_mode) == 0o700
+
+
+@needs_root
+def test_kernel_is_asked_to_keep_the_quota_of_a_folder(parent: Path) -> None:
+    kernel = FakeKernel()
+    folders = DataFolders(parent, plugin_uids=UIDS, quotas=kernel)
+    folders.ensure("sample", uid=NEW)
+    assert folders.bound("sample", max_bytes=10 * 1024).is_enforced
+    (folders.ensure("sample", uid=OLD) / "kept").touch()
+    assert folders.bound("sample", max_bytes=20 * 1024).is_enforced
+    ((blocks, entries),) = [(fields[0], fields[3]) for fields in map(QUOTA.unpack, kernel.quotas.values())]
+    assert (blocks, entries) == (20, MAX_DATA_ENTRIES)
 
 
 @pytest.mark.parametrize("plugin", ["", "..", "a/b", "/etc", "A", "a\0"])
