@@ -12,8 +12,9 @@ import pytest
 from annexe.cli.attack import attack
 from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder
+from annexe.sandbox.cgroup import NoControlGroups
 
-WITHOUT = ("namespaces", "landlock", "seccomp", "rlimits", "cgroup")
+WITHOUT = ("namespaces", "landlock", "seccomp", "rlimits")
 
 
 def run(*arguments: str) -> int:
@@ -24,7 +25,7 @@ def run(*arguments: str) -> int:
 @pytest.fixture
 def no_walls(monkeypatch: pytest.MonkeyPatch) -> None:
     offers = OfferFinder(unsafe_without=WITHOUT)
-    monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=offers))
+    monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=offers, groups=NoControlGroups()))
 
 
 @pytest.mark.usefixtures("no_walls")

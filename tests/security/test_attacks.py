@@ -18,10 +18,11 @@ from annexe.attack.catalogue import Attack, attacks
 from annexe.attack.suite import AttackResult, Report, run_attacks
 from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder
+from annexe.sandbox.cgroup import NoControlGroups
 
 pytestmark = pytest.mark.timeout(90)
 
-WALLS = ("namespaces", "landlock", "seccomp", "rlimits", "cgroup")
+WALLS = ("namespaces", "landlock", "seccomp", "rlimits")
 MAY_BE_ABSENT = {
     "setuid-program": "only a root host can lay one out",
     "tcp6": "a machine without IPv6",
@@ -51,6 +52,10 @@ WITHOUT_CONTROL_GROUP = {
 every_attack = pytest.mark.parametrize("attack", attacks(), ids=lambda attack: f"{attack.theme}:{attack.name}")
 
 
+def without_walls() -> partial[ProcessStrategy]:
+    return partial(ProcessStrategy, offers=OfferFinder(unsafe_without=WALLS), groups=NoControlGroups())
+
+
 @cache
 def report_of(theme: str, *, walls: bool) -> Report:
     """Make all attacks of a theme: the first test of a theme pays for all."""
@@ -58,8 +63,7 @@ def report_of(theme: str, *, walls: bool) -> Report:
     if walls:
         return asyncio.run(run_attacks(chosen))
     with pytest.MonkeyPatch.context() as patch:
-        offers = OfferFinder(unsafe_without=WALLS)
-        patch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=offers))
+        patch.setattr("annexe.host.host.ProcessStrategy", without_walls())
         return asyncio.run(run_attacks(chosen))
 
 
@@ -74,7 +78,7 @@ def result_of(attack: Attack, *, walls: bool) -> tuple[AttackResult, frozenset[s
 @every_attack
 def test_attack_works_without_walls(attack: Attack) -> None:
     result, layers = result_of(attack, walls=False)
-    assert not layers & {"namespaces", "landlock", "seccomp", "rlimits"}
+    assert not layers & {*WALLS, "cgroup"}
     if attack.unix:
         assert result.outcome == "unix", result.detail
     elif attack.first_layer(layers):
@@ -103,7 +107,7 @@ def test_attack_is_held_by_the_walls_of_level_full(attack: Attack) -> None:
 
 def test_secret_in_the_environment_is_found_where_all_of_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("annexe.host.planner.plugin_environment", lambda host, granted: dict(host))
-    monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=OfferFinder(unsafe_without=WALLS)))
+    monkeypatch.setattr("annexe.host.host.ProcessStrategy", without_walls())
     report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name == "own-environment"]))
     assert [(result.outcome, result.detail) for result in report.results] == [("through", "found it in ANNEXE_ATTACK_CANARY")]
 

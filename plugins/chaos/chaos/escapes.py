@@ -3,8 +3,6 @@
 Each attempt returns what it got, in words, or is refused by the kernel. Nothing is harmed where one succeeds.
 """
 
-
-
 from __future__ import annotations
 
 import os

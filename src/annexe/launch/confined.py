@@ -17,7 +17,7 @@ from annexe.launch.processes import is_ending
 from annexe.launch.readback import differences, read_back
 from annexe.launch.receipts import PutUp
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, TreeReport
-from annexe.sandbox.cgroup import Group, GroupUsage
+from annexe.sandbox.cgroup import Group, GroupLimits, GroupUsage
 
 __all__ = ["CLOSE_DEADLINE_S", "ConfinedProcess"]
 
@@ -59,8 +59,7 @@ class ConfinedProcess(LaunchedPlugin):
             return  # it has ended, and somebody else will tell; or there is no /proc
         put_up = self._put_up
         wrong = differences(found, walls=put_up.walls, uid=put_up.uid, limits=put_up.limits, filters=put_up.filters)
-        if self._group.controllers and not self._group.holds(pid):
-            wrong.append("it is not in its control group")
+        wrong += self._loose_in_group(pid)
         if wrong and is_ending(pid):
             return  # it ended while it was looked at
         if wrong:
@@ -68,6 +67,17 @@ class ConfinedProcess(LaunchedPlugin):
             raise SandboxError(f"plugin {plugin!r} was started behind walls that do not stand: {'; '.join(wrong)}.", plugin=plugin)
         self.pid = pid
         self.receipt = put_up.receipt(confirmed=True)
+
+    def _loose_in_group(self, pid: int) -> list[str]:
+        """Return what its control group does not do as it was told."""
+        group, profile = self._group, self._put_up.request.profile
+        if not group.controllers:
+            return []
+        if not group.holds(pid):
+            return ["it is not in its control group"]
+        asked = GroupLimits(memory_bytes=profile.memory_bytes, cpu=profile.cpu, tasks=profile.tasks)
+        loose = sorted(group.controllers - asked.kept_by(group.read_limits()))
+        return [f"its control group does not limit {', '.join(loose)} as it was told"] if loose else []
 
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)

@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -35,7 +35,7 @@ from annexe.sandbox.view import places_for
 
 __all__ = ["WALL_NAMES", "Offer", "OfferFinder", "landlock_abi"]
 
-WALL_NAMES = ("uid", "namespaces", "landlock", "seccomp", "rlimits", "cgroup")
+WALL_NAMES = ("namespaces", "landlock", "seccomp", "rlimits")
 """What can be left out for the sake of a test."""
 
 _TIMEOUT_S = 10.0
@@ -149,40 +149,16 @@ class _Trial:
         self._scratch = scratch
 
     def best(self, bubblewrap: Bubblewrap | Lack) -> Offer:
-        lacks: list[Lack] = []
-        offer = Offer(landlock_abi=landlock_abi(), seccomp=seccomp.programs_for(platform.machine(), **_NO_RIGHTS) is not None)
-        if not offer.landlock_abi:
-            lacks.append(
-                Lack("landlock", "the kernel has none, or it is switched off", "use Linux 5.13 or newer, booted with lsm=landlock,…")
-            )
-        if not offer.seccomp:
-            lacks.append(Lack("seccomp", f"there are no filters for {platform.machine()}"))
-        if isinstance(bubblewrap, Lack):
-            lacks.append(bubblewrap)
-        else:
-            for found in (bubblewrap, replace(bubblewrap, mounts_proc=False)):
-                said = self._try(replace(offer, bubblewrap=found))
-                if said is None:
-                    return replace(offer, bubblewrap=found, lacks=tuple(lacks))
-            bare = self._try(offer)
-            if bare is None:
-                lacks.append(Lack("namespaces", f"bubblewrap says: {said}", _cure_of(said or "")))
-        return self._without_namespaces(offer, lacks)
-
-    def _without_namespaces(self, offer: Offer, lacks: list[Lack]) -> Offer:
-        """Return the best that a process can do for itself."""
-        for wall, left in (
-            ("", offer),
-            ("landlock", replace(offer, landlock_abi=0)),
-            ("seccomp", replace(offer, seccomp=False)),
-            ("landlock", replace(offer, landlock_abi=0, seccomp=False)),
-        ):
-            said = self._try(left)
+        """Return the first set of walls that works, the strongest first, and what is lacking."""
+        whole = Offer(landlock_abi=landlock_abi(), seccomp=seccomp.programs_for(platform.machine(), **_NO_RIGHTS) is not None)
+        lacks = list(_absent(whole, bubblewrap))
+        failures: list[tuple[Offer, str]] = []
+        for offer in _weaker_and_weaker(whole, None if isinstance(bubblewrap, Lack) else bubblewrap):
+            said = self._try(offer)
             if said is None:
-                return replace(left, lacks=tuple(lacks))
-            if wall != "":
-                lacks.append(Lack(wall or "landlock", f"the stub says: {said}"))
-        return replace(left, lacks=tuple(lacks))
+                break
+            failures.append((offer, said))
+        return replace(offer, lacks=(*lacks, *_lost(offer, failures)))
 
     def _try(self, offer: Offer) -> str | None:
         """Put the walls up around a stub that does nothing; return what went wrong, None when nothing did."""
@@ -221,6 +197,42 @@ class _Trial:
         return said or f"status {done.returncode}"
 
 
+def _weaker_and_weaker(whole: Offer, bubblewrap: Bubblewrap | None) -> Iterator[Offer]:
+    """Yield what could be put up, by the level that it makes; the last is nothing at all."""
+    views = (bubblewrap, replace(bubblewrap, mounts_proc=False), None) if bubblewrap is not None else (None,)
+    for has_filter in (True, False) if whole.seccomp else (False,):
+        for view in views:
+            for abi in dict.fromkeys((whole.landlock_abi, 0)):
+                yield replace(whole, bubblewrap=view, landlock_abi=abi, seccomp=has_filter)
+
+
+def _absent(whole: Offer, bubblewrap: Bubblewrap | Lack) -> Iterator[Lack]:
+    """Yield what is not there to be tried."""
+    if not whole.landlock_abi:
+        yield Lack("landlock", "the kernel has none, or it is switched off", "use Linux 5.13 or newer, booted with lsm=landlock,…")
+    if not whole.seccomp:
+        yield Lack("seccomp", f"there are no filters for {platform.machine()}")
+    if isinstance(bubblewrap, Lack):
+        yield bubblewrap
+
+
+def _lost(offer: Offer, failures: Sequence[tuple[Offer, str]]) -> Iterator[Lack]:
+    """Yield what was tried and did not work: of each wall, what was said when it was the only one more than there is now."""
+    for wall, has in _HAS.items():
+        if has(offer) or not any(has(tried) for tried, _ in failures):
+            continue
+        others = [other for name, other in _HAS.items() if name != wall]
+        alone = [said for tried, said in failures if has(tried) and all(bool(other(tried)) == bool(other(offer)) for other in others)]
+        said = (alone or [said for tried, said in failures if has(tried)])[0]
+        by = "bubblewrap" if wall == "namespaces" else "the stub"
+        yield Lack(wall, f"{by} says: {said}", _cure_of(said) if wall == "namespaces" else "")
+
+
+_HAS: Mapping[str, Callable[[Offer], object]] = {
+    "namespaces": lambda offer: offer.bubblewrap,
+    "landlock": lambda offer: offer.landlock_abi,
+    "seccomp": lambda offer: offer.seccomp,
+}
 _NO_RIGHTS = {"may_run_programs": False, "may_fork": False, "network": False}
 
 

@@ -95,10 +95,12 @@ def _differences(found: Readings, walls: Walls, uid: int, limits: Mapping[str, i
         yield f"its system calls are not filtered (Seccomp: {status.get('Seccomp')})"
     if walls.seccomp and int(status.get("Seccomp_filters", filters)) < filters:
         yield f"it has {status.get('Seccomp_filters')} filters of system calls, expected {filters}"
-    if walls.namespaces and found.own_namespaces is not None and (shared := sorted(set(NAMESPACES) - found.own_namespaces)):
+    if walls.namespaces and found.own_namespaces is None:
+        yield "its namespaces cannot be read"
+    elif walls.namespaces and (shared := sorted(set(NAMESPACES) - (found.own_namespaces or frozenset()))):
         yield f"it shares with the host the namespaces {', '.join(shared)}"
     for name, value in limits.items():
-        soft, hard = found.limits.get(name, ("0", "0"))
+        soft, hard = found.limits.get(name, ("unlimited", "unlimited"))
         if hard == "unlimited" or int(hard) > value or soft == "unlimited":
             yield f"{name} is {hard}, expected {value}"
 

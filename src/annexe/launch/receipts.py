@@ -80,7 +80,8 @@ class PutUp:
         return [
             _layer("namespaces", walls.namespaces, "files, processes, network, IPC, names, users", here, confirmed),
             Layer("temporary folder", _state(walls.keep_files), self.tmp + (", emptied when none of it runs" if self.is_warm else "")),
-            _layer("landlock", walls.landlock_abi > 0, f"version {walls.landlock_abi}; it was refused a folder", here, confirmed),
+            # The kernel shows it nowhere: the stub has tried it, or there would be no plugin.
+            _layer("landlock", walls.landlock_abi > 0, f"version {walls.landlock_abi}; a folder was refused to it", here, False),
             _layer("system calls", walls.seccomp, calls, here, confirmed),
         ]
 
