@@ -5,6 +5,7 @@ Blocking, and small: the head of one file is read.
 * Behind a wall a plugin may execute its program, what that program's first line names, and the loader of shared libraries; nothing else.
 * A first line may name programs of the plugin's own, those on the path, and the system's. It comes from the plugin: naming somebody's
   program must not make that readable.
+* The way to its file is looked at without following links: nobody can exchange one for a link while the host reads.
 * What is looked up on a path is what the plugin's own user can reach: what it would find by itself.
 
 Source: feature IS12; docs/how-to/write-a-plugin-without-the-sdk.md.
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from annexe.errors import LaunchError
+from annexe.errors import LaunchError, SandboxError
+from annexe.launch.beneath import open_beneath
 from annexe.launch.folders import unreachable_at
 from annexe.launch.strategy import LaunchRequest
-from annexe.manifest.files import open_file
 
 __all__ = ["Program", "program_of"]
 
@@ -60,7 +61,7 @@ def program_of(request: LaunchRequest, folder: Path, *, uid: int | None) -> Prog
         return Program()
     path, search = folder / request.entry, request.environment.get("PATH", "")
     if request.kind == "binary":
-        interpreters = _interpreters(path, search, uid)
+        interpreters = _interpreters(path, folder, search, uid)
         systems = [one for one in interpreters if not _is_within(one, folder)]
         libraries = tuple(dict.fromkeys(library for one in systems for library in _libraries_of(one)))
         return Program(argv=(str(path),), executables=(str(path), *interpreters), libraries=libraries)
@@ -78,12 +79,11 @@ def program_of(request: LaunchRequest, folder: Path, *, uid: int | None) -> Prog
     )
 
 
-def _interpreters(path: Path, search: str, uid: int | None) -> tuple[str, ...]:
+def _interpreters(path: Path, folder: Path, search: str, uid: int | None) -> tuple[str, ...]:
     """Return what a script's first line has executed: the interpreter, and with ``env`` the one that it looks up, by its names."""
     try:
-        with open_file(path) as file:
-            line = file.read(_MAX_LINE_BYTES).split(b"\n")[0]
-    except OSError:  # it shows itself when it is executed
+        line = _head(path, folder).split(b"\n")[0]
+    except (OSError, SandboxError):  # it shows itself when it is executed
         return ()
     words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
     if not words or not (_is_within(words[0], path.parent) or _is_on(words[0], search)):
@@ -96,6 +96,16 @@ def _interpreters(path: Path, search: str, uid: int | None) -> tuple[str, ...]:
     # Each also by the name under which it is wanted: behind a wall nothing else of that folder is there.
     names = [*words[:1], *((looked_up,) if looked_up else ())]
     return tuple(dict.fromkeys(path for name in names for path in (name, os.path.realpath(name))))
+
+
+def _head(path: Path, folder: Path) -> bytes:
+    """Return the first bytes of what lies in the plugin's folder; its links are resolved before, and none is followed after."""
+    real = Path(os.path.realpath(folder))
+    file = open_beneath(real, os.path.relpath(os.path.realpath(path), real))
+    try:
+        return os.read(file, _MAX_LINE_BYTES)
+    finally:
+        os.close(file)
 
 
 def _is_within(program: str, folder: Path) -> bool:

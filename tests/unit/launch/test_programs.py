@@ -59,6 +59,24 @@ def test_program_that_is_not_there_is_left_to_show_itself(folder: Path) -> None:
     assert program_of(request_for(folder, path=""), folder / "nothing", uid=None) == Program(argv=(own,), executables=(own,))
 
 
+def test_program_behind_a_link_that_leads_out_is_not_read(folder: Path) -> None:
+    program(folder / "elsewhere" / "run").write_text(f"#!{program(folder / 'bin' / 'tool')}\n")
+    (folder / "plugin").mkdir()
+    (folder / "plugin" / "sub").symlink_to(folder / "elsewhere")
+    request = request_for(folder, path=str(folder / "bin"), entry="sub/run")
+    own = str(folder / "plugin" / "sub" / "run")
+    assert program_of(request, folder / "plugin", uid=None) == Program(argv=(own,), executables=(own,))
+
+
+def test_program_behind_a_link_within_its_folder_is_read(folder: Path) -> None:
+    tool = str(program(folder / "bin" / "tool"))
+    program(folder / "plugin" / "real" / "run").write_text(f"#!{tool}\n")
+    (folder / "plugin" / "sub").symlink_to("real")
+    request = request_for(folder, path=str(folder / "bin"), entry="sub/run")
+    own = str(folder / "plugin" / "sub" / "run")
+    assert program_of(request, folder / "plugin", uid=None).executables == (own, tool)
+
+
 @pytest.mark.parametrize(
     ("line", "more"),
     [
