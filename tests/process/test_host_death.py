@@ -152,6 +152,17 @@ def test_warden_strikes_a_fork_server_out(make_plugin: MakePlugin, start_host: S
     assert not record.exists() and not scratch.exists()
 
 
+def test_warden_removes_the_control_groups_of_its_host(make_plugin: MakePlugin, start_host: StartHost) -> None:
+    host, facts = start_host(make_plugin(DEAF).folder)
+    lines = Path(f"/proc/{facts['main'][0]}/cgroup").read_text().splitlines()
+    names = {line.rpartition("/")[2] for line in lines if f"/annexe-{host.pid}-" in line}
+    if not names:
+        pytest.skip("there are no control groups here")
+    (warden,) = wardens_of(host.pid)
+    kill(host, then_gone=[*facts["main"], warden])
+    assert [path for name in names for path in Path("/sys/fs/cgroup").rglob(name)] == []
+
+
 def test_sweep_finds_a_daemon_that_outlived_its_host(
     make_plugin: MakePlugin, start_host: StartHost, open_strategy: OpenStrategy, tmp_path: Path, uids: UidAllocator
 ) -> None:

@@ -27,10 +27,14 @@ def _clear(records: str, uids_folder: str, first_uid: int, last_uid: int, host_p
 
     from annexe.launch.sweep import LaunchRecords
     from annexe.launch.uids import UidAllocator
+    from annexe.sandbox.cgroup_probe import find_control_groups
 
     LaunchRecords(Path(records)).sweep(host_pid=host_pid)
     if uids_folder:
         UidAllocator(uids=range(first_uid, last_uid + 1), folder=Path(uids_folder)).sweep()
+    groups, _ = find_control_groups(may_move_host=False)
+    groups.sweep()
+    groups.close()
 
 
 def main() -> None:
