@@ -22,7 +22,7 @@ from typing import Any, final
 import pytest
 
 from annexe.errors import HostClosedError, LaunchError, SandboxError, UnsupportedPlatformError
-from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment
+from annexe.launch import ExitStatus, LaunchedPlugin, plugin_environment, starter
 from annexe.launch.data_folders import DataFolders
 from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
@@ -625,6 +625,26 @@ def test_wait_for_a_control_group_is_taken_beside_the_start_where_there_is_one(
     waits = [groups.waits.get(timeout=10) for _ in range(expected)]
     assert groups.waits.empty()
     assert threading.get_ident() not in waits
+
+
+@pytest.mark.parametrize("may_move", [True, False])
+def test_groups_are_looked_for_without_moving_a_host_that_may_not_be_moved(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, monkeypatch: pytest.MonkeyPatch, may_move: bool
+) -> None:
+    asked: list[bool] = []
+
+    def find(*, may_move_host: bool) -> tuple[ControlGroups, str]:
+        asked.append(may_move_host)
+        return NoControlGroups(), "none are wanted"
+
+    monkeypatch.setattr(starter, "find_control_groups", find)
+
+    async def scenario() -> None:
+        async with open_strategy(may_move_host=may_move) as strategy:
+            await (await strategy.launch(make_plugin(WAIT))).close()
+
+    asyncio.run(scenario())
+    assert asked == [may_move]
 
 
 def test_memory_beyond_the_limit_is_refused_to_the_plugin_alone(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:

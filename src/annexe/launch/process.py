@@ -54,6 +54,8 @@ class ProcessStrategy(LaunchStrategy):
         data: Where plugins' private folders are; without it none is given.
         offers: How it is found out which walls there are.
         groups: Control groups; by default what this machine offers.
+        may_move_host: Whether the host may be moved into a leaf ``annexe-host`` of its own control group, where it is alone in one that
+            was delegated; only matters without ``groups``.
         most_fork_servers: How many plugins have one at most, for requests that are ``warm``; the one not used for longest ends first.
         platform: What ``sys.platform`` says.
     """
@@ -69,6 +71,7 @@ class ProcessStrategy(LaunchStrategy):
         data: DataFolders | None = None,
         offers: OfferFinder | None = None,
         groups: ControlGroups | None = None,
+        may_move_host: bool = True,
         most_fork_servers: int = 16,
         platform: str = sys.platform,
     ) -> None:
@@ -79,7 +82,14 @@ class ProcessStrategy(LaunchStrategy):
         self._offers = offers or OfferFinder()
         self._preparation = Preparation(cache=cache_dir, pythons=pythons or PythonFinder(), uids=self._uids, offers=self._offers, data=data)
         self._records = LaunchRecords(state_dir / "launched")
-        self._starter = Starter(preparation=self._preparation, records=self._records, uids=self._uids, groups=groups, platform=platform)
+        self._starter = Starter(
+            preparation=self._preparation,
+            records=self._records,
+            uids=self._uids,
+            groups=groups,
+            may_move_host=may_move_host,
+            platform=platform,
+        )
         self._servers = ForkServers(self._starter, runner=runner, most=most_fork_servers)
         self._runner = runner
         self._platform = platform

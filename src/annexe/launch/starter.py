@@ -1,7 +1,7 @@
 """Starts processes: everything that a launch needs and many launches share.
 
-Used by the strategy for plugins that are started, and by ``zygote`` for fork servers. Nothing of the host's is inherited but the channel
-and the standard streams. ``preexec_fn`` is never used: it can deadlock in a host with threads. The stub does in the new process what must
+Used by the strategy for plugins that are started, and by ``zygote`` for fork servers. Nothing of the host's is inherited but the channel,
+the standard streams and the two memory files of the channel. ``preexec_fn`` is never used: it can deadlock in a host with threads. The stub does in the new process what must
 be done there.
 
 Source: features LC7, LC8, IS1, IS6; docs/explanation/launching.md.
@@ -59,16 +59,25 @@ class Starter:
         records: Where they are written down.
         uids: The allocator of a root host.
         groups: Control groups; None: what this machine offers, found at first use.
+        may_move_host: Whether finding them may move the host into a leaf of its own group.
         platform: What ``sys.platform`` says.
     """
 
     def __init__(
-        self, *, preparation: Preparation, records: LaunchRecords, uids: UidAllocator | None, groups: ControlGroups | None, platform: str
+        self,
+        *,
+        preparation: Preparation,
+        records: LaunchRecords,
+        uids: UidAllocator | None,
+        groups: ControlGroups | None,
+        may_move_host: bool,
+        platform: str,
     ) -> None:
         self._preparation = preparation
         self._records = records
         self._uids = uids
         self._groups = groups
+        self._may_move_host = may_move_host
         self._finding_groups = threading.Lock()
         self._no_groups_because = ""
         self._is_linux = platform == "linux"
@@ -128,7 +137,7 @@ class Starter:
         """Return the control groups of this host, found at first use. Blocking."""
         with self._finding_groups:
             if self._groups is None:
-                self._groups, self._no_groups_because = find_control_groups()
+                self._groups, self._no_groups_because = find_control_groups(may_move_host=self._may_move_host)
                 self._groups.sweep()
             return self._groups
 
