@@ -27,9 +27,10 @@ from typing import final
 
 from annexe.clock import Clock
 from annexe.launch.data_folders import DataUsage
+from annexe.sandbox.cgroup import GroupUsage
 from annexe.supervision.usage import ProcessMeter, SocketTables
 from annexe.supervision.violations import Action, Judged, MonitorPolicy, Resource, Usage, Violation
-from annexe.supervision.watched import GroupUsage, Watched
+from annexe.supervision.watched import Watched
 
 __all__ = ["Monitor", "MonitorPace", "Sample"]
 

@@ -9,29 +9,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from annexe.launch.data_folders import DataUsage
+from annexe.sandbox.cgroup import GroupUsage
 from annexe.supervision.violations import Limits
 
-__all__ = ["GroupUsage", "Watched"]
-
-
-class GroupUsage(Protocol):
-    """What a control group tells of one instance; None where it does not."""
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """Memory charged to the group, pages of files included."""
-
-    @property
-    def cpu_s(self) -> float | None:
-        """Time on processors, in seconds."""
-
-    @property
-    def tasks(self) -> int | None:
-        """Threads of all processes."""
-
-    @property
-    def oom_kills(self) -> int | None:
-        """Processes killed for the group's memory limit, since the instance was started."""
+__all__ = ["Watched"]
 
 
 class Watched(Protocol):
