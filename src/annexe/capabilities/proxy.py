@@ -1,8 +1,8 @@
 """A proxy for the ordinary HTTP clients in one plugin: ``CONNECT``, and plain ``http://`` requests.
 
-The listening socket is given: the trusted stub makes it on the loopback of the plugin's own network namespace before plugin code runs, and
-the host accepts from it directly, so that nothing inside has to pass bytes on. Where there is no such namespace the host listens on its own
-loopback, where other programs of the machine could come, too; there a secret is asked for.
+The listening socket is given: the trusted stub makes it before plugin code runs, on the loopback of the plugin's own network namespace, and
+the host accepts from it directly, so that nothing inside has to pass bytes on. Where there is no such namespace it is the machine's loopback,
+where other programs could come, too; there a secret is asked for.
 
 * The rules are those of ``fetch``: one decision, two doors.
 * Head, time to send it, idle time, connections at once and connections per second are bounded; a client that sends slowly holds one of its
@@ -21,7 +21,6 @@ import socket
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter, Task
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 from typing import final
@@ -35,7 +34,7 @@ from annexe.capabilities.proxy_relay import BadRequestError, Relay
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.errors import CallError, PermissionDeniedError
 
-__all__ = ["EgressProxy", "ProxyUse"]
+__all__ = ["EgressProxy"]
 
 _REFUSED_AT_ONCE = 8
 _READ_BYTES = 64 * 1024
@@ -45,22 +44,6 @@ _PAUSE_S = 0.2
 _CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 # Of these accept recovers; any other means that the listening socket is gone.
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO, errno.EPERM})
-
-
-@final
-@dataclass(slots=True)
-class ProxyUse:
-    """What one target was used for.
-
-    Attributes:
-        connections: Made.
-        sent_bytes: To it.
-        received_bytes: From it.
-    """
-
-    connections: int = 0
-    sent_bytes: int = 0
-    received_bytes: int = 0
 
 
 class _AnswerError(Exception):
@@ -84,9 +67,6 @@ class EgressProxy:
         dialer: Makes the connections; one of its own when left out.
         on_denied: Told of each refusal that the grant was the reason for.
         on_used: Told of each right that is used, before it is.
-
-    Attributes:
-        uses: By right.
     """
 
     def __init__(
@@ -110,7 +90,6 @@ class EgressProxy:
         self._accepting: Task[None] | None = None
         self._tasks: set[Task[None]] = set()
         self._unread: set[socket.socket] = set()  # accepted, and no transport's yet
-        self.uses: dict[str, ProxyUse] = {}
 
     async def open(self) -> None:
         """Begin to accept."""
@@ -209,9 +188,6 @@ class EgressProxy:
                 return
             raise self._failure(error) from error
         finally:
-            use = self.uses[request.target.right]
-            use.sent_bytes += relay.sent_bytes
-            use.received_bytes += relay.received_bytes
             server[1].transport.abort()
 
     def _failure(self, error: Exception) -> _AnswerError:
@@ -256,18 +232,14 @@ class EgressProxy:
         return _AnswerError(403, error.message)
 
     async def _connected(self, request: ProxyRequest) -> tuple[StreamReader, StreamWriter]:
-        right = request.target.right
         if self._on_used is not None:
-            self._on_used(right)
-        use = self.uses.setdefault(right, ProxyUse())
+            self._on_used(request.target.right)
         try:
-            server = await self._dialer.connect(request.target)
+            return await self._dialer.connect(request.target)
         except PermissionDeniedError as error:
             raise self._denied(error) from error
         except CallError as error:
             raise _AnswerError(504 if isinstance(error.__cause__, TimeoutError) else 502, error.message) from error
-        use.connections += 1
-        return server
 
 
 async def _send_answer(reader: StreamReader, writer: StreamWriter, answer: _AnswerError) -> None:

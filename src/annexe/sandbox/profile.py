@@ -28,11 +28,11 @@ class Profile:
     """Limits of one launch.
 
     Attributes:
-        memory_bytes: Private writable memory. Soft at this level: shared memory is bounded by address space only.
-        tasks: Processes and threads together, the way the kernel counts them. Enforced only under a uid of its own, because the
-            kernel counts per user.
+        memory_bytes: Memory. Held by a control group; without one soft, since what is shared is bounded by address space only.
+        tasks: Processes and threads together, the way the kernel counts them. Held by a control group; without one only under a
+            uid of its own, because the kernel counts per user.
         open_files: Descriptors at once, channel and standard streams included.
-        file_bytes: Size of any one file. How many files there are is not bounded at this level.
+        file_bytes: Size of any one file. How many there are is not bounded by it.
         nice: Added to the host's niceness.
         thread_stack_bytes: Stack of each Python thread. The C library's 8 MiB would be charged in full against ``memory_bytes``.
         cpu: Share of the processors, in cores; needs a control group.
