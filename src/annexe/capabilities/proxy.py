@@ -1,8 +1,8 @@
 """A proxy for the ordinary HTTP clients in one plugin: ``CONNECT``, and plain ``http://`` requests.
 
 The listening socket is given: the trusted stub makes it before plugin code runs, on the loopback of the plugin's own network namespace, and
-the host accepts from it directly, so that nothing inside has to pass bytes on. Where there is no such namespace it is the machine's loopback,
-where other programs could come, too; there a secret is asked for.
+the host accepts from it directly, so that nothing inside has to pass bytes on. Where there is no such namespace it is the machine's
+loopback, where other programs could come, too; there a secret is asked for.
 
 * The rules are those of ``fetch``: one decision, two doors.
 * Head, time to send it, idle time, connections at once and connections per second are bounded; a client that sends slowly holds one of its

@@ -50,8 +50,6 @@ class Relay:
         limits: Bounds.
 
     Attributes:
-        sent_bytes: To the server.
-        received_bytes: From it.
         has_answered: Something of the answer went to the client.
     """
 
@@ -62,8 +60,8 @@ class Relay:
         self._server = server
         self._limits = limits
         self._moved_at = monotonic()
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self._sent_bytes = 0
+        self._received_bytes = 0
         self.has_answered = False
 
     async def tunnel(self) -> None:
@@ -121,14 +119,14 @@ class Relay:
             writer.write_eof()
 
     async def _to_server(self, data: bytes) -> None:
-        self.sent_bytes += len(data)
-        self._check_cap(self.sent_bytes)
+        self._sent_bytes += len(data)
+        self._check_cap(self._sent_bytes)
         await self._write(self._server[1], data)
 
     async def _to_client(self, data: bytes) -> None:
         self.has_answered = True
-        self.received_bytes += len(data)
-        self._check_cap(self.received_bytes)
+        self._received_bytes += len(data)
+        self._check_cap(self._received_bytes)
         await self._write(self._client[1], data)
 
     async def _write(self, writer: StreamWriter, data: bytes) -> None:

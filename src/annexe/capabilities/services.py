@@ -19,7 +19,8 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.capabilities.egress import EgressRules
+from annexe.capabilities.egress import EgressLimits, EgressRules
+from annexe.capabilities.egress_dial import Dialer
 from annexe.capabilities.fetch import FetchService, fetch_target
 from annexe.capabilities.kv_handle import KvHandle
 from annexe.capabilities.kv_limits import FREE_BYTES
@@ -109,8 +110,11 @@ class PluginServices:
         self._rules = EgressRules(manifest, granted, command=grant_command)
         self._proxy: EgressProxy | None = None
         self._fetch: FetchService | None = None
+        self._dialer: Dialer | None = None
+        self._ending: asyncio.Task[None] | None = None
         if any(right.startswith("network:") for right in granted):
-            self._fetch = FetchService(self._rules, on_used=on_used)
+            self._dialer = Dialer(self._rules, EgressLimits())
+            self._fetch = FetchService(self._rules, dialer=self._dialer, on_used=on_used)
             self._methods["fetch"] = self._fetch.serve
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
@@ -156,7 +160,14 @@ class PluginServices:
 
     def proxy(self, egress: Egress) -> EgressProxy:
         """Make the proxy behind a plugin's way out; whoever asks opens and closes it, and so does ``withdraw``."""
-        self._proxy = EgressProxy(egress.listener, self._rules, secret=egress.secret, on_denied=self._note_denied, on_used=self._on_used)
+        self._proxy = EgressProxy(
+            egress.listener,
+            self._rules,
+            secret=egress.secret,
+            dialer=self._dialer,
+            on_denied=self._note_denied,
+            on_used=self._on_used,
+        )
         return self._proxy
 
     def _note_denied(self, error: PermissionDeniedError) -> None:

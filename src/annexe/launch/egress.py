@@ -18,7 +18,7 @@ from typing import Any, final
 
 from annexe.launch.descriptors import let_descriptors_pass
 
-__all__ = ["Egress", "egress_orders", "new_secret", "proxy_environment", "receive_egress"]
+__all__ = ["Egress", "egress_orders", "receive_egress"]
 
 _HANDED = b"="
 _HANDING_S = 10.0
@@ -42,7 +42,7 @@ class Egress:
 
 def egress_orders(*, in_namespaces: bool) -> dict[str, Any]:
     """Return what the stub is told: names of environment variables, and their value with ``%d`` for the port; and what it need not know."""
-    secret = None if in_namespaces else new_secret()
+    secret = None if in_namespaces else _new_secret()
     return {"names": _NAMES, "url": _url("%d", secret), "secret": secret}
 
 
@@ -50,13 +50,12 @@ def receive_egress(sock: socket.socket, orders: Mapping[str, Any]) -> Egress:
     """Take the listening socket from the stub. Blocking; at most 10 seconds.
 
     Args:
-        sock: The host's end of the channel, after the private frame was sent, and blocking.
+        sock: The host's end of the channel, blocking; it lets descriptors pass since before the stub could send one, and no more then.
         orders: What the stub was told.
 
     Raises:
         OSError: It does not come.
     """
-    let_descriptors_pass(sock, True)
     sock.settimeout(_HANDING_S)
     said, handles, _, _ = socket.recv_fds(sock, 1, 2, socket.MSG_CMSG_CLOEXEC)
     let_descriptors_pass(sock, False)
@@ -69,19 +68,9 @@ def receive_egress(sock: socket.socket, orders: Mapping[str, Any]) -> Egress:
     return Egress(listeners[0], orders["secret"])
 
 
-def new_secret() -> str:
+def _new_secret() -> str:
     """Draw a secret for one launch: 192 bits, of letters that a URL takes as they are."""
     return secrets.token_urlsafe(24)
-
-
-def proxy_environment(port: int, secret: str | None = None) -> dict[str, str]:
-    """Return the environment variables that HTTP clients find the proxy by.
-
-    Args:
-        port: On 127.0.0.1, as the plugin sees it.
-        secret: That the proxy asks for.
-    """
-    return dict.fromkeys(_NAMES, _url(str(port), secret))
 
 
 def _url(port: str, secret: str | None) -> str:
