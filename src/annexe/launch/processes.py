@@ -39,7 +39,6 @@ __all__ = [
     "pid_of_pidfd",
     "read_proc",
     "tag_of",
-    "uid_of",
     "uids_in_use",
 ]
 
@@ -125,7 +124,7 @@ def pid_of_pidfd(pidfd: int) -> int | None:
     return None
 
 
-def uid_of(pid: int) -> int | None:
+def _uid_of(pid: int) -> int | None:
     """Return the real user of a live process.
 
     The owner of its folder in ``/proc`` would be cheaper to ask, but is root for a process that hides, whoever runs it.
@@ -150,7 +149,7 @@ def _pids() -> Iterator[int]:
 
 def uids_in_use() -> set[int]:
     """Return the real users of all live processes."""
-    return {uid for uid in map(uid_of, _pids()) if uid is not None}
+    return {uid for uid in map(_uid_of, _pids()) if uid is not None}
 
 
 def kill_matching(matches: Callable[[int], bool], *, deadline_s: float, group: int | None = None) -> tuple[int, bool]:
@@ -252,7 +251,7 @@ def kill_user(uid: int, *, deadline_s: float, group: int | None = None) -> tuple
     """
     if uid == 0:
         raise ValueError("expected a plugin's uid, got 0")
-    found = [pid for pid in _pids() if uid_of(pid) == uid]
+    found = [pid for pid in _pids() if _uid_of(pid) == uid]
     if not found:
         return 0, True
     hunted = sum(not _is_in_group(pid, group) for pid in found)
@@ -262,5 +261,5 @@ def kill_user(uid: int, *, deadline_s: float, group: int | None = None) -> tuple
             [*become, "/bin/sh", "-c", "kill -KILL -1"], cwd="/", env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, timeout=deadline_s, check=False, **user,
         )  # fmt: skip
-    _, gone = kill_matching(lambda pid: uid_of(pid) == uid, deadline_s=deadline_s)
+    _, gone = kill_matching(lambda pid: _uid_of(pid) == uid, deadline_s=deadline_s)
     return hunted, gone

@@ -1,8 +1,8 @@
 """Starts processes: everything that a launch needs and many launches share.
 
 Used by the strategy for plugins that are started, and by ``zygote`` for fork servers. Nothing of the host's is inherited but the channel,
-the standard streams and the two memory files of the channel. ``preexec_fn`` is never used: it can deadlock in a host with threads. The stub does in the new process what must
-be done there.
+the standard streams and the two memory files of the channel. ``preexec_fn`` is never used: it can deadlock in a host with threads. The stub
+does in the new process what must be done there.
 
 Source: features LC7, LC8, IS1, IS6; docs/explanation/launching.md.
 """

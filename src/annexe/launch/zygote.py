@@ -38,14 +38,14 @@ from annexe.launch.starter import Starter
 from annexe.launch.strategy import LaunchRequest
 from annexe.sandbox.cgroup import Group
 
-__all__ = ["ForkServers", "can_be_forked"]
+__all__ = ["ForkServers"]
 
 _PATIENCE = 3
 _Made = tuple[Fork, Group, PutUp]
 _logger = logging.getLogger(__name__)
 
 
-def can_be_forked(request: LaunchRequest) -> bool:
+def _can_be_forked(request: LaunchRequest) -> bool:
     """Return whether such a plugin can be forked, where the machine has filters of system calls."""
     return request.kind == "python" and not request.profile.subprocess
 
@@ -77,7 +77,7 @@ class ForkServers:
             SandboxError: The same.
         """
         plugin = request.plugin
-        if not can_be_forked(request) or self._failures[plugin] >= _PATIENCE:
+        if not _can_be_forked(request) or self._failures[plugin] >= _PATIENCE:
             return None
         async with self._turns.setdefault(plugin, asyncio.Lock()):
             try:
