@@ -54,7 +54,7 @@ GIVEN = {
 def filters(*, programs: bool = False, fork: bool = False, network: bool = False, files: bool = False) -> list[str]:
     found = programs_for(MACHINE, may_run_programs=programs, may_fork=fork, network=network, sees_all_files=files)
     assert found is not None
-    return [program.hex() for program in found]
+    return [program.hex() for program in found.values()]
 
 
 def start(wanted: dict[str, object]) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ from annexe.launch.become import as_user
 from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.python_env import Interpreter, replaceable_at
 from annexe.launch.runtime import Runtime
-from annexe.sandbox import Profile, seccomp
+from annexe.sandbox import Profile, Walls, seccomp
 from annexe.sandbox.bubblewrap import OPTIONS_WANTED, Bubblewrap, arguments
 from annexe.sandbox.landlock import ruleset
 from annexe.sandbox.receipt import Lack
@@ -66,10 +66,26 @@ class Offer:
     rlimits: bool = True
     lacks: tuple[Lack, ...] = ()
 
-    def filters_for(self, profile: Profile, *, runs_program: bool) -> tuple[bytes, ...]:
-        """Return the filters of system calls for one launch, in loading order."""
+    def walls(self, *, own_uid: bool, cgroup: frozenset[str]) -> Walls:
+        """Return which walls a launch is put behind.
+
+        Args:
+            own_uid: It has a user of its own.
+            cgroup: What its control group limits.
+        """
+        return Walls(
+            own_uid=own_uid,
+            rlimits=self.rlimits,
+            namespaces=self.bubblewrap is not None,
+            seccomp=self.seccomp,
+            landlock_abi=self.landlock_abi,
+            cgroup=cgroup,
+        )
+
+    def filters_for(self, profile: Profile, *, runs_program: bool) -> dict[str, bytes]:
+        """Return the filters of system calls for one launch by name, in loading order."""
         if not self.seccomp:
-            return ()
+            return {}
         return (
             seccomp.programs_for(
                 platform.machine(),
@@ -78,7 +94,7 @@ class Offer:
                 network=profile.network,
                 sees_all_files=self.bubblewrap is None,
             )
-            or ()
+            or {}
         )
 
     def lacking(self) -> str:
@@ -169,7 +185,7 @@ class _Trial:
             host_pid=os.getpid() if offer.bubblewrap is None else 0,
             limits={},
             landlock=ruleset(offer.landlock_abi, places, private=(str(self._scratch),)) if offer.landlock_abi else None,
-            filters=offer.filters_for(profile, runs_program=False),
+            filters=[*offer.filters_for(profile, runs_program=False).values()],
             is_trial=True,
         )
         ours, theirs = socket.socketpair()

@@ -18,13 +18,11 @@ from annexe.launch.egress import egress_orders
 from annexe.launch.preparation import Prepared
 from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.receipts import PutUp
-from annexe.sandbox import Walls
 from annexe.sandbox.landlock import ruleset
 from annexe.sandbox.receipt import Lack
-from annexe.sandbox.seccomp import program_names
 from annexe.sandbox.view import Access, Place
 
-__all__ = ["MAX_FORKS", "fork_orders", "orders_for", "packed", "put_up_for", "server_orders", "walls_of"]
+__all__ = ["MAX_FORKS", "fork_orders", "orders_for", "packed", "put_up_for", "server_orders"]
 
 MAX_FORKS = 64
 """How many forks a server can have at a time."""
@@ -58,7 +56,7 @@ def orders_for(prepared: Prepared, *, tag: int | None, runner: str) -> PrivateFr
         limits=limits,
         nice=request.profile.nice,
         landlock=ruleset(offer.landlock_abi, prepared.places, private=prepared.private) if offer.landlock_abi else None,
-        filters=offer.filters_for(request.profile, runs_program=bool(prepared.program)),
+        filters=[*offer.filters_for(request.profile, runs_program=bool(prepared.program)).values()],
         granted=[(one.path, one.device, one.inode) for one in prepared.granted],
         egress=egress_orders(in_namespaces=in_namespaces) if request.profile.network else None,
         thread_stack_bytes=request.profile.thread_stack_bytes,
@@ -130,24 +128,6 @@ def packed(orders: PrivateFrame, plugin: str) -> bytes:
         raise LaunchError(text, plugin=plugin) from error
 
 
-def walls_of(prepared: Prepared, cgroup: frozenset[str] = frozenset()) -> Walls:
-    """Return which walls a launch is put behind.
-
-    Args:
-        prepared: The launch.
-        cgroup: What its control group limits.
-    """
-    offer = prepared.offer
-    return Walls(
-        own_uid=prepared.uid is not None,
-        rlimits=offer.rlimits,
-        namespaces=offer.bubblewrap is not None,
-        seccomp=offer.seccomp,
-        landlock_abi=offer.landlock_abi,
-        cgroup=cgroup,
-    )
-
-
 def put_up_for(
     prepared: Prepared,
     *,
@@ -173,7 +153,7 @@ def put_up_for(
     in_memory = found is not None and found.caps_tmp
     return PutUp(
         request=prepared.request,
-        walls=walls_of(prepared, cgroup),
+        walls=prepared.offer.walls(own_uid=prepared.uid is not None, cgroup=cgroup),
         python=str(prepared.python.interpreter.path),
         uid=os.getuid() if prepared.uid is None else prepared.uid,
         limits=limits,
@@ -190,18 +170,10 @@ def put_up_for(
 def _filters(prepared: Prepared, *, of_server: bool) -> list[bytes]:
     """Return those filters of a launch that a fork server loads, or those that are left for its forks; in loading order."""
     profile = prepared.request.profile
-    programs = prepared.offer.filters_for(profile, runs_program=False)
-    if not programs:
-        return []
-    names = program_names(
-        may_run_programs=profile.subprocess,
-        may_fork=profile.subprocess,
-        network=profile.network,
-        sees_all_files=prepared.offer.bubblewrap is None,
-    )
     # A fork of a plugin with network makes a listening socket for the host before it is one.
     late = _OF_FORKS | ({"no-listening"} if profile.network else set())
-    return [program for name, program in zip(names, programs, strict=True) if (name in late) is not of_server]
+    programs = prepared.offer.filters_for(profile, runs_program=False)
+    return [program for name, program in programs.items() if (name in late) is not of_server]
 
 
 def _without_network(rules: Mapping[str, Any]) -> dict[str, Any]:

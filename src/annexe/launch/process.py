@@ -105,14 +105,7 @@ class ProcessStrategy(LaunchStrategy):
                 await asyncio.to_thread(self._starter.control_groups)
             except (AnnexeError, OSError):  # whoever launches is told
                 return Walls()
-        return Walls(
-            own_uid=self._uids is not None,
-            rlimits=True,
-            namespaces=offer.bubblewrap is not None,
-            seccomp=offer.seccomp,
-            landlock_abi=offer.landlock_abi,
-            cgroup=self._starter.controllers,
-        )
+        return offer.walls(own_uid=self._uids is not None, cgroup=self._starter.controllers)
 
     async def sweep(self) -> tuple[Swept, ...]:
         """Clear away what dead hosts left behind, in this state directory and among the machine's plugin users, and what nobody uses.

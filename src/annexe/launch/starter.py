@@ -26,7 +26,7 @@ from annexe.errors import HostClosedError
 from annexe.launch.become import as_user
 from annexe.launch.descriptors import channel_ends, memory_ends, pipe_ends
 from annexe.launch.launched import LaunchedProcess, Spawned
-from annexe.launch.orders import packed, put_up_for, walls_of
+from annexe.launch.orders import packed, put_up_for
 from annexe.launch.preparation import Home, Preparation, Prepared
 from annexe.launch.private_frame import PrivateFrame
 from annexe.launch.processes import identity_of, open_pidfd
@@ -116,7 +116,8 @@ class Starter:
         """
         prepared = self._preparation.prepare(request, home)
         try:
-            require_level(request.plugin, achieved=walls_of(prepared).level, required=request.floor, lacking=prepared.offer.lacking())
+            walls = prepared.offer.walls(own_uid=prepared.uid is not None, cgroup=frozenset())
+            require_level(request.plugin, achieved=walls.level, required=request.floor, lacking=prepared.offer.lacking())
         except BaseException:
             if home is None:
                 self._preparation.undo(prepared)

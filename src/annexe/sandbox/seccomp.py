@@ -28,7 +28,7 @@ _FILTERS = Path(__file__).parent / "filters"
 
 def programs_for(
     machine: str, *, may_run_programs: bool, may_fork: bool, network: bool, sees_all_files: bool = False
-) -> tuple[bytes, ...] | None:
+) -> dict[str, bytes] | None:
     """Return the filters of one plugin.
 
     Args:
@@ -41,13 +41,13 @@ def programs_for(
             plugin could then change those of any file of its user's that it may read. Nor does it know of connecting by sending.
 
     Returns:
-        In loading order, each an array of ``struct sock_filter``, 8 bytes apiece, little endian. None: there are no filters for this
-        architecture.
+        By name, in loading order, each an array of ``struct sock_filter``, 8 bytes apiece, little endian. None: there are no filters
+        for this architecture.
     """
     if machine not in MACHINES:
         return None
     names = program_names(may_run_programs=may_run_programs, may_fork=may_fork, network=network, sees_all_files=sees_all_files)
-    return tuple(_program(machine, name) for name in names)
+    return {name: _program(machine, name) for name in names}
 
 
 def program_names(*, may_run_programs: bool, may_fork: bool, network: bool, sees_all_files: bool = False) -> tuple[str, ...]:

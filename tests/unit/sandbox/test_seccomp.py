@@ -34,7 +34,7 @@ def programs(machine: str, *, rights: str = "") -> tuple[bytes, ...]:
         machine, may_run_programs="programs" in words, may_fork="fork" in words, network="network" in words, sees_all_files="files" in words
     )
     assert found is not None
-    return found
+    return tuple(found.values())
 
 
 def answer(machine: str, name: str, *arguments: int, rights: str = "") -> int:
