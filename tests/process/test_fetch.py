@@ -439,6 +439,20 @@ def test_certificate_is_held_against_the_target(tmp_path: Path, name: str, is_tr
     run(scenario)
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("no such file"), ssl.SSLError("not a certificate")])
+def test_certificates_that_cannot_be_read_are_an_error_of_tls(error: OSError) -> None:
+    def make_tls() -> ssl.SSLContext:
+        raise error
+
+    async def scenario() -> None:
+        work = service(rules_for("127.0.0.1:1"), make_tls=make_tls).serve(call_for({"url": "https://127.0.0.1:1/"}))
+        with pytest.raises(CallError, match="certificates of this machine cannot be read") as caught:
+            await work
+        assert caught.value.data["reason"] == "tls"
+
+    run(scenario)
+
+
 # What is asked.
 
 

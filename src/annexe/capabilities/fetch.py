@@ -153,7 +153,7 @@ class FetchService:
         if self._on_used is not None:
             self._on_used(target.right)
 
-        tls = await self._context() if request.url.scheme == "https" else None
+        tls = await self._context(target) if request.url.scheme == "https" else None
         reader, writer = await self._dialer.connect(target, tls=tls)
         try:
             return await exchange(reader, writer, request, limits=self._limits, body_bytes=body_bytes)
@@ -166,9 +166,13 @@ class FetchService:
         finally:
             _drop(writer)
 
-    async def _context(self) -> ssl.SSLContext:
+    async def _context(self, target: Target) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = await asyncio.to_thread(self._make_tls)
+            try:
+                self._tls = await asyncio.to_thread(self._make_tls)
+            except OSError as error:
+                text = f"no TLS connection to {target}: the certificates of this machine cannot be read: {error}."
+                raise CallError(text, plugin=self._rules.plugin, method=_METHOD, reason="tls") from error
         return self._tls
 
     def _failure(self, url: Url, what: str, *, reason: str) -> CallError:

@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
@@ -172,8 +173,9 @@ class PluginRequests:
 
     def nearest_deadline(self) -> float:
         """Monotonic time of the next deadline; infinity when nothing is open."""
-        waiting = [call.deadline for call, _ in self._roomless]
-        return min((*waiting, *(call.deadline for call in self._open.values())), default=float("inf"))
+        if not self._open and not self._roomless:
+            return float("inf")
+        return min(call.deadline for call in chain(self._open.values(), (call for call, _ in self._roomless)))
 
     def cancel(self, message: Cancel) -> None:
         """The plugin no longer wants an answer; it is answered at once."""

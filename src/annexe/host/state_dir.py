@@ -7,7 +7,6 @@ Source: features LC8; docs/reference/state.md.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
 from pathlib import Path
@@ -36,6 +35,8 @@ def default_data_dir(state_dir: Path) -> Path:
     """
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return state_dir / "data"
+    import hashlib  # a millisecond, for the host alone
+
     return _SYSTEM_DATA / hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:16]
 
 

@@ -10,10 +10,12 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from annexe.capabilities.egress import EgressLimits
 from annexe.clock import Clock
+from annexe.host.advice import command
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import SDK_THREADS
 from annexe.host.registry import Registry
@@ -39,18 +41,18 @@ class _Running:
     id: str
     instance: int
     limits: Limits
-    launched: Instance
+    running: Instance
     may_fork: bool
     data: DataFolders | None
 
     def pids(self) -> Sequence[int]:
-        main = self.launched.launched.pid
+        main = self.running.launched.pid
         if main is None:
             return ()
         return family_of(main) if self.may_fork else (main,)
 
     def group_usage(self) -> GroupUsage | None:
-        return self.launched.launched.group_usage()
+        return self.running.launched.group_usage()
 
     def data_usage(self) -> DataUsage | None:
         return self.data.usage(self.id) if self.data is not None else None
@@ -67,14 +69,24 @@ class Watch:
         policy: The rules.
         pace: How often is looked.
         clock: For the samples.
+        state_dir: The host's, for the commands that people are told.
     """
 
     def __init__(
-        self, registry: Registry, *, data: DataFolders, events: Events, policy: MonitorPolicy, pace: MonitorPace, clock: Clock
+        self,
+        registry: Registry,
+        *,
+        data: DataFolders,
+        events: Events,
+        policy: MonitorPolicy,
+        pace: MonitorPace,
+        clock: Clock,
+        state_dir: Path,
     ) -> None:
         self._registry = registry
         self._data = data
         self._events = events
+        self._state_dir = state_dir
         self._acts: set[asyncio.Task[None]] = set()
         self.monitor = Monitor(
             self._running, policy=lambda _plugin: policy, on_violation=self._on_violation, act=self._act, clock=clock, pace=pace
@@ -107,11 +119,20 @@ class Watch:
                 )
 
     def _on_violation(self, plugin: str, violation: Violation) -> None:
-        self._events.add(EventKind.VIOLATION, plugin=plugin, reason=violation.reason, **violation.facts())
+        self._events.add(EventKind.VIOLATION, plugin=plugin, reason=self._told(plugin, violation), **violation.facts())
         if violation.action is Action.THROTTLE and violation.phase is Phase.ENDED:
             self._renice(plugin, None)
 
-    def _act(self, plugin: str, action: Action, reason: str) -> None:
+    def _told(self, plugin: str, violation: Violation) -> str:
+        """Return a violation in words, and where it ends the instance also what a person can do."""
+        if not (violation.is_to_be_acted_on and violation.action.ends_instance):
+            return violation.reason
+        told = f"{violation.reason}; to mend it, {violation.cure(folder=str(self._data.folder_of(plugin)))}"
+        # The others are started again by themselves, or their state says how.
+        return f"{told}, then: {command(f'restart {plugin}', self._state_dir)}" if violation.action is Action.STOP else told
+
+    def _act(self, plugin: str, violation: Violation) -> None:
+        action, reason = violation.action, self._told(plugin, violation)
         known = self._registry.plugins.get(plugin)
         if known is None or known.supervisor is None:
             return

@@ -15,6 +15,7 @@ Source: feature PE1; docs/reference/permissions.md.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import final
 from annexe.errors import PluginBlockedError
 from annexe.launch.folders import unreachable_at
 
-__all__ = ["GrantedPath", "granted_paths"]
+__all__ = ["GrantedPath", "granted_paths", "why_not_given"]
 
 _WHOLE = frozenset(
     f"/{name}" for name in ("", "boot", "etc", "home", "media", "mnt", "opt", "root", "srv", "tmp", "usr", "var", "var/lib", "var/tmp")
@@ -63,29 +64,62 @@ def granted_paths(
     Raises:
         PluginBlockedError: One of them is not there, cannot be reached, or is not given.
     """
-    return tuple(_granted(plugin, path, "write" if for_writing else "read", uid, hosts_own) for path in wanted)
+    wanted = tuple(wanted)
+    homes = tuple(_homes()) if wanted else ()
+    return tuple(_granted(plugin, path, "write" if for_writing else "read", uid, hosts_own, homes) for path in wanted)
 
 
-def _granted(plugin: str, wanted: str, verb: str, uid: int | None, hosts_own: Sequence[Path]) -> GrantedPath:
+def why_not_given(plugin: str, *, read: Iterable[str], write: Iterable[str], uid: int | None, hosts_own: Sequence[Path]) -> list[str]:
+    """Return why paths could not be given to a plugin that started now, one text each.
+
+    Args:
+        plugin: Id, for messages.
+        read: As the manifest asks for them.
+        write: The same, for writing.
+        uid: A user such as it will run as; None: the host's.
+        hosts_own: Folders of the host that nobody is given.
+    """
+    problems = []
+    for paths, for_writing in ((read, False), (write, True)):
+        for path in paths:
+            try:
+                granted_paths(plugin, [path], for_writing=for_writing, uid=uid, hosts_own=hosts_own)
+            except PluginBlockedError as error:
+                problems.append(error.message)
+    return problems
+
+
+def _granted(plugin: str, wanted: str, verb: str, uid: int | None, hosts_own: Sequence[Path], homes: Sequence[Path]) -> GrantedPath:
     def refusal(problem: str, cure: str) -> PluginBlockedError:
-        text = f"plugin {plugin!r} was granted to {verb} {wanted}, and {problem}; {cure}"
+        text = f"plugin {plugin!r} asks to {verb} {wanted}, and {problem}; {cure}"
         return PluginBlockedError(text, plugin=plugin, path=wanted, verb=verb)
 
     try:
         real = Path(wanted).resolve(strict=True)
         found = real.stat()
     except (OSError, RuntimeError) as error:
-        raise refusal(f"it cannot be found ({getattr(error, 'strerror', None) or error})", f"make it: mkdir -p {wanted}") from error
-    if (reason := _reason_not_given(real, verb, hosts_own)) is not None:
+        raise refusal(
+            f"it cannot be found ({getattr(error, 'strerror', None) or error})", f"make it: mkdir -p {shlex.quote(wanted)}"
+        ) from error
+    if (reason := _reason_not_given(real, verb, hosts_own, homes)) is not None:
         where = f" leads to {real}, which" if str(real) != wanted else ""
         raise refusal(f"it{where} {reason}", "grant a folder that was made for it")
-    closed = unreachable_at(real, uid) if uid is not None else None
-    if closed is not None:
-        raise refusal(f"{closed} is closed to the plugin's own user", f"let others pass: chmod o+rx {closed}")
+    if uid is None:
+        wants = os.R_OK | (os.W_OK if verb == "write" else 0) | (os.X_OK if real.is_dir() else 0)
+        if not os.access(real, wants):
+            raise refusal(f"{real} is closed to the host's own user, whom it runs as", f"let that user {verb} it")
+    elif (closed := unreachable_at(real, uid, for_writing=verb == "write")) is not None:
+        modes, whom = ("x", "pass") if closed != real else (_modes(real, verb), verb)
+        raise refusal(f"{closed} is closed to the plugin's own user", f"let others {whom}: chmod o+{modes} {shlex.quote(str(closed))}")
     return GrantedPath(str(real), found.st_dev, found.st_ino)
 
 
-def _reason_not_given(real: Path, verb: str, hosts_own: Sequence[Path]) -> str | None:
+def _modes(real: Path, verb: str) -> str:
+    """Return what others need there, as ``chmod`` takes it."""
+    return f"r{'w' if verb == 'write' else ''}{'x' if real.is_dir() else ''}"
+
+
+def _reason_not_given(real: Path, verb: str, hosts_own: Sequence[Path], homes: Sequence[Path]) -> str | None:
     """Return why nobody is given this real path; None when it can be."""
     if str(real) in _WHOLE:
         return "is a whole folder of the system"
@@ -96,7 +130,7 @@ def _reason_not_given(real: Path, verb: str, hosts_own: Sequence[Path]) -> str |
     for folder in hosts_own:
         if real.is_relative_to(folder) or folder.is_relative_to(real):
             return "has the host's own files in it"
-    for home in _homes():
+    for home in homes:
         if home.is_relative_to(real):
             return "is a home, or has one in it"
         if real.is_relative_to(home) and any(part.startswith(".") for part in real.relative_to(home).parts):
