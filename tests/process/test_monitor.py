@@ -78,7 +78,7 @@ class World:
         self.clock = FakeClock()
         self.plugins: list[Plugin] = []
         self.violations: list[tuple[str, Violation]] = []
-        self.acts: list[tuple[str, Action, str]] = []
+        self.acts: list[tuple[str, Violation]] = []
         self.monitor = Monitor(
             lambda: self.plugins,
             policy=lambda plugin: policy or MonitorPolicy(),
@@ -129,7 +129,8 @@ def test_memory_hog_is_noticed_with_figures_and_restarted(world: World) -> None:
     ((plugin, violation),) = world.violations
     assert (plugin, violation.resource, violation.phase, violation.limit) == ("hog", Resource.MEMORY, Phase.BEGAN, 60 * MIB)
     assert 80 * MIB <= violation.amount < 120 * MIB
-    assert world.acts == [("hog", Action.RESTART, violation.reason)]
+    assert world.acts == [("hog", violation)]
+    assert violation.action is Action.RESTART
     sample = world.monitor.latest("hog")
     assert sample is not None
     assert sample.violated == (Resource.MEMORY,)
@@ -182,7 +183,7 @@ def test_plugin_that_vanishes_disturbs_nobody(world: World) -> None:
         await world.poll()
 
     run(main)
-    assert world.told() == [("gone", Resource.THREADS, Phase.BEGAN), ("gone", Resource.THREADS, Phase.ENDED)]
+    assert world.told() == [("gone", Resource.THREADS, Phase.BEGAN), ("gone", Resource.THREADS, Phase.GONE)]
     assert len(world.monitor.samples("stays")) == 4
 
 
@@ -208,8 +209,8 @@ def test_new_instance_begins_with_a_clean_slate(world: World) -> None:
         await world.poll()
 
     run(main)
-    assert [phase for _, _, phase in world.told()] == [Phase.BEGAN, Phase.ENDED, Phase.BEGAN]
-    assert [action for _, action, _ in world.acts] == [Action.RESTART, Action.RESTART]
+    assert [phase for _, _, phase in world.told()] == [Phase.BEGAN, Phase.GONE, Phase.BEGAN]
+    assert [violation.action for _, violation in world.acts] == [Action.RESTART, Action.RESTART]
     assert [sample.cpu_cores for sample in world.monitor.samples("plugin")] == [None, None]
 
 
@@ -264,7 +265,8 @@ def test_data_folder_over_its_quota_stops_the_plugin(world: World, tmp_path: Pat
     ((_, violation),) = world.violations
     assert (violation.resource, violation.limit) == (Resource.DISK, MIB)
     assert violation.amount >= 2 * MIB
-    assert world.acts == [("plugin", Action.STOP, violation.reason)]
+    assert world.acts == [("plugin", violation)]
+    assert violation.action is Action.STOP
     disk = [sample.usage.disk_bytes for sample in world.monitor.samples("plugin")]
     assert disk[:3] == [None, 0, 0]  # counted after processes, and shown until it is counted again
     assert disk[-1] == violation.amount

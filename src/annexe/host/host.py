@@ -264,6 +264,7 @@ class Host:
             policy=settings.policies.monitor,
             pace=settings.policies.pace,
             clock=clock,
+            state_dir=self.state_dir.path,
         )
         stack.push_async_callback(self._watch.close)
         self._registry.monitor = self._watch.monitor

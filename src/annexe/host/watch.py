@@ -127,9 +127,10 @@ class Watch:
         """Return a violation in words, and where it ends the instance also what a person can do."""
         if not (violation.is_to_be_acted_on and violation.action.ends_instance):
             return violation.reason
-        told = f"{violation.reason}; to mend it, {violation.cure(folder=str(self._data.folder_of(plugin)))}"
-        # The others are started again by themselves, or their state says how.
-        return f"{told}, then: {command(f'restart {plugin}', self._state_dir)}" if violation.action is Action.STOP else told
+        cure = violation.cure(folder=str(self._data.folder_of(plugin)))
+        # After the other actions it is started again by itself, or its state says how.
+        again = f"start it again with: {command(f'restart {plugin}', self._state_dir)}" if violation.action is Action.STOP else ""
+        return "; ".join(part for part in (violation.reason, f"to mend it, {cure}" if cure else "", again) if part)
 
     def _act(self, plugin: str, violation: Violation) -> None:
         action, reason = violation.action, self._told(plugin, violation)

@@ -109,7 +109,7 @@ class Monitor:
         watched: Returns the plugins that run now. Called on the loop.
         policy: Returns the rules for a plugin, by its id. Called on the loop.
         on_violation: Told of every violation's beginning and end.
-        act: Told to do something about a plugin, and why; it must not block and starts what takes time.
+        act: Told of a violation to do what its action says; it must not block and starts what takes time.
         clock: For rates and for the samples' time.
         pace: How often.
         kept_samples: How many samples are kept of each plugin.
@@ -121,7 +121,7 @@ class Monitor:
         *,
         policy: Callable[[str], MonitorPolicy],
         on_violation: Callable[[str, Violation], None],
-        act: Callable[[str, Action, str], None],
+        act: Callable[[str, Violation], None],
         clock: Clock,
         pace: MonitorPace | None = None,
         kept_samples: int = 60,
@@ -238,7 +238,7 @@ class Monitor:
         try:
             self._on_violation(plugin, violation)
             if violation.is_to_be_acted_on and violation.action is not Action.WARN:
-                self._act(plugin, violation.action, violation.reason)
+                self._act(plugin, violation)
         except Exception:  # noqa: BLE001 - the other plugins are still to be looked at
             _LOG.exception("a violation of plugin %r could not be dealt with: %s", plugin, violation.reason)
 

@@ -58,6 +58,7 @@ class Phase(StrEnum):
     BEGAN = "began"
     LASTS = "lasts"  # the action was to end the instance, and it is still there
     ENDED = "ended"
+    GONE = "gone"  # its instance ended while it was over
     PREVENTED = "prevented"  # the kernel killed instead
 
 
@@ -125,9 +126,19 @@ _NOUNS: Mapping[Resource, str] = {
     Resource.PROCESSES: "processes",
     Resource.THREADS: "threads",
     Resource.OPEN_FILES: "open files in one process",
-    Resource.DISK: "of disk",
-    Resource.DISK_ENTRIES: "files and folders",
+    Resource.DISK: "of disk in its private folder (`data`)",
+    Resource.DISK_ENTRIES: "files and folders in its private folder (`data`)",
     Resource.CONNECTIONS: "connections",
+}
+
+# Where a plugin's own limit stands; the others are the same for all.
+_KEYS: Mapping[Resource, str] = {
+    Resource.MEMORY: "`memory` under [resources]",
+    Resource.CPU: "`cpu` under [resources]",
+    Resource.PROCESSES: "`processes` under [resources]",
+    Resource.THREADS: "`processes` under [resources]",
+    Resource.OPEN_FILES: "`open-files` under [resources]",
+    Resource.DISK: "the quota of `data` under [permissions]",
 }
 
 
@@ -180,6 +191,7 @@ class Violation:
         peak: The most that was used while it lasted.
         lasted_s: How long ago it began, in seconds.
         kills: Processes that the kernel killed, with ``PREVENTED``.
+        is_operators: The limit is the operator's, not the plugin's own.
     """
 
     resource: Resource
@@ -190,6 +202,7 @@ class Violation:
     peak: float
     lasted_s: float = 0.0
     kills: int = 0
+    is_operators: bool = False
 
     @property
     def is_to_be_acted_on(self) -> bool:
@@ -206,8 +219,24 @@ class Violation:
         if self.phase is Phase.ENDED:
             peak = _shown(self.resource, self.peak)
             return f"no longer over its limit after {self.lasted_s:.0f} s; used at most {peak} {noun}, limit {limit}"
+        if self.phase is Phase.GONE:
+            peak = _shown(self.resource, self.peak)
+            return f"its instance ended while it was over its limit; used at most {peak} {noun}, limit {limit}"
         still = f", still after {self.lasted_s:.0f} s" if self.phase is Phase.LASTS else ""
         return f"uses {_shown(self.resource, self.amount)} {noun}, limit {limit}{still}"
+
+    def cure(self, *, folder: str) -> str:
+        """Return what a person can do so that it does not begin again, as a part of a sentence; empty where nothing is known.
+
+        Args:
+            folder: The plugin's private folder.
+        """
+        cures = [f"clear out {folder}"] if self.resource in (Resource.DISK, Resource.DISK_ENTRIES) else []
+        if self.is_operators:
+            cures.append("raise this host's limit (`Policies(monitor=…)`)")
+        elif self.resource in _KEYS:
+            cures.append(f"raise {_KEYS[self.resource]} in its plugin.toml")
+        return " or ".join(cures)
 
     def facts(self) -> dict[str, Any]:
         """Return the figures for an event."""
@@ -296,7 +325,8 @@ class MonitorPolicy:
 
     def close(self, before: Judged, *, now_s: float) -> tuple[Violation, ...]:
         """Return the ends of what was violated by an instance that is gone."""
-        return tuple(_ended(standing.told, standing, amount=0, now_s=now_s) for standing in before.standings.values() if standing.told)
+        ended = (_ended(standing.told, standing, amount=0, now_s=now_s) for standing in before.standings.values() if standing.told)
+        return tuple(replace(violation, phase=Phase.GONE) for violation in ended)
 
 
 def _cores(before: Judged | None, usage: Usage, now_s: float) -> float | None:
@@ -328,7 +358,14 @@ def _step(
         since_s = now_s if standing.since_s is None else standing.since_s
         phase = Phase.BEGAN if told is None else Phase.LASTS
         violation = Violation(
-            resource=resource, phase=phase, action=rule.action, amount=amount, limit=limit, peak=standing.peak, lasted_s=now_s - since_s
+            resource=resource,
+            phase=phase,
+            action=rule.action,
+            amount=amount,
+            limit=limit,
+            peak=standing.peak,
+            lasted_s=now_s - since_s,
+            is_operators=rule.limit is not None,
         )
         return replace(standing, over=0, since_s=since_s, told=violation), violation
     if told is None:

@@ -246,8 +246,10 @@ def test_instance_that_is_gone_ends_its_violations() -> None:
     course.measured(threads=15, memory_bytes=11)
     assert course.judged is not None
     (violation,) = course.policy.close(course.judged, now_s=10.0)
-    assert (violation.resource, violation.phase, violation.amount, violation.peak) == (Resource.THREADS, ENDED, 0, 15)
+    assert (violation.resource, violation.phase, violation.amount, violation.peak) == (Resource.THREADS, Phase.GONE, 0, 15)
     assert violation.lasted_s == 8.0
+    assert violation.reason == "its instance ended while it was over its limit; used at most 15 threads, limit 10"
+    assert not violation.is_to_be_acted_on
 
 
 def test_several_violations_at_once_are_all_told() -> None:
@@ -255,9 +257,25 @@ def test_several_violations_at_once_are_all_told() -> None:
     violations = course.violations(memory_bytes=2 * MIB, disk_bytes=3 * MIB, disk_entries=4)
     assert [violation.reason for violation in violations] == [
         "uses 2.0 MiB of memory, limit 0.0 MiB",
-        "uses 3.0 MiB of disk, limit 0.0 MiB",
-        "uses 4 files and folders, limit 1",
+        "uses 3.0 MiB of disk in its private folder (`data`), limit 0.0 MiB",
+        "uses 4 files and folders in its private folder (`data`), limit 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("resource", "rule", "cure"),
+    [
+        pytest.param("memory", Rule(), "raise `memory` under [resources] in its plugin.toml", id="own"),
+        pytest.param("threads", Rule(limit=1), "raise this host's limit (`Policies(monitor=…)`)", id="operator's"),
+        pytest.param("disk", Rule(), "clear out /data/p or raise the quota of `data` under [permissions] in its plugin.toml", id="disk"),
+        pytest.param("disk-entries", Rule(), "clear out /data/p", id="entries-cannot-be-raised-by-the-plugin"),
+        pytest.param("connections", Rule(), "", id="same-for-all"),
+    ],
+)
+def test_violation_says_what_mends_it(resource: str, rule: Rule, cure: str) -> None:
+    course = Course(limits=Limits(memory_bytes=1, threads=1, disk_bytes=1, disk_entries=1, connections=1), **{resource: rule})
+    (violation,) = course.violations(memory_bytes=2, threads=2, disk_bytes=2, disk_entries=2, connections=2)
+    assert violation.cure(folder="/data/p") == cure
 
 
 def test_state_that_was_kept_is_not_changed() -> None:
