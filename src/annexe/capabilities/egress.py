@@ -257,7 +257,9 @@ class EgressRules:
             return
         right = _right_to(address, target.port)
         error = denial(self.plugin, right, self._manifest, command=self._command)
-        text = f"{target.host} leads to {address}, which is {refused}; only a grant of that very address allows it: {error.message}"
+        cure = f"no name may lead there: use the address {right.removeprefix(_RIGHT)} in the URL"
+        cure += ", which was granted" if right in self._rights else f", once that very address is granted: {error.message}"
+        text = f"{target.host} leads to {address}, which is {refused}; {cure}"
         raise PermissionDeniedError.restored(text, self.plugin, error.data)
 
 

@@ -153,8 +153,13 @@ def _remove_unless_held(path: Path, before: float) -> None:
     shutil.rmtree(doomed)
 
 
-def unreachable_at(path: Path, uid: int) -> Path | None:
+def unreachable_at(path: Path, uid: int, *, for_writing: bool = False) -> Path | None:
     """Return the first folder on the way to ``path``, or ``path`` itself, that a user of this uid cannot pass or read; None if it can.
+
+    Args:
+        path: Is there.
+        uid: Of the user, and of its group.
+        for_writing: Whether ``path`` must be open for writing, too.
 
     Judged by permission bits, for messages and for choosing; access lists may make it stricter than the kernel is.
     """
@@ -162,7 +167,7 @@ def unreachable_at(path: Path, uid: int) -> Path | None:
     for folder in reversed(real.parents):
         if not _allows(folder, uid, 0o1):
             return folder
-    wanted = 0o5 if real.is_dir() else 0o4
+    wanted = (0o5 if real.is_dir() else 0o4) | (0o2 if for_writing else 0)
     return None if _allows(real, uid, wanted) else real
 
 

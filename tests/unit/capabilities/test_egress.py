@@ -267,3 +267,11 @@ def test_name_may_not_lead_to_an_address_that_was_granted_by_itself() -> None:
     with pytest.raises(PermissionDeniedError) as caught:
         rules("h.example:80", "[::1]:80").check_address(Target("h.example", 80), "::1")
     assert caught.value.data["permission"] == "network:[::1]:80"
+    assert caught.value.message.endswith("use the address [::1]:80 in the URL, which was granted")
+
+
+def test_name_that_leads_to_an_address_that_was_not_granted_is_told_to_ask_for_it_and_to_use_it() -> None:
+    with pytest.raises(PermissionDeniedError) as caught:
+        rules("localhost:80").check_address(Target("localhost", 80), "127.0.0.1")
+    assert "use the address 127.0.0.1:80 in the URL, once that very address is granted: plugin 'sample'" in caught.value.message
+    assert caught.value.data["manifest_line"].startswith("network = ")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from annexe.errors import PluginBlockedError
-from annexe.launch.granted_paths import GrantedPath, granted_paths
+from annexe.launch.granted_paths import GrantedPath, granted_paths, why_not_given
 
-IS_ROOT = os.geteuid() == 0
+OTHER = 61234
+"""A user who owns nothing here."""
 
 
 @pytest.fixture
@@ -19,6 +20,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "models"
     made.mkdir()
     yield made
+
+
+def open_on_the_way(path: Path) -> None:
+    """Let others pass the test's own folder and those above it."""
+    for folder in (path, *path.parents[:-2]):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o755)
 
 
 def ask(path: Path | str, *, write: bool = False, uid: int | None = None, own: tuple[Path, ...] = ()) -> GrantedPath:
@@ -87,7 +95,47 @@ def test_hidden_files_of_a_home_and_homes_are_given_to_nobody(folder: Path, monk
     assert ask(folder / "music").path.endswith("/music")
 
 
-def test_granted_path_out_of_the_plugins_users_reach_names_what_is_closed(folder: Path) -> None:
-    folder.chmod(0o700)
-    with pytest.raises(PluginBlockedError, match=r"is closed to the plugin's own user; let others pass: chmod o\+rx"):
-        ask(folder, uid=61234)
+@pytest.mark.parametrize(
+    ("is_folder", "write", "mode", "advice"),
+    [
+        pytest.param(True, False, 0o700, "let others read: chmod o+rx", id="read-a-folder"),
+        pytest.param(True, True, 0o755, "let others write: chmod o+rwx", id="write-in-a-folder"),
+        pytest.param(False, False, 0o600, "let others read: chmod o+r ", id="read-a-file"),
+        pytest.param(False, True, 0o644, "let others write: chmod o+rw ", id="write-a-file"),
+    ],
+)
+def test_granted_path_that_is_closed_to_the_plugins_user_names_the_modes_that_open_it(
+    tmp_path: Path, is_folder: bool, write: bool, mode: int, advice: str
+) -> None:
+    open_on_the_way(tmp_path)
+    path = tmp_path / "granted"
+    path.mkdir() if is_folder else path.touch()
+    path.chmod(mode)
+    with pytest.raises(PluginBlockedError) as caught:
+        ask(path, write=write, uid=OTHER)
+    assert f"{path.resolve()} is closed to the plugin's own user; {advice}" in caught.value.message
+    path.chmod(0o777 if is_folder else 0o666)
+    assert ask(path, write=write, uid=OTHER).path == str(path.resolve())
+
+
+def test_granted_path_behind_a_closed_folder_asks_for_no_more_than_to_pass_it(tmp_path: Path) -> None:
+    open_on_the_way(tmp_path)
+    (tmp_path / "shut in" / "models").mkdir(parents=True)
+    (tmp_path / "shut in").chmod(0o700)
+    with pytest.raises(PluginBlockedError, match=r"let others pass: chmod o\+x '.*/shut in'"):
+        ask(tmp_path / "shut in" / "models", uid=OTHER)
+
+
+def test_granted_path_that_the_hosts_user_cannot_write_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, wants: not wants & os.W_OK)
+    assert ask(folder).path == os.path.realpath(folder)
+    with pytest.raises(PluginBlockedError, match="is closed to the host's own user"):
+        ask(folder, write=True)
+
+
+def test_why_not_given_tells_every_path_that_would_block_a_start(folder: Path) -> None:
+    problems = why_not_given("p", read=["/etc", str(folder)], write=["/nonexistent"], uid=None, hosts_own=())
+    assert [problem.partition(", and ")[0] for problem in problems] == [
+        "plugin 'p' asks to read /etc",
+        "plugin 'p' asks to write /nonexistent",
+    ]
