@@ -102,7 +102,10 @@ def test_plugin_with_network_reaches_what_was_granted_and_nothing_else(
                 receipt = host.plugin("caller").receipt
                 assert receipt is not None and receipt.level == level
                 await host.plugin("caller").restart()
-            assert [event.facts["method"] for event in events(host, EventKind.PERMISSION_DENIED)] == ["proxy", "proxy"]
+            denied = events(host, EventKind.PERMISSION_DENIED)
+            assert [event.facts["method"] for event in denied] == ["proxy", "proxy"]
+            assert {event.facts["permission"] for event in denied} == {f"network:127.0.0.1:{other}"}
+            assert {event.facts["manifest_line"] for event in denied} == {f'network = ["127.0.0.1:{allowed}", "127.0.0.1:{other}"]'}
 
     run(scenario)
 

@@ -171,7 +171,7 @@ class PluginServices:
         return self._proxy
 
     def _note_denied(self, error: PermissionDeniedError) -> None:
-        self._events.add(EventKind.PERMISSION_DENIED, plugin=self._plugin, reason=error.message, method="proxy")
+        self._events.add(EventKind.PERMISSION_DENIED, plugin=self._plugin, reason=error.message, method="proxy", **_asking(error))
         self._log.write("warning", error.message, {"method": "proxy"}, source="host", instance=self._instance)
 
     def _refusal(self, call: PluginCall) -> AnnexeError:
@@ -202,8 +202,7 @@ class PluginServices:
         """Tell author and operator of a request that was answered with an error."""
         kind = _EVENTS.get(error.code)
         if kind is not None:
-            line = {name: error.data[name] for name in ("permission", "manifest_line") if name in error.data}
-            self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method, **line)
+            self._events.add(kind, plugin=self._plugin, reason=error.message, method=call.method, **_asking(error))
             fields = {"method": call.method}
             self._log.write("warning", error.message, fields, request=call.request_id, source="host", instance=self._instance)
 
@@ -257,6 +256,11 @@ class PluginServices:
             why = self._metrics.record(given.get("name"), given.get("kind"), given.get("value"), given.get("labels"))
         if why is not None:
             self._events.add(EventKind.METRIC_DROPPED, plugin=self._plugin, reason=why)
+
+
+def _asking(error: AnnexeError) -> dict[str, Any]:
+    """Return which right was missing and how it is asked for, as facts of an event."""
+    return {name: error.data[name] for name in ("permission", "manifest_line") if name in error.data}
 
 
 def _call_kv(kv: KvHandle, name: str, call: PluginCall) -> Any:

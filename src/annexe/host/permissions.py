@@ -30,6 +30,7 @@ __all__ = ["Permissions", "denials"]
 _MAX_EVENTS = 200
 _MAX_DENIALS = 20
 _ASK = "add to plugin.toml under [permissions]: "
+_AT = " (at "  # where it was raised follows what the SDK's own errors say
 _HOSTS_OWN = "; then grant it with: "
 # In these a plugin's SDK may have told what the sandbox refused.
 _TOLD_IN = (EventKind.CALL_FAILED, EventKind.HOOK_FAILED, EventKind.HOOK_SKIPPED, EventKind.LAUNCH_FAILED)
@@ -91,7 +92,8 @@ class Permissions:
     def _rights(
         self, known: KnownPlugin, worth: Mapping[str, Enforcement], used: Mapping[str, float], since: Mapping[str, float]
     ) -> Iterable[dict[str, Any]]:
-        granted = known.decision.granted if known.decision is not None else frozenset()
+        decision = known.decision
+        granted = decision.granted | decision.had if decision is not None else frozenset()
         for right in sorted(known.manifest.permission_set()) if known.manifest is not None else ():
             found, at, granted_at = worth[kind_of(right)], used.get(right), since.get(right)
             yield {
@@ -135,7 +137,7 @@ def denials(events: Iterable[StoredEvent]) -> list[dict[str, Any]]:
 
 def _told_line(reason: str) -> str:
     """Return the line in a text of the SDK's; empty when there is none, or the host told it already and a plugin let its error pass."""
-    line = reason.partition(_ASK)[2]
+    line = reason.partition(_ASK)[2].partition(_AT)[0]
     return "" if _HOSTS_OWN in line else line
 
 

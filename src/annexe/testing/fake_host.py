@@ -9,8 +9,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from annexe.channel.faults import error_to_wire
@@ -19,11 +20,11 @@ from annexe.contract import InvalidValueError, bind, capability_definition
 from annexe.errors import AnnexeError, InvalidParamsError
 from annexe.testing.kv import FakeKv
 from annexe.testing.learning import LearningSession
-from annexe_sdk import CallFailed, Context, PermissionDenied
+from annexe_sdk import CallFailed, Context
 from annexe_sdk.aio import AsyncContext
 from annexe_sdk.calls import Call
 from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
-from annexe_sdk.errors import call_failed
+from annexe_sdk.errors import call_failed, right_missing
 from annexe_sdk.session import Session
 
 __all__ = ["FakeHost", "LogLine", "MetricValue"]
@@ -73,7 +74,6 @@ class FakeHost:
     ) -> None:
         self.config = config
         self.grants = sorted(granted or ())
-        self.data_dir: str | None = None
         self.session = Session(json_codec())
         self.kv = FakeKv(clock)
         self.logs: list[LogLine] = []
@@ -82,7 +82,26 @@ class FakeHost:
         self._capabilities = {capability.name: capability for capability in capabilities}
         self._granted = granted
         self._session = session
+        self._data: TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Remove the private folder, if the plugin had one. Idempotent."""
+        if self._data is not None:
+            self._data.cleanup()
+
+    @property
+    def data_dir(self) -> str | None:
+        """A private folder for the length of the test, made when the plugin asks for it; None: it may have none."""
+        self._note_right("data")
+        if self._granted is not None and "data" not in self._granted:
+            return None
+        if self._data is None:
+            with self._looking_away():
+                self._data = TemporaryDirectory(prefix="annexe-data-")
+            if self._session is not None:
+                self._session.private.add(self._data.name)
+        return self._data.name
 
     def context(self, meta: dict[str, Any]) -> Context:
         """Make the ``ctx`` of a ``def`` handler."""
@@ -146,18 +165,23 @@ class FakeHost:
             checked = [param.type.from_builtins(value) for param, value in zip(definition.params, values, strict=True)]
         except (InvalidParamsError, InvalidValueError) as error:
             raise CallFailed("invalid-params", str(error)) from error
-        with self._session.looking_away() if self._session is not None else nullcontext():
+        with self._looking_away():
             result = await getattr(target, function)(*checked)
         return None if definition.result is None else _sent(definition.result.to_wire(result))
 
     def _check_granted(self, method: str) -> None:
         family, _, rest = method.partition(".")
         right = "kv" if family == "kv" else f"cap:{rest.partition('.')[0]}"
+        self._note_right(right)
+        if self._granted is not None and right not in self._granted:
+            raise right_missing(right, 'kv = { quota = "1MiB" }' if right == "kv" else f'capabilities = ["{right[4:]}"]')
+
+    def _note_right(self, right: str) -> None:
         if self._session is not None:
             self._session.note("right", right)
-        if self._granted is not None and right not in self._granted:
-            line = "[permissions.kv]" if right == "kv" else f'[permissions] capabilities = ["{right[4:]}"]'
-            raise PermissionDenied("permission-denied", f"plugin.toml does not ask for {right!r}; add: {line}")
+
+    def _looking_away(self) -> AbstractContextManager[None]:
+        return self._session.looking_away() if self._session is not None else nullcontext()
 
 
 def _sent(params: Any) -> Any:

@@ -60,12 +60,14 @@ class LearningSession:
     Attributes:
         plugin: Id.
         rights: Those to be tried; None: they are to be learned.
+        private: Folders that tests gave the plugin in the place of its private one: for what it does there it needs ``data`` alone.
     """
 
     def __init__(self, folder: Path) -> None:
         order: dict[str, Any] = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
         self.plugin: str = order["plugin"]
         self.rights: frozenset[str] | None = None if order["rights"] is None else frozenset(order["rights"])
+        self.private: set[str] = set()
         self._file = folder / f"{os.getpid()}.jsonl"
         self._known: set[tuple[str, str]] = set()
         self._recorder: Recorder | None = None
@@ -102,7 +104,8 @@ class LearningSession:
         finally:
             self._depth = before
             for kind, what in self._recorder.take():
-                self.note(kind, what)
+                if not any(f"{what}/".startswith(f"{place}/") for place in self.private):
+                    self.note(kind, what)
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:

@@ -146,6 +146,7 @@ class PluginRunner:
             self._runner.close()
         if self._loaded is not None:
             self._loaded.close()
+        self._host.close()
 
     # Calls.
 

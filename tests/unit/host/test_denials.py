@@ -29,6 +29,11 @@ def test_what_a_plugin_tells_of_the_sandbox_is_told_as_such_and_other_failures_a
     assert [(row["by"], row["right"], row["manifest_line"], row["count"]) for row in rows] == [("sandbox", "", "subprocess = true", 2)]
 
 
+def test_where_an_error_was_raised_is_no_part_of_the_line() -> None:
+    text = "PermissionDenied: permission-denied: …; add to plugin.toml under [permissions]: data = {} (at main.py:3)"
+    assert [row["manifest_line"] for row in denials([event(1, "hook-skipped", text)])] == ["data = {}"]
+
+
 def test_the_latest_come_first_and_not_all_of_them() -> None:
     events = [event(at, "permission-denied", permission=f"cap:a{at}", manifest_line="") for at in range(30)]
     rows = denials(events)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from annexe_sdk import Context, Plugin
+from annexe_sdk import Context, PermissionDenied, Plugin
 from annexe_sdk.calls import Call
 from annexe_sdk.context import UNCHANGED
 from annexe_sdk.runner import Runner
@@ -33,6 +33,14 @@ def test_the_context_tells_what_came_with_the_call(runner: Runner) -> None:
     assert 1.0 < ctx.deadline_s <= 1.5
     assert not ctx.cancelled
     assert repr(ctx.unchanged) == repr(UNCHANGED) == "ctx.unchanged"
+
+
+def test_without_the_right_the_private_folder_is_refused_with_the_manifests_line(runner: Runner) -> None:
+    with pytest.raises(PermissionDenied) as caught:
+        _ = context(runner).data_dir
+    line = 'data = { quota = "50MiB" }'
+    assert caught.value.data == {"permission": "data", "manifest_line": line}
+    assert str(caught.value).endswith(f"has no permission 'data'; add to plugin.toml under [permissions]: {line}")
 
 
 def test_without_a_call_there_is_nothing_to_tell(runner: Runner) -> None:

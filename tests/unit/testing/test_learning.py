@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,14 @@ def test_while_rights_are_tried_nothing_is_watched(tmp_path: Path) -> None:
     with found.watching(tmp_path):
         (tmp_path / "x").write_text("x")
     assert read_facts(tmp_path) == []
+
+
+def test_what_is_done_in_the_folder_that_stands_for_the_private_one_is_no_fact(tmp_path: Path) -> None:
+    write_order(tmp_path, plugin="demo")
+    code = (  # in a process of its own: what watches cannot be taken back
+        "import sys; from pathlib import Path; from annexe.testing.learning import LearningSession\n"
+        "folder = Path(sys.argv[1]); found = LearningSession(folder); found.private.add(f'{folder}/mine')\n"
+        "with found.watching(Path('/srv/plugin')): (folder / 'mine').mkdir(), (folder / 'mine/x').touch(), (folder / 'other').touch()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert [what for kind, what in read_facts(tmp_path) if kind == "write"] == [f"{tmp_path}/other"]

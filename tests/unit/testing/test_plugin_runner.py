@@ -485,7 +485,7 @@ def test_folder_is_loaded_and_may_import_later(folder: Path) -> None:
 
 def test_folder_gets_no_more_rights_than_its_manifest_asks_for(folder: Path) -> None:
     with PluginRunner(str(folder), capabilities=[Orders()]) as runner:
-        with pytest.raises(PermissionDenied, match=r"\[permissions.kv\]"):
+        with pytest.raises(PermissionDenied, match=r'under \[permissions\]: kv = \{ quota = "1MiB" \}'):
             runner.call("t.edit", "kv")
         with pytest.raises(PermissionDenied, match=r'capabilities = \["orders"\]'):
             runner.call("t.edit", "cap")
@@ -493,6 +493,21 @@ def test_folder_gets_no_more_rights_than_its_manifest_asks_for(folder: Path) -> 
     with PluginRunner(folder, capabilities=[Orders()]) as runner:
         assert runner.call("t.edit", "kv") == "kv late"
         assert runner.call("t.edit", "cap") == "cap late"
+
+
+def test_private_folder_is_there_for_the_test_if_the_manifest_asks_for_it(folder: Path) -> None:
+    (folder / "sample_plugin.py").write_text(
+        "from pathlib import Path\nfrom annexe_sdk import Plugin\nplugin = Plugin()\n@plugin.filter('t.edit')\n"
+        "def edit(text, ctx):\n    (Path(ctx.data_dir) / 'kept').write_text(text)\n    return ctx.data_dir\n"
+    )
+    with PluginRunner(folder) as runner, pytest.raises(PermissionDenied, match=r'under \[permissions\]: data = \{ quota = "50MiB" \}'):
+        runner.call("t.edit", "x")
+    (folder / "plugin.toml").write_text(MANIFEST + "[permissions]\ndata = {}\n")
+    with PluginRunner(folder) as runner:
+        kept = Path(runner.call("t.edit", "x"))
+        assert runner.call("t.edit", "y") == str(kept)
+        assert (kept / "kept").read_text() == "y"
+    assert not kept.exists()
 
 
 def test_folder_has_its_configuration_completed_and_checked_by_its_schema(folder: Path) -> None:

@@ -7,6 +7,8 @@ Source: docs/reference/sdk.md.
 
 from time import monotonic
 
+from annexe_sdk.errors import right_missing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -207,9 +209,12 @@ class Context:
         return self._runner.grants
 
     @property
-    def data_dir(self) -> str | None:
-        """The plugin's private folder, if it was granted one."""
-        return self._runner.data_dir
+    def data_dir(self) -> str:
+        """Path of the plugin's private folder; needs the permission ``data``."""
+        folder = self._runner.data_dir
+        if folder is None:
+            raise right_missing("data", 'data = { quota = "50MiB" }')
+        return folder
 
     @property
     def request_id(self) -> str | None:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CallCancelled", "CallFailed", "DeadlineExceeded", "PermissionDenied", "Reject", "Respond", "call_failed"]
+__all__ = ["CallCancelled", "CallFailed", "DeadlineExceeded", "PermissionDenied", "Reject", "Respond", "call_failed", "right_missing"]
 
 
 class Reject(Exception):  # noqa: N818 - a refusal is an answer, not an error
@@ -97,3 +97,14 @@ def call_failed(error: "Any") -> CallFailed:
         return CallFailed("internal", f"malformed error from the host: {error!r}")
     code = str(error.get("code", "internal"))
     return _CLASSES.get(code, CallFailed)(code, str(error.get("message", "")), error.get("data"))
+
+
+def right_missing(right: str, line: str) -> PermissionDenied:
+    """Make the exception for a right that the SDK itself knows to be missing.
+
+    Args:
+        right: In normal form.
+        line: That asks for it in the manifest.
+    """
+    text = f"the plugin has no permission {right!r}; add to plugin.toml under [permissions]: {line}"
+    return PermissionDenied("permission-denied", text, {"permission": right, "manifest_line": line})
