@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from annexe.manifest import names
 from annexe.manifest.model import Permissions
 from annexe.manifest.rights import manifest_line
+from annexe_sdk import hints
 from annexe_sdk.hints import hint_for
 
 
@@ -87,7 +91,9 @@ def test_the_line_keeps_what_is_asked_for_already_and_is_the_hosts_own() -> None
         pytest.param(MISSING, ["filesystem.read:/srv/models"], id="it-may-read-the-folder"),
         pytest.param(MISSING, ["filesystem.write:/srv/models/a.bin"], id="it-may-write-the-file"),
         pytest.param(refused(errno.ENOENT, f"{sys.base_prefix}/lib/no"), [], id="library"),
-        pytest.param(refused(errno.ENOENT, f"{tempfile.gettempdir()}/no"), [], id="temporary"),
+        pytest.param(refused(errno.ENOENT, "/tmp/tmpa_9bcdef/no"), [], id="temporary"),
+        pytest.param(refused(errno.ENOENT, "/tmp/tmpa_9bcdef.json"), [], id="temporary-file"),
+        pytest.param(refused(errno.ENOENT, "/tmp"), [], id="all-that-is-temporary"),
         pytest.param(refused(errno.ENOENT, "/srv/data/alpha/no"), [], id="its-own-data"),
         pytest.param(refused(errno.ENOENT, "/dev/dri/card0"), ["devices:gpu"], id="device"),
         pytest.param(refused(errno.ENOSPC, "/srv/x/y"), [], id="full-disk"),
@@ -102,8 +108,22 @@ def test_the_line_keeps_what_is_asked_for_already_and_is_the_hosts_own() -> None
         pytest.param(ValueError("x"), [], id="something-else"),
     ],
 )
-def test_an_error_that_is_no_refusal_is_left_alone(error: Exception, grants: list[str]) -> None:
+def test_an_error_that_is_no_refusal_is_left_alone(error: Exception, grants: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp")
     assert hint_for(error, level="full", grants=grants, data_dir="/srv/data/alpha") == {}
+
+
+def test_no_variable_is_hinted_that_the_manifest_refuses() -> None:
+    assert (hints._STEERING, hints._HOSTS_OWN) == (names._STEERING_PREFIXES, names._HOSTS_OWN)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HOME", "PATH", "TMPDIR", "HTTP_PROXY", "https_proxy", "HTTP_TIMEOUT", "PYTHONPATH", "ld_preload", "ANNEXE_FD", "A-B", "\u00c4"],
+)
+def test_a_variable_is_asked_for_exactly_where_the_manifest_takes_it(name: str) -> None:
+    line = hinted(within("os", "__getitem__", KeyError(name)))
+    assert bool(line) is names.is_env_name(name)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +149,49 @@ def test_somebody_elses_temporary_folder_is_pointed_away_from(monkeypatch: pytes
     monkeypatch.setenv("TMPDIR", "/var/cache/annexe/scratch/a")
     found = hint_for(refused(errno.EROFS, "/tmp/x"), level="landlock", grants=[])
     assert found == {"hint": "a plugin's temporary files are in /var/cache/annexe/scratch/a: use the module tempfile"}
+
+
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give a folder in ``/tmp``, for a plugin that has that to itself."""
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="annexe-hints-", dir="/tmp"))
+    yield folder
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "line"),
+    [
+        pytest.param(errno.ENOENT, "words", 'filesystem = { read = ["PATH/words"], write = [] }', id="beside-what-was-granted"),
+        pytest.param(errno.EACCES, "no/words", 'filesystem = { read = ["PATH/no/words"], write = [] }', id="deeper"),
+        pytest.param(errno.EROFS, "out", 'filesystem = { read = [], write = ["PATH"] }', id="written"),
+    ],
+)
+def test_the_machines_tmp_is_asked_for_by_a_plugin_that_made_nothing_there(own_tmp: Path, error: int, path: str, line: str) -> None:
+    own_tmp.chmod(0o555)  # as a folder above what was granted is
+    shown = hint_for(refused(error, f"{own_tmp}/{path}"), level="full", grants=[])
+    own_tmp.chmod(0o700)
+    shutil.rmtree(own_tmp)
+    absent = hint_for(refused(error, f"{own_tmp}/{path}"), level="full", grants=[])
+    own_tmp.mkdir()
+    assert shown == absent
+    assert shown["manifest_line"] == line.replace("PATH", str(own_tmp))
+    assert "a plugin's /tmp is its own" in shown["hint"]
+
+
+def test_what_is_missing_in_a_folder_that_the_plugin_made_is_just_missing(own_tmp: Path) -> None:
+    assert hint_for(refused(errno.ENOENT, f"{own_tmp}/words"), level="full", grants=[]) == {}
+    assert hint_for(refused(errno.ENOENT, f"{own_tmp}/no/words"), level="full", grants=[]) == {}
+
+
+def test_a_temporary_folder_of_another_name_is_the_plugins_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/var/cache/annexe/scratch/a")
+    assert hint_for(refused(errno.ENOENT, "/var/cache/annexe/scratch/a/words"), level="landlock", grants=[]) == {}
+    found = hint_for(refused(errno.EROFS, "/tmp/a/b"), level="landlock", grants=[])
+    assert found["permission"] == "filesystem.write:/tmp/a"
+    assert "temporary files are in /var/cache/annexe/scratch/a: use the module tempfile; to write" in found["hint"]
 
 
 @pytest.mark.parametrize(

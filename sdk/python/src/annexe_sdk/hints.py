@@ -4,7 +4,8 @@ Imported when an error is told, never before. The kernel answers alike for what 
 what to ask for *if* it is a refusal.
 
 * Nothing is said where no wall stands that could have refused it, nor of what was granted.
-* Looks at nothing but the exception: classes, error numbers, and what functions of the standard library were called with.
+* Looks at the exception: classes, error numbers, and what functions of the standard library were called with; and, of a path in the
+  plugin's own ``/tmp``, at who made the folder that it is in.
 * Never fails: an error is told with or without a hint.
 
 Source: feature PE4; docs/reference/permissions.md, "When a right is missing".
@@ -28,6 +29,7 @@ _NO_PROCESS = frozenset({"", "none"})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM})
 _NOT_SHOWN = _REFUSED | {errno.ENOENT, errno.EROFS}
 _NO_NETWORK = _REFUSED | {errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+_TMP = "/tmp"  # noqa: S108 - the plugin's own where it has a file system of its own
 _GPU = ("/dev/nvidia", "/dev/dri", "/dev/kfd")
 _KERNELS = ("/boot", "/dev", "/proc", "/run", "/sys", "/var/run")
 _SHOWN = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
@@ -39,7 +41,9 @@ _WRITERS = frozenset(
     }
 )  # fmt: skip
 _STARTERS = ("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.")
+# What the manifest refuses to ask for; the host has the same table.
 _STEERING = ("ANNEXE_", "DYLD_", "LD_", "PYTHON")
+_HOSTS_OWN = frozenset({"HOME", "HTTP_PROXY", "HTTPS_PROXY", "PATH", "TMPDIR"})
 _FILE_MODULES = frozenset({"os", "pathlib", "pathlib._abc", "pathlib._local", "shutil", "tempfile"})
 _MAX_ERRORS = 16
 _MAX_SOURCE_BYTES = 1024 * 1024
@@ -135,7 +139,7 @@ def _of_variable(error: KeyError, rights: _Rights) -> "dict[str, str]":
         return {}
     if f"env:{name}" in rights:
         return {"hint": f"{name} was granted, but the host itself has no such variable"}
-    if not name.isidentifier() or not name.isascii() or name.upper().startswith(_STEERING):
+    if not name.isidentifier() or not name.isascii() or name.upper().startswith(_STEERING) or name.upper() in _HOSTS_OWN:
         return {"hint": f"no plugin is given the variable {name}"}
     return _ask("a plugin sees no variable of the host's but those that it was granted;", f"env:{name}", rights.line("env", name))
 
@@ -182,14 +186,26 @@ def _of_path(error: OSError, frames: "list[tuple[FrameType, int]]", rights: _Rig
     if writes and _is_below(path, _shown()):
         return _of_own_folder(data_dir)
     if _is_below(path, [_temporary()]):
-        return {}
+        return {} if _is_own_temporary(path) else _of_other_temporary(path, rights, writes=writes)
     if path.startswith(_GPU):
         return {} if "devices:gpu" in rights else _ask("the sandbox shows no device;", "devices:gpu", 'devices = ["gpu"]')
     if _is_below(path, _KERNELS):
         return {"hint": f"of /{path.split('/')[1]} no plugin is given more than every plugin has"}
-    if writes and _is_below(path, ["/tmp"]):  # noqa: S108 - somebody else's
-        return {"hint": f"a plugin's temporary files are in {_temporary()}: use the module tempfile"}
+    if writes and _is_below(path, [_TMP]):  # somebody else's
+        return _of_other_temporary(path, rights, writes=True)
     return _of_hidden(path, rights, writes=writes)
+
+
+def _of_other_temporary(path: str, rights: _Rights, *, writes: bool) -> "dict[str, str]":
+    """Tell of a path in ``/tmp`` of which the plugin has made nothing: it is likely somebody else's."""
+    kind, place = ("filesystem.write", dirname(path)) if writes else ("filesystem.read", path)
+    why = f"a plugin's temporary files are in {_temporary()}: use the module tempfile"
+    if place == _TMP:
+        return {"hint": why}
+    if _temporary() == _TMP:
+        why = f"a plugin's {_TMP} is its own and empty at the start"
+    wish = f"to write in the machine's {place}," if writes else f"if the machine has {place},"
+    return _ask(f"{why}; {wish}", f"{kind}:{place}", rights.line(kind, place))
 
 
 def _of_own_folder(data_dir: str | None) -> "dict[str, str]":
@@ -209,10 +225,26 @@ def _of_hidden(path: str, rights: _Rights, *, writes: bool) -> "dict[str, str]":
     return _ask(f"a plugin sees only what it was granted; if {place} is there,", f"{kind}:{place}", rights.line(kind, place))
 
 
+def _is_own_temporary(path: str) -> bool:
+    """Say whether a path in the temporary folder is of the plugin's own making, as far as its folder and its name tell."""
+    from os import stat
+
+    if _temporary() != _TMP:
+        return True  # a folder that nobody else has ever known
+    folder = dirname(path)
+    while _is_below(folder, [f"{_TMP}/"]):
+        try:
+            return bool(stat(folder).st_mode & 0o200)  # those above what was granted are read-only
+        except OSError:
+            folder = dirname(folder)
+    name = path[len(_TMP) + 1 :].partition("/")[0].partition(".")[0]
+    return path == _TMP or (name.startswith("tmp") and len(name) == 11 and name.isidentifier())  # as the module tempfile makes them
+
+
 def _temporary() -> str:
     from os import environ
 
-    return environ.get("TMPDIR", "/tmp")  # noqa: S108
+    return environ.get("TMPDIR", _TMP)
 
 
 def _shown() -> list[str]:
