@@ -95,13 +95,15 @@ def test_plugin_without_the_right_has_no_private_folder(tmp_path: Path, data_dir
     write_plugin(
         tmp_path / "plugins",
         "bare",
-        "@plugin.filter('t.edit')\ndef edit(doc, ctx):\n    doc['text'] = repr(ctx.data_dir)\n    return doc",
+        "@plugin.filter('t.edit')\ndef edit(doc, ctx):\n    doc['text'] = ctx.data_dir\n    return doc",
         hooks=["t.edit"],
     )
 
     async def scenario() -> None:
         async with open_host(tmp_path, data_dir=data_dir) as host:
-            assert (await host.hooks(T).edit(Doc(""))).text == "None"
+            assert (await host.hooks(T).edit(Doc("as it was"))).text == "as it was"
+            (skipped,) = events(host, EventKind.HOOK_SKIPPED, "bare")
+            assert 'add to plugin.toml under [permissions]: data = { quota = "50MiB" }' in skipped.reason
         assert not (data_dir / "bare").exists()
 
     run(scenario)
@@ -121,6 +123,15 @@ def test_plugin_that_fills_its_folder_is_stopped_with_figures(tmp_path: Path, da
             assert (told.plugin, told.facts["resource"], told.facts["action"]) == ("filler", resource, "stop")
             assert told.facts["amount"] > told.facts["limit"]
             assert host.plugin("filler").reason == told.reason
+            assert "in its private folder (`data`)" in told.reason
+            assert f"clear out {data_dir / 'filler'}" in told.reason
+            assert f"start it again with: annexe restart filler --state {host.state_dir.path}" in told.reason
+            (after,) = await until(lambda: [event for event in events(host, EventKind.VIOLATION) if event.facts["phase"] != "began"])
+            assert after.facts["phase"] == "gone"
+            assert after.reason.startswith("its instance ended while it was over its limit")
+            shutil.rmtree(data_dir / "filler")
+            await host.plugin("filler").restart()
+            assert host.plugin("filler").state == "ready"
 
     run(scenario)
 
@@ -145,9 +156,15 @@ def test_plugin_over_its_memory_limit_is_ended_by_the_group_or_restarted_by_the_
 
     async def scenario() -> None:
         async with open_host(tmp_path, data_dir=data_dir, policies=looking_often()) as host:
-            before = host.plugin("eater").pid
+            eater = host.plugin("eater")
+            before, receipt = eater.pid, eater.receipt
             await host.hooks(T).edit(Doc(""))
             await until(lambda: host.plugin("eater").pid not in (None, before))
+            told = [event.facts for event in events(host, EventKind.VIOLATION) if event.facts["resource"] == "memory"]
+            by_group, by_monitor = any(facts["kills"] for facts in told), any(facts["action"] == "restart" for facts in told)
+            if not (by_group or by_monitor):  # the group may be gone before the monitor looks; by itself the plugin would get a MemoryError
+                assert receipt is not None and "memory" in receipt.walls.cgroup
+                assert [event.reason for event in events(host, EventKind.PLUGIN_EXITED)] == ["killed by SIGKILL"]
 
     run(scenario)
 
