@@ -1,12 +1,12 @@
 """Run everything that decides whether a change may go in: ``make test`` and ``.ci/run``. Run by the Python of ``.venv``.
 
-Layers, in this order; every one runs, whatever became of those before it, and any failure makes the exit code 1:
+First the checks that run nothing of ours (``--lint-only`` ends here), two at a time. Then two rows of tests beside each other, as most of
+them wait more than they compute; every layer runs, whatever became of the others, and any failure makes the exit code 1:
 
-1. the checks that run nothing of ours (``--lint-only`` ends here), two at a time;
-2. the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; beside them, as they want one
-   core only,
-3. the tests marked ``both_users``, as ``nobody``, when started as root;
-4. all other tests, as whoever started this; with ``--slow`` also the long ones.
+* the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; then all other tests, as whoever
+  started this; with ``--slow`` also the long ones;
+* the tests marked ``both_users``, as ``nobody``, when started as root; then the attacks, as whoever started this. What this row prints
+  comes when the other one has ended.
 
 The last lines name each layer with its outcome, and why a layer was left out. pytest itself says why single tests were.
 """
@@ -31,6 +31,7 @@ MYPY = [str(BIN / "mypy"), "--config-file", str(ROOT / "pyproject.toml")]
 PYTEST = [sys.executable, "-m", "pytest"]
 CANNOT = 77  # as_nobody.py: not possible here
 NO_TESTS = 5  # pytest: nothing was selected
+ATTACKS = "tests/security"
 
 
 @dataclass
@@ -44,6 +45,10 @@ class Outcomes:
         self.failed |= not ok
         self.lines.append(f"  {'ok    ' if ok else 'FAILED'}  {layer}{': ' + note if note else ''}")
 
+    def take(self, others: Outcomes) -> None:
+        self.failed |= others.failed
+        self.lines += others.lines
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,10 +60,11 @@ def main() -> int:
     run_checks(outcomes)
     if not options.lint_only:
         with ThreadPoolExecutor(max_workers=1) as beside:
-            measuring = beside.submit(measure_pure_modules)
-            run_as_nobody(outcomes)
-            tell_of_pure_modules(outcomes, *measuring.result())
-        run_all(outcomes, slow=options.slow)
+            second = beside.submit(run_second_row, slow=options.slow)
+            run_first_row(outcomes, slow=options.slow)
+            said, second_outcomes = second.result()
+        print(said, flush=True)
+        outcomes.take(second_outcomes)
     print(f"\nlayers, after {time.monotonic() - started_s:.0f} s:", *outcomes.lines, sep="\n", flush=True)
     return 1 if outcomes.failed else 0
 
@@ -96,7 +102,25 @@ def run_checks(outcomes: Outcomes) -> None:
             outcomes.add(name, ok=result.returncode == 0)
 
 
-# -- 2. coverage
+# -- 2. tests
+
+
+def run_first_row(outcomes: Outcomes, *, slow: bool) -> None:
+    measure_pure_modules(outcomes, slow=slow)
+    print(f"-- all other tests{'' if slow else ' but the long ones'}", flush=True)
+    code = subprocess.run([*PYTEST, *_pace(slow=slow), "--ignore=tests/unit", f"--ignore={ATTACKS}"], cwd=ROOT, check=False).returncode
+    outcomes.add("all other tests", ok=code == 0, note="" if slow else "without the long ones, which make test-all runs")
+
+
+def run_second_row(*, slow: bool) -> tuple[str, Outcomes]:
+    """Return what was printed, and the outcomes."""
+    outcomes = Outcomes()
+    as_nobody = run_as_nobody(outcomes)
+    attacked = _run_quietly([*PYTEST, *_pace(slow=slow), "-p", "no:cacheprovider", ATTACKS])
+    outcomes.add("attacks", ok=attacked.returncode == 0)
+    if os.geteuid() != 0:
+        outcomes.add("tests as root", ok=True, note="left out, not started as root; a plugin's own uid is not tried")
+    return f"{as_nobody}-- attacks\n{attacked.stdout}", outcomes
 
 
 def pure_modules() -> list[Path]:
@@ -105,64 +129,46 @@ def pure_modules() -> list[Path]:
     return [path for path in sources if re.search(r"^Pure\b", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE)]
 
 
-def measure_pure_modules() -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
-    """Return what became of the unit tests, and of the coverage that they leave."""
+def measure_pure_modules(outcomes: Outcomes, *, slow: bool) -> None:
+    """Run the unit tests, and look at the coverage that they leave."""
+    print("-- unit tests, with the branch coverage of pure modules", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "coverage")}
-        selection = ["tests/unit", "-m", "not slow", "-q", "-p", "no:cacheprovider", "--cov", "--cov-report="]
-        tested = _run_quietly([*PYTEST, *selection], environment)
+        selection = ["tests/unit", *_pace(slow=slow), "-q", "-p", "no:cacheprovider", "--cov", "--cov-report="]
+        tested = subprocess.run([*PYTEST, *selection], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
         only = ",".join(str(path) for path in pure_modules())
         report = [sys.executable, "-m", "coverage", "report", "--include", only, "--skip-covered", "--show-missing", "--fail-under=100"]
-        return tested, _run_quietly(report, environment)
-
-
-def tell_of_pure_modules(outcomes: Outcomes, tested: subprocess.CompletedProcess[str], report: subprocess.CompletedProcess[str]) -> None:
-    print("-- unit tests, with the branch coverage of pure modules", tested.stdout, report.stdout, sep="\n", flush=True)
+        covered = subprocess.run(report, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
     outcomes.add("unit tests", ok=tested.returncode == 0)
-    outcomes.add("branch coverage of pure modules", ok=report.returncode == 0)
+    outcomes.add("branch coverage of pure modules", ok=covered.returncode == 0)
 
 
-def _run_quietly(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
-# -- 3. and 4. tests
-
-
-def run_as_nobody(outcomes: Outcomes) -> None:
+def run_as_nobody(outcomes: Outcomes) -> str:
+    """Return what was printed."""
     layer = "tests as nobody"
     if os.geteuid() != 0:
         outcomes.add(layer, ok=True, note="left out, not started as root; all tests run as an unprivileged user already")
-        return
-    print("-- tests that depend on the user, as nobody", flush=True)
+        return ""
     selection = ["-m", "both_users and not slow", "-p", "no:cacheprovider", "-q"]
-    code = subprocess.run([sys.executable, "scripts/as_nobody.py", *PYTEST, *selection], cwd=ROOT, check=False).returncode
-    if code == CANNOT:
+    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, *selection])
+    if tested.returncode == CANNOT:
         # Under CI this is a hole in the gate; at somebody's desk it is their choice.
-        outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' above")
-    elif code == NO_TESTS:
+        outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' below")
+    elif tested.returncode == NO_TESTS:
         outcomes.add(layer, ok=False, note="no test is marked both_users")
     else:
-        outcomes.add(layer, ok=code == 0)
+        outcomes.add(layer, ok=tested.returncode == 0)
+    return f"-- tests that depend on the user, as nobody\n{tested.stdout}\n"
 
 
-def run_all(outcomes: Outcomes, *, slow: bool) -> None:
-    selection = [] if slow else ["-m", "not slow", "--ignore=tests/unit"]  # those were run above
-    print(f"-- all tests{'' if slow else ' but the long ones'}", flush=True)
-    code = subprocess.run([*PYTEST, *selection], cwd=ROOT, check=False).returncode
-    outcomes.add("all tests", ok=code == 0, note="" if slow else "without the long ones, which make test-all runs")
-    if os.geteuid() == 0:
-        return
-    outcomes.add("tests as root", ok=True, note="left out, not started as root; a plugin's own uid is not tried")
+def _pace(*, slow: bool) -> list[str]:
+    return [] if slow else ["-m", "not slow"]
+
+
+def _run_quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
 
 
 if __name__ == "__main__":
