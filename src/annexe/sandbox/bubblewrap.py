@@ -6,6 +6,8 @@ Pure: text in, text out. Options that a version lacks are not used; what is lost
 * The root is an empty file system in memory with the view's places in it, made read-only at the end: bubblewrap's own root and ``/dev``
   could otherwise be filled.
 * ``/proc/sys`` is read-only also to a user that the kernel takes for root.
+* Folders above a place in ``/tmp`` are read-only: who was granted a file there, and writes beside it, would write into memory that nobody
+  else sees and that is gone at the end. A safeguard, not a wall: they belong to the plugin.
 
 Source: bwrap(1); docs/adr/0070-one-view-many-walls.md.
 """
@@ -14,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from posixpath import dirname
 from typing import final
 
 from annexe.sandbox.view import DEVICES, Access, Place
 
 __all__ = ["OPTIONS_WANTED", "TMP", "Bubblewrap", "arguments"]
 
-OPTIONS_WANTED = ("--size", "--disable-userns")
-"""Options that not every version has: 0.6 has neither, 0.8 has both."""
+OPTIONS_WANTED = ("--size", "--disable-userns", "--perms")
+"""Options that not every version has: 0.4 has none, 0.6 the last one, 0.8 all."""
 
 TMP = "/tmp"  # noqa: S108 - the plugin's own, in memory
 
@@ -89,10 +92,15 @@ def arguments(
     command += [part for name, target in found.links for part in ("--symlink", target, name)]
     command += _kernel_folders(found)
     command += ["--size", str(tmp_bytes), "--tmpfs", TMP] if found.caps_tmp else ["--bind", scratch, TMP]
-    for place in _mounted(places, dict(found.links)):
-        command += [_BIND[place.access], place.path, place.path]
-    for path, size_bytes in (in_memory or {}).items():
-        command += ["--size", str(size_bytes), "--tmpfs", path]
+    mounts: list[tuple[tuple[str, ...], str]] = [
+        ((_BIND[place.access], place.path), place.path) for place in _mounted(places, dict(found.links))
+    ]
+    mounts += [(("--size", str(size_bytes), "--tmpfs"), path) for path, size_bytes in (in_memory or {}).items()]
+    known = {TMP: True}
+    for words, path in mounts:
+        if "--perms" in found.options:
+            command += [word for folder in _unmade_above(path, known) for word in ("--perms", "0555", "--dir", folder)]
+        command += [*words, path]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 
@@ -112,6 +120,25 @@ def _mounted(places: Iterable[Place], links: Mapping[str, str]) -> Iterator[Plac
         if nearest is not is_writable:
             within["/".join(parts)] = is_writable
             yield Place("/".join(parts), place.access)
+
+
+def _unmade_above(path: str, is_ours: dict[str, bool]) -> list[str]:
+    """Return folders to be made above a place in ``/tmp``, outermost first.
+
+    Args:
+        path: The place.
+        is_ours: What there is in ``/tmp``: folders of its own, and places of the machine; what is returned is added, and the place.
+    """
+    if not path.startswith(f"{TMP}/"):
+        return []
+    unmade, folder = [], dirname(path)
+    while folder not in is_ours:
+        unmade.append(folder)
+        folder = dirname(folder)
+    if not is_ours[folder]:  # nothing is made in a place of the machine
+        return []
+    is_ours.update(dict.fromkeys(unmade, True), **{path: False})
+    return unmade[::-1]
 
 
 def _kernel_folders(found: Bubblewrap) -> Iterator[str]:

@@ -9,7 +9,7 @@ LINKS = (("/lib", "usr/lib"), ("/lib64", "usr/lib64"))
 
 
 def command(
-    *places: Place, options: frozenset[str] = frozenset({"--size", "--disable-userns"}), proc: bool = True, block: int | None = 8
+    *places: Place, options: frozenset[str] = frozenset({"--size", "--disable-userns", "--perms"}), proc: bool = True, block: int | None = 8
 ) -> list[str]:
     found = Bubblewrap(path="/usr/bin/bwrap", options=options, mounts_proc=proc, links=LINKS)
     return arguments(found, places, tmp_bytes=4096, scratch="/cache/s", info_fd=7, block_fd=block)
@@ -79,6 +79,27 @@ def test_arguments_for_an_older_bubblewrap_use_the_folder_on_disk() -> None:
     assert ("/cache/s", "/tmp") in pairs(given, "--bind")
     assert Bubblewrap(path="b", options=frozenset()).private == ("/tmp",)
     assert Bubblewrap(path="b").private == ("/tmp", "/dev/shm")
+
+
+def test_arguments_make_folders_above_a_place_in_tmp_read_only_each_once() -> None:
+    places = (
+        Place("/tmp/a/b/w", Access.READ),
+        Place("/tmp/a/c", Access.WRITE),
+        Place("/tmp/a/c/x/y", Access.READ),
+        Place("/srv/a/b", Access.READ),
+    )
+    found = Bubblewrap(path="/usr/bin/bwrap")
+    given = arguments(found, places, tmp_bytes=1, scratch="/s", info_fd=7, block_fd=None, in_memory={"/tmp/d/e": 4096})
+    at = [at for at, word in enumerate(given) if word == "--dir"]
+    assert [(given[one - 2 : one], given[one + 1]) for one in at] == [
+        (["--perms", "0555"], folder) for folder in ("/tmp/a", "/tmp/a/b", "/tmp/d")
+    ]
+    assert at[1] < given.index("/tmp/a/b/w")
+    assert at[2] < given.index("/tmp/d/e")
+
+
+def test_arguments_for_a_bubblewrap_that_knows_no_modes_leave_them() -> None:
+    assert "--dir" not in command(Place("/tmp/a/b", Access.READ), options=frozenset({"--size", "--disable-userns"}))
 
 
 def test_arguments_make_further_folders_in_memory_each_of_its_size() -> None:
