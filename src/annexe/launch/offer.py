@@ -77,6 +77,7 @@ class Offer:
             own_uid=own_uid,
             rlimits=self.rlimits,
             namespaces=self.bubblewrap is not None,
+            caps_tmp=self.bubblewrap is not None and self.bubblewrap.caps_tmp,
             seccomp=self.seccomp,
             landlock_abi=self.landlock_abi,
             cgroup=cgroup,

@@ -66,9 +66,10 @@ class PutUp:
 
     def _surroundings(self, confirmed: bool) -> list[Layer]:
         own_uid, linux = self.walls.own_uid, _state(self.is_linux)
+        shared = "memory shared with the host, " if self.request.arena_bytes else ""
         return [
-            Layer("environment", "on", "from an allow-list"),
-            Layer("descriptors", "on", "the channel and standard streams only"),
+            Layer("environment", "on", "from an allow-list, and what was granted"),
+            Layer("descriptors", "on", f"the channel, {shared}standard streams, and no other"),
             Layer("own user", _state(own_uid), str(self.uid) if own_uid else "it takes a host that runs as root", confirmed and own_uid),
             Layer("no new privileges", linux, "", confirmed),
             Layer("end with the host", linux, "by the kernel" if self.is_linux else "it is told only by the end of the channel"),
@@ -76,7 +77,7 @@ class PutUp:
 
     def _walls(self, confirmed: bool) -> list[Layer]:
         walls, here = self.walls, "see `annexe doctor`"
-        calls = f"{self.filters} filters" + ("" if self.request.profile.subprocess else "; no fork, no program")
+        calls = f"{self.filters} filters{self._refused_calls()}"
         return [
             _layer("namespaces", walls.namespaces, "files, processes, network, IPC, names, users", here, confirmed),
             Layer("temporary folder", _state(walls.keep_files), self.tmp + (", emptied when none of it runs" if self.is_warm else "")),
@@ -84,6 +85,12 @@ class PutUp:
             _layer("landlock", walls.landlock_abi > 0, f"version {walls.landlock_abi}; a folder was refused to it", here, False),
             _layer("system calls", walls.seccomp, calls, here, confirmed),
         ]
+
+    def _refused_calls(self) -> str:
+        if self.request.profile.subprocess:
+            return ""
+        # A program has to be executed, and can execute itself anew.
+        return "; no fork, no program" if self.request.kind == "python" else "; no fork"
 
     def _limits(self, confirmed: bool) -> list[Layer]:
         profile, group, walls = self.request.profile, self.walls.cgroup, self.walls
@@ -95,8 +102,8 @@ class PutUp:
         return [
             Layer("memory", memory, f"{profile.memory_bytes // _MIB} MiB {whose}", confirmed and walls.rlimits),
             _layer("cpu", "cpu" in group, f"{profile.cpu:g} of a core", "it takes a control group", confirmed),
-            _layer("tasks", counted, f"{profile.tasks} processes and threads", "counted per user", confirmed),
-            Layer("open files", limited, str(profile.open_files), confirmed and walls.rlimits),
+            _layer("tasks", counted, f"{profile.tasks} processes and threads, with those of the SDK", "counted per user", confirmed),
+            Layer("open files", limited, f"{profile.open_files} for each process", confirmed and walls.rlimits),
             Layer("file size", limited, f"{profile.file_bytes // _MIB} MiB each", confirmed and walls.rlimits),
             Layer("core dumps", limited, "none are written", confirmed and walls.rlimits),
             Layer("niceness", "on", f"+{profile.nice}"),

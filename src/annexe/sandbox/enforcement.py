@@ -6,6 +6,7 @@ shown as not enforced; it is never left out.
 * ``enforced``: the plugin cannot do otherwise. ``soft``: mistakes are stopped, malice is not. ``not enforced``: written down only.
   ``not available``: nothing serves it yet, so asking for it gives nothing.
 * "Enforced" of a right means: a plugin without it cannot do it.
+* A reason is true of every plugin behind these walls, whatever it was granted and in whatever language it is written.
 
 Source: rule 4 of the architecture; docs/reference/permissions.md.
 """
@@ -44,8 +45,9 @@ class Enforcement:
     why: str
 
 
+_THREADS_COUNT = "threads count, and those that the SDK may start are allowed on top"
 _NOT_AVAILABLE = EnforcementState.NOT_AVAILABLE
-_KNOWS_PORTS = 4  # version of Landlock
+_KNOWS_TRUNCATING, _KNOWS_PORTS = 3, 4  # versions of Landlock
 
 
 def _enforced(why: str) -> Enforcement:
@@ -90,7 +92,7 @@ def enforcement(walls: Walls) -> Mapping[str, Enforcement]:
         "memory": _memory(walls),
         "cpu": _cpu(walls),
         "processes": _processes(walls),
-        "open-files": _enforced("RLIMIT_NOFILE") if walls.rlimits else _no_limits(),
+        "open-files": _enforced("RLIMIT_NOFILE, for each process by itself") if walls.rlimits else _no_limits(),
         "disk": _disk(walls),
     }
     if walls.own_process:
@@ -104,52 +106,64 @@ def _network(walls: Walls) -> Enforcement:
     if walls.seccomp and not walls.namespaces:
         # Landlock lets out by the number of a port, whatever the address.
         reach = "reach the port of its proxy at other addresses, too" if walls.landlock_abi >= _KNOWS_PORTS else "connect anywhere"
-        return _soft(f"without the right it can make no socket; with it, it can {reach}")
+        return _soft(f"without the right it can connect nowhere; with it, it can {reach}")
     if walls.namespaces:
         return _enforced("its network has no way out; the host connects for it, to what was granted")
+    if walls.landlock_abi >= _KNOWS_PORTS:
+        return _loose("Landlock refuses TCP alone: by other ways it can reach what the host can reach")
     return _loose("no network wall: it can reach what the host can reach")
 
 
 def _files(walls: Walls, verb: str) -> Enforcement:
     if walls.namespaces:
-        return _enforced("what was not granted is not there")
-    if walls.landlock_abi:
-        return _enforced("Landlock refuses what was not granted")
-    return _loose(f"no file wall: it can {verb} what its user can {verb}")
+        return _enforced(f"it can {verb} what every plugin can and what was granted; nothing else is there")
+    if not walls.landlock_abi:
+        return _loose(f"no file wall: it can {verb} what its user can {verb}")
+    if not walls.seccomp:
+        return _soft("Landlock refuses what was not granted, but by sockets it can ask others to do it")
+    if verb == "write" and walls.landlock_abi < _KNOWS_TRUNCATING:
+        return _soft("Landlock refuses what was not granted, but this kernel's lets it empty the files of its user")
+    return _enforced(f"it can {verb} what every plugin can and what was granted; Landlock refuses the rest")
 
 
 def _data(walls: Walls) -> Enforcement:
     if walls.keep_files:
-        return _soft("nobody else can reach the folder; its size is looked at from time to time")
+        return _soft("no other plugin can reach the folder; on a disk its size is looked at from time to time")
     return _loose("no file wall: a plugin without the right can write what its user can write")
 
 
 def _devices(walls: Walls) -> Enforcement:
-    return (
-        _enforced("no device is there but null, zero, full and random")
-        if walls.keep_files
-        else _loose("no device wall: it can open what its user can open")
-    )
+    if _keep_from_asking(walls):
+        return _enforced("it can open null, zero, full, random, urandom and what was granted")
+    if walls.keep_files:
+        return _soft("Landlock refuses what was not granted, but by sockets it can ask others for it")
+    return _loose("no device wall: it can open what its user can open")
 
 
 def _environment(walls: Walls) -> Enforcement:
-    if walls.own_uid or walls.keep_files:
-        return _enforced("built from the allow-list")
-    return _soft("built from the allow-list, but it can read the host's own as the same user")
+    if walls.own_uid or _keep_from_asking(walls):
+        return _enforced("built from the allow-list and what was granted")
+    return _soft("built from the allow-list and what was granted, but it can get at the host's own as the same user")
+
+
+def _keep_from_asking(walls: Walls) -> bool:
+    """Say whether it sees no file but those it was given, and can ask nobody else for others."""
+    return walls.namespaces or (walls.landlock_abi > 0 and walls.seccomp)
 
 
 def _subprocess(walls: Walls) -> Enforcement:
+    # A program, unlike a plugin in Python, can always execute itself or its interpreter anew: that makes no process.
     if walls.seccomp:
-        return _enforced("it can neither fork nor run a program")
+        return _enforced("without the right it can start no process; with it, those it starts are behind the same walls")
     if walls.landlock_abi:
-        return _soft("Landlock refuses to run a program, but it can fork")
+        return _soft("without the right Landlock refuses it other programs than its own, but it can fork")
     return _loose("no syscall wall: it can start programs")
 
 
 def _memory(walls: Walls) -> Enforcement:
     if "memory" in walls.cgroup:
         return _enforced("a control group, for all its processes together")
-    return _soft("RLIMIT_DATA: for each process by itself, and not for shared memory") if walls.rlimits else _no_limits()
+    return _soft("on Linux RLIMIT_DATA: for each process by itself, and not for shared memory") if walls.rlimits else _no_limits()
 
 
 def _cpu(walls: Walls) -> Enforcement:
@@ -158,20 +172,22 @@ def _cpu(walls: Walls) -> Enforcement:
 
 def _processes(walls: Walls) -> Enforcement:
     if "pids" in walls.cgroup:
-        return _enforced("a control group; threads count")
+        return _enforced(f"a control group; {_THREADS_COUNT}")
     if not walls.rlimits:
         return _no_limits()
-    if walls.own_uid or walls.namespaces:
-        return _enforced("RLIMIT_NPROC on a user of its own; threads count")
+    if walls.own_uid:
+        return _enforced(f"RLIMIT_NPROC on a user of its own; {_THREADS_COUNT}")
+    if walls.namespaces:
+        return _enforced(f"RLIMIT_NPROC, counted in a user namespace of its own from Linux 5.14 on; {_THREADS_COUNT}")
     return _loose("the kernel counts them per user, and the user is shared")
 
 
 def _disk(walls: Walls) -> Enforcement:
-    if walls.namespaces:
-        return _enforced(
-            "it can write nothing but a temporary folder in memory of that size; a granted folder is looked at from time to time"
-        )
-    return _loose("each file is capped where there are resource limits, their number nowhere")
+    if not walls.rlimits:
+        return _no_limits()
+    if walls.caps_tmp:
+        return _enforced("no file can be larger, nor its temporary folder, which is in memory; how many it writes elsewhere is not limited")
+    return _loose("each file is capped, their number nowhere")
 
 
 def _no_limits() -> Enforcement:

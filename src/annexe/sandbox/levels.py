@@ -49,6 +49,7 @@ class Walls:
         own_uid: It runs as a user that nobody else is.
         rlimits: Limits of the kernel on each of its processes.
         namespaces: A file system, processes and a network of its own, by bubblewrap.
+        caps_tmp: Its temporary folder is in memory, and of a limited size.
         seccomp: A list of the system calls it may make.
         landlock_abi: Version of Landlock that keeps its files in; 0: none does.
         cgroup: What a control group limits: of ``memory``, ``cpu``, ``pids``.
@@ -58,6 +59,7 @@ class Walls:
     own_uid: bool = False
     rlimits: bool = False
     namespaces: bool = False
+    caps_tmp: bool = False
     seccomp: bool = False
     landlock_abi: int = 0
     cgroup: frozenset[str] = frozenset()

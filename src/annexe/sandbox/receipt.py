@@ -26,24 +26,24 @@ _SAME_UID_NOTES = (
     "control socket included, so it can command the host.",
     "It can signal and stop the host and other plugins, and trace them where the kernel lets a user trace its own.",
 )
-_OWN_UID_NOTE = "It runs as a user of its own: of files it can read what every user of this machine can read."
+_OWN_UID_NOTE = "It runs as a user of its own: of the files of others it can read and change what every user of this machine can."
 _NO_WALLS_NOTE = "It can open network connections, start programs and use every system call: no file, network or syscall wall stands."
 _NO_FILTER_NOTE = "It can use every system call: no filter stands."
 _ONE_WALL_NOTE = "One wall: without Landlock, a hole in the filter of system calls or in the namespaces is a hole in the sandbox."
-_SHARED_LIST_NOTE = (
-    "It shares the list of processes and the network's names with the host; files, signals and sockets of others are refused to it."
-)
+_SHARED_LIST_NOTE = "It shares the list of processes and the network's names with the host."
 _SIGNALS_NOTE = "It can signal processes of its user, the host included: this kernel's Landlock does not keep signals in."
-_SOFT_KILL_NOTE = "Stopping it and its children is soft: a child that leaves the process group on purpose can outlive it."
+_SOFT_KILL_NOTE = "Stopping it and its children is soft: a child that hides on purpose can outlive it."
 _NO_LIMITS_NOTE = "Nothing limits the memory, processes or files it takes."
-_SOFT_MEMORY_NOTE = "Its memory limit is soft: no control group was to be had."
+_NO_FILE_LIMITS_NOTE = "Nothing limits the files it opens, or their size."
+_SOFT_MEMORY_NOTE = "Its memory limit is soft: no control group keeps it."
+_NO_CPU_NOTE = "It can take every processor: no control group keeps its share."
 _SHARED_KERNEL_NOTE = "The kernel is shared: its bugs, and what processor caches and timing tell, are outside every level."
 _VERDICTS = {
-    IsolationLevel.FULL: "For untrusted code: files, processes, network and system calls of others are out of its reach.",
+    IsolationLevel.FULL: "For untrusted code: but for what was granted, files, processes and network are out of its reach.",
     IsolationLevel.NAMESPACES: "For untrusted code, behind one wall where level full has two.",
     IsolationLevel.LANDLOCK: "For code you half trust: files, network and system calls are walled off; limits hold only in part.",
     IsolationLevel.LANDLOCK_PARTIAL: "For code you trust: files are walled off, which stops mistakes; malice finds ways.",
-    IsolationLevel.LIMITS: "For code you trust: crashes, leaks and mistakes stay in the plugin; malice does not.",
+    IsolationLevel.LIMITS: "For code you trust: crashes and leaks stay in the plugin; malice does not.",
     IsolationLevel.NONE: "For code you trust: only a crash stays in the plugin.",
 }
 
@@ -192,11 +192,17 @@ def _notes(walls: Walls, tree_kill: TreeKill) -> Iterator[str]:
         yield _SHARED_LIST_NOTE
     if walls.keep_files and not walls.keep_processes:
         yield _SIGNALS_NOTE
-    if not walls.rlimits:
-        yield _NO_LIMITS_NOTE
-    elif "memory" not in walls.cgroup:
-        yield _SOFT_MEMORY_NOTE
+    yield from _limit_notes(walls)
     if tree_kill == "soft":
         yield _SOFT_KILL_NOTE
     if walls.level.is_at_least(IsolationLevel.LANDLOCK):
         yield _SHARED_KERNEL_NOTE
+
+
+def _limit_notes(walls: Walls) -> Iterator[str]:
+    if not walls.rlimits:
+        yield _NO_FILE_LIMITS_NOTE if walls.cgroup else _NO_LIMITS_NOTE
+    elif "memory" not in walls.cgroup:
+        yield _SOFT_MEMORY_NOTE
+    if walls.rlimits and "cpu" not in walls.cgroup:
+        yield _NO_CPU_NOTE

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from annexe.attack.catalogue import LAYERS
 from annexe.attack.layers import layers_on
-from annexe.sandbox.receipt import Layer, LayerState, receipt_for
-from tests.unit.sandbox.walls import FULL
+from annexe.sandbox import Walls
+from annexe.sandbox.receipt import receipt_for
+from tests.unit.launch.test_strategy import put_up
+from tests.unit.sandbox.walls import FULL, INSIDE, NONE
 
 
-def on(*layers: Layer) -> frozenset[str]:
-    return layers_on(receipt_for(FULL, uid=1, layers=layers, tree_kill="hard"))
+def test_every_layer_is_on_behind_all_walls_as_the_launcher_tells_of_them() -> None:
+    assert layers_on(put_up(FULL).receipt()) == set(LAYERS)
 
 
-def test_host_is_always_on() -> None:
-    assert on() == {"host"}
+def test_no_new_privileges_is_no_layer_where_the_kernel_knows_of_none() -> None:
+    assert layers_on(put_up(FULL, is_linux=False).receipt()) == set(LAYERS) - {"no-new-privileges"}
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "layer"),
+    ("walls", "layer"),
     [
-        ("environment", "on", "environment"),
-        ("descriptors", "on", "descriptors"),
-        ("own user", "on", "uid"),
-        ("no new privileges", "on", "no-new-privileges"),
-        ("namespaces", "on", "namespaces"),
-        ("system calls", "on", "seccomp"),
-        ("landlock", "on", "landlock"),
-        ("file size", "on", "rlimits"),
-        ("memory", "on", "cgroup"),
-        ("cpu", "on", "cgroup"),
+        pytest.param(replace(FULL, own_uid=False), "uid", id="user"),
+        pytest.param(replace(FULL, namespaces=False), "namespaces", id="namespaces"),
+        pytest.param(replace(FULL, seccomp=False), "seccomp", id="filters"),
+        pytest.param(replace(FULL, landlock_abi=0), "landlock", id="landlock"),
+        pytest.param(replace(FULL, rlimits=False), "rlimits", id="limits"),
+        pytest.param(replace(FULL, cgroup=frozenset({"pids"})), "cgroup", id="a control group for tasks alone"),
     ],
 )
-def test_layer_is_on_as_the_receipt_says(name: str, state: LayerState, layer: str) -> None:
-    assert on(Layer(name, state)) == {"host", layer}
-    assert on(Layer(name, "off")) == {"host"}
-    assert layer in LAYERS
+def test_layer_is_off_where_its_wall_does_not_stand(walls: Walls, layer: str) -> None:
+    assert layers_on(put_up(walls).receipt()) == set(LAYERS) - {layer}
 
 
-def test_soft_memory_is_no_control_group() -> None:
-    assert on(Layer("memory", "soft")) == {"host"}
+def test_without_a_wall_there_is_still_what_every_process_gets() -> None:
+    assert layers_on(put_up(NONE).receipt()) == {"host", "environment", "descriptors", "no-new-privileges"}
+
+
+def test_host_is_always_on() -> None:
+    assert layers_on(receipt_for(INSIDE, uid=None, layers=(), tree_kill="none")) == {"host"}

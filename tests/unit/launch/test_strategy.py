@@ -36,8 +36,19 @@ def test_launch_can_be_imported_where_there_are_no_unix_modules() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
-def put_up(walls: Walls, *, is_linux: bool = True, can_tag: bool = True, limits: dict[str, int] | None = None, **rights: Any) -> PutUp:
-    request = LaunchRequest(plugin="p", instance="p-1", kind="python", entry="e", folder=Path("/x"), profile=Profile(**rights))
+def put_up(
+    walls: Walls,
+    *,
+    is_linux: bool = True,
+    can_tag: bool = True,
+    limits: dict[str, int] | None = None,
+    kind: str = "python",
+    arena_bytes: int = 0,
+    **rights: Any,
+) -> PutUp:
+    request = LaunchRequest(
+        plugin="p", instance="p-1", kind=kind, entry="e", folder=Path("/x"), profile=Profile(**rights), arena_bytes=arena_bytes
+    )
     return PutUp(
         request=request, walls=walls, python="/usr/bin/python3", uid=64100, limits=limits or {}, filters=5, tmp="in memory",
         is_linux=is_linux, can_tag=can_tag, notes=("a copy",), lacks=(Lack("cgroup", "none"),),
@@ -85,6 +96,21 @@ def test_receipt_states_only_what_is_in_force(facts: PutUp, expected: dict[str, 
     assert expected.items() <= {layer.name: layer.state for layer in receipt.layers}.items()
     assert receipt.notes[-1] == "a copy"
     assert [lack.wall for lack in receipt.lacks] == ["cgroup"]
+
+
+def detail(facts: PutUp, name: str) -> str:
+    return next(layer.detail for layer in facts.receipt().layers if layer.name == name)
+
+
+def test_receipt_says_of_a_program_only_that_it_cannot_fork() -> None:
+    assert detail(put_up(FULL), "system calls") == "5 filters; no fork, no program"
+    assert detail(put_up(FULL, kind="binary"), "system calls") == "5 filters; no fork"
+    assert detail(put_up(FULL, subprocess=True), "system calls") == "5 filters"
+
+
+def test_receipt_names_the_memory_shared_with_the_host_where_there_is_some() -> None:
+    assert "memory" in detail(put_up(FULL, arena_bytes=1), "descriptors")
+    assert "memory" not in detail(put_up(FULL), "descriptors")
 
 
 def test_receipt_says_of_nothing_that_it_was_read_back_until_it_was() -> None:

@@ -43,11 +43,11 @@ def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
         ("kv", [ON, ON, ON, ON, ON, ON, ON, ON]),
         ("cap", [ON, ON, ON, ON, ON, ON, ON, ON]),
         ("network", [ON, ON, SOFT, OFF, ON, OFF, OFF, OFF]),
-        ("filesystem.read", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
-        ("filesystem.write", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
+        ("filesystem.read", [ON, ON, ON, SOFT, ON, OFF, OFF, OFF]),
+        ("filesystem.write", [ON, ON, ON, SOFT, ON, OFF, OFF, OFF]),
         ("data", [SOFT, SOFT, SOFT, SOFT, SOFT, OFF, OFF, OFF]),
-        ("devices", [ON, ON, ON, ON, ON, OFF, OFF, OFF]),
-        ("env", [ON, ON, ON, ON, ON, ON, SOFT, SOFT]),
+        ("devices", [ON, ON, ON, SOFT, ON, OFF, OFF, OFF]),
+        ("env", [ON, ON, ON, SOFT, ON, ON, SOFT, SOFT]),
         ("subprocess", [ON, ON, ON, SOFT, OFF, OFF, OFF, OFF]),
         ("memory", [ON, SOFT, SOFT, SOFT, SOFT, SOFT, SOFT, OFF]),
         ("cpu", [ON, OFF, OFF, OFF, OFF, OFF, OFF, OFF]),
@@ -65,6 +65,36 @@ def test_enforcement_says_what_stands(name: str, states: list[EnforcementState])
 def test_network_behind_filters_alone_is_open_once_it_is_granted() -> None:
     assert "connect anywhere" in enforcement(replace(LIMITS, seccomp=True))["network"].why
     assert "port of its proxy" in enforcement(LANDLOCK)["network"].why
+
+
+def test_tcp_alone_is_refused_by_landlock_without_filters() -> None:
+    assert "TCP alone" in enforcement(replace(LANDLOCK, seccomp=False))["network"].why
+    assert "no network wall" in enforcement(replace(LANDLOCK, seccomp=False, landlock_abi=3))["network"].why
+
+
+def test_files_can_be_emptied_behind_a_landlock_that_does_not_know_of_it() -> None:
+    assert [enforcement(replace(PARTIAL, landlock_abi=abi))["filesystem.write"].state for abi in (2, 3)] == [SOFT, ON]
+    assert enforcement(replace(PARTIAL, landlock_abi=2))["filesystem.read"].state is ON
+
+
+def test_disk_is_enforced_only_where_the_temporary_folder_has_a_size() -> None:
+    assert enforcement(replace(FULL, caps_tmp=False))["disk"].state is OFF
+
+
+def test_a_user_of_its_own_is_spoken_of_only_where_there_is_one() -> None:
+    for walls in (*BY_LEVEL.values(), OWN_USER):
+        told = " ".join(found.why for found in enforcement(replace(walls, cgroup=frozenset())).values())
+        assert ("on a user of its own" in told) is walls.own_uid
+    assert "user namespace" in enforcement(NAMESPACES)["processes"].why
+
+
+@pytest.mark.parametrize("walls", [*BY_LEVEL.values(), OWN_USER])
+def test_reasons_of_rights_are_true_with_the_right_too(walls: Walls) -> None:
+    """What a plugin cannot do is said of one without the right: the same table is shown to one that has it."""
+    for kind in RIGHT_KINDS:
+        why = enforcement(walls)[kind].why
+        for denied in ("it can neither", "it can make no", "nothing but", "it can start no"):
+            assert denied not in why.replace(f"without the right {denied}", ""), (kind, why)
 
 
 def test_enforcement_in_process_enforces_nothing() -> None:

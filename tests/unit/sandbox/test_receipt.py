@@ -43,11 +43,12 @@ def test_receipt_of_a_hard_tree_kill_does_not_speak_of_children_that_live_on() -
 def test_receipt_at_none_says_that_nothing_is_limited() -> None:
     assert "Nothing limits the memory, processes or files it takes." in make(NONE).notes
     assert "Nothing limits the memory, processes or files it takes." not in make().notes
+    assert "Nothing limits the files it opens, or their size." in make(Walls(cgroup=FULL.cgroup)).notes
 
 
 def test_receipt_at_full_promises_files_processes_network_and_calls_and_nothing_of_the_kernel() -> None:
     notes = make(FULL, tree_kill="hard").notes
-    assert notes[0] == "For untrusted code: files, processes, network and system calls of others are out of its reach."
+    assert notes[0] == "For untrusted code: but for what was granted, files, processes and network are out of its reach."
     assert len(notes) == 2
     assert "kernel is shared" in notes[1]
 
@@ -60,11 +61,27 @@ def test_receipt_at_full_promises_files_processes_network_and_calls_and_nothing_
         pytest.param(PARTIAL, "does not keep signals in", id="an older landlock"),
         pytest.param(replace(PARTIAL, seccomp=False), "no filter stands", id="no filter"),
         pytest.param(replace(FULL, cgroup=frozenset()), "memory limit is soft", id="no control group"),
+        pytest.param(replace(FULL, cgroup=frozenset({"memory"})), "take every processor", id="a control group without processors"),
     ],
 )
 def test_receipt_says_which_wall_is_missing(walls: Walls, word: str) -> None:
     assert word in words(walls)
     assert word not in words(FULL)
+
+
+@pytest.mark.parametrize("walls", [PARTIAL, replace(LIMITS, seccomp=True)], ids=["an older landlock", "filters alone"])
+def test_receipt_of_filters_does_not_say_that_files_and_signals_are_refused(walls: Walls) -> None:
+    told = words(walls)
+    assert "It shares the list of processes" in told and "It can signal" in told
+    assert "refused" not in told
+
+
+def test_receipt_of_full_promises_nothing_about_what_was_granted() -> None:
+    assert make(FULL, tree_kill="hard").notes[0].startswith("For untrusted code: but for what was granted,")
+
+
+def test_receipt_at_limits_does_not_say_that_mistakes_stay_in_the_plugin() -> None:
+    assert "mistakes" not in words(LIMITS)
 
 
 def test_receipt_in_process_says_that_it_can_do_all() -> None:

@@ -6,8 +6,10 @@ from annexe.sandbox import Walls
 
 __all__ = ["BY_LEVEL", "FULL", "INSIDE", "LANDLOCK", "LIMITS", "NAMESPACES", "NONE", "OWN_USER", "PARTIAL"]
 
-FULL = Walls(own_uid=True, rlimits=True, namespaces=True, seccomp=True, landlock_abi=7, cgroup=frozenset({"memory", "cpu", "pids"}))
-NAMESPACES = Walls(rlimits=True, namespaces=True, seccomp=True)
+FULL = Walls(
+    own_uid=True, rlimits=True, namespaces=True, caps_tmp=True, seccomp=True, landlock_abi=7, cgroup=frozenset({"memory", "cpu", "pids"})
+)
+NAMESPACES = Walls(rlimits=True, namespaces=True, caps_tmp=True, seccomp=True)
 LANDLOCK = Walls(rlimits=True, seccomp=True, landlock_abi=6)
 PARTIAL = Walls(rlimits=True, seccomp=True, landlock_abi=5)
 LIMITS = Walls(rlimits=True)
