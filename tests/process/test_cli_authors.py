@@ -384,6 +384,20 @@ def test_dev_runs_the_plugin_starts_it_again_on_save_and_stops_in_order(here: Pa
         assert not any("\x1b" in line for line in dev.seen), "no colours where nobody sees them"
 
 
+@pytest.mark.both_users  # root keeps them outside of the state directory
+def test_dev_leaves_no_private_folder(here: Path) -> None:
+    invoke(new, "hello")
+    manifest, code = here / "hello" / "plugin.toml", here / "hello" / "hello" / "plugin.py"
+    manifest.write_text(manifest.read_text().partition("# What it may use")[0] + '[permissions]\ndata = { quota = "1MiB" }\n')
+    told = '\n@plugin.on_activate\ndef tell(ctx):\n    open(ctx.data_dir + "/kept", "w").close()\n    print("kept in", ctx.data_dir)\n'
+    code.write_text(code.read_text() + told)
+    with running(here, "hello") as dev:
+        folder = Path(dev.until("kept in ").partition("kept in ")[2])
+        assert (folder / "kept").is_file()
+        assert dev.stop() == 0
+    assert not folder.exists() and not folder.parent.exists()
+
+
 def test_dev_shows_what_is_broken_with_file_and_line_and_goes_on_when_it_is_mended(here: Path) -> None:
     invoke(new, "hello")
     manifest, code = here / "hello" / "plugin.toml", here / "hello" / "hello" / "plugin.py"

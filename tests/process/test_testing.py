@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import subprocess
@@ -76,6 +77,21 @@ def test_host_for_runs_a_plugin_in_a_process_and_leaves_nothing(folder: Path) ->
         assert plugin.pid not in (None, os.getpid())
         state = host.run(lambda host: host.state_dir.path)
     assert not state.exists()
+
+
+@pytest.mark.both_users  # root keeps them outside of the state directory
+@pytest.mark.parametrize("fails", [False, True], ids=["passes", "fails"])
+def test_host_for_leaves_no_private_folder(folder: Path, fails: bool) -> None:
+    asks = '[permissions]\ndata = { quota = "1MiB" }\n'
+    (folder / "plugin.toml").write_text(MANIFEST.replace("[runtime]", f"{asks}[runtime]"))
+    code = CODE.replace("return text.upper()", 'open(ctx.data_dir + "/kept", "w").close()\n    return ctx.data_dir')
+    (folder / "loud.py").write_text(code)
+    kept = None
+    with contextlib.suppress(AssertionError), host_for(folder, contracts=[Text]) as host:
+        kept = Path(host.hooks(Text).on_text(""))
+        assert (kept / "kept").is_file() and not fails
+    assert kept is not None and kept.name == "loud"
+    assert not kept.exists() and not kept.parent.exists()
 
 
 def test_host_for_takes_more_of_the_hosts_arguments(folder: Path) -> None:

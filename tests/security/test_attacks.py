@@ -11,11 +11,15 @@ import asyncio
 import os
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from annexe import Host
 from annexe.attack.catalogue import Attack, attacks
 from annexe.attack.suite import AttackResult, Report, run_attacks
+from annexe.attack.terms import Terms
+from annexe.host.state_dir import default_data_dir
 from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder
 from annexe.sandbox.cgroup import NoControlGroups
@@ -128,6 +132,22 @@ def test_run_leaves_nothing_behind() -> None:
     assert ours() == before
 
 
+def test_run_leaves_no_private_folder_of_a_plugin_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[Path] = []
+    seen: list[bool] = []
+
+    def opened(**settings: Any) -> Host:
+        states.append(settings["state_dir"])
+        return Host(**settings)
+
+    monkeypatch.setattr("annexe.attack.suite.Host", opened)
+    chosen = [attack for attack in attacks() if attack.name == "etc-shadow"]
+    terms = Terms("keeper", {"permissions": {"data": {"quota": "1MiB"}}})
+    asyncio.run(run_attacks(chosen, progress=lambda _: seen.append(default_data_dir(states[0]).is_dir()), terms=terms))
+    assert seen == [True]
+    assert not default_data_dir(states[0]).exists()
+
+
 def mine(path: Path) -> bool:
     try:
         return path.lstat().st_uid == os.geteuid()
@@ -141,4 +161,5 @@ def test_report_as_data_has_the_promised_shape() -> None:
     assert report.as_dict().keys() == {"level", "attacks"}
     assert [result.as_dict() for result in told] == report.as_dict()["attacks"]
     by_name = {row["name"]: (row["outcome"], row["layer"]) for row in report.as_dict()["attacks"]}
-    assert by_name == {"etc-shadow": ("unix", ""), "huge-frame": ("stopped", "host")}
+    shadow = "namespaces" if "namespaces" in report.layers else "landlock"
+    assert by_name == {"etc-shadow": ("unix", shadow), "huge-frame": ("stopped", "host")}

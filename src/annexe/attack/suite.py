@@ -4,7 +4,7 @@ Every attack gets a fresh process of the attacker, as any plugin is started, and
 second plugin, which must not notice anything.
 
 Outcomes: ``stopped`` and ``capped``, with the first layer that does so by itself and is on; ``through``; ``unix``, what the permissions of
-plain Unix stop; ``not run``, with the reason.
+plain Unix stop at any rate, with the first layer that does so besides; ``not run``, with the reason.
 
 Source: feature IS10.
 """
@@ -30,6 +30,7 @@ from annexe.attack.world import World
 from annexe.errors import AnnexeError, CallTimeoutError, InvalidResultError, LaunchError, PluginRaisedError
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.state_dir import control_socket_of, control_token_of
+from annexe.host.temporary_state import removing_data_of
 from annexe.sandbox import Receipt
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
@@ -58,7 +59,7 @@ class AttackResult:
     Attributes:
         attack: It.
         outcome: In one word.
-        layer: The first layer that stops or caps it by itself and is on; empty where there is none.
+        layer: The first layer that stops or caps it by itself and is on, for ``unix`` too; empty where there is none.
         detail: What was seen, for people; may hold an attacker's text.
     """
 
@@ -116,7 +117,7 @@ async def run_attacks(
         LaunchError: The attacker cannot be started.
         AnnexeError: The host cannot be opened.
     """
-    with _world(terms) as world:
+    with _world(terms) as world, removing_data_of(world.root / "state"):
         settings: dict[str, Any] = {
             "plugins": world.root / "plugins",
             "contracts": [Escape, Bystander],
@@ -183,7 +184,8 @@ class _Run:
             await asyncio.to_thread(self._world.clear, self._host.state_dir.path / "cache" / "scratch", facts.get("folder"))
         if seen is not None:
             return AttackResult(attack=attack, outcome="through", detail=f"{said}; {seen}")
-        return self._held(attack, said)
+        # What worked inside, in folders or processes of its own, is no contradiction.
+        return self._held(attack, f"{said}; outside nothing came of it" if isinstance(outcome, Outcome) else said)
 
     @property
     def _plugin(self) -> PluginHandle:
@@ -247,7 +249,7 @@ class _Run:
     def _held(self, attack: Attack, detail: str, *, capped: bool | None = None) -> AttackResult:
         """Return the result of an attack that did not work."""
         if attack.unix:
-            return AttackResult(attack=attack, outcome="unix", detail=detail)
+            return AttackResult(attack=attack, outcome="unix", layer=attack.first_layer(self.layers), detail=detail)
         if capped is None:
             capped = not any(layer in self.layers for layer in attack.stopped_by) and bool(attack.capped_by)
         layer = attack.first_layer(self.layers, capped=capped)

@@ -14,7 +14,6 @@ import logging
 import re
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -30,6 +29,7 @@ from annexe.contract.named import BESIDE, contracts_beside, contracts_named
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginHandle
+from annexe.host.temporary_state import temporary_state
 from annexe.manifest.load import read_manifest
 from annexe.supervision.state import PluginState
 
@@ -51,7 +51,7 @@ def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state
     It is granted everything it asks for: for development alone.
     """
     with contextlib.ExitStack() as stack:
-        kept = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="annexe-dev-")))
+        kept = state or stack.enter_context(temporary_state("annexe-dev-"))
         kept.chmod(0o700) if kept.exists() else None
         logger, once = logging.getLogger("annexe.host"), _OnceFilter()
         logger.addFilter(once)

@@ -5,7 +5,6 @@ Source: docs/reference/testing.md.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from annexe.errors import ActivationError
 from annexe.host.host import Host
 from annexe.host.plugin_handle import PluginView
 from annexe.host.sync import SyncHost
+from annexe.host.temporary_state import temporary_state
 from annexe.supervision.state import PluginState
 from annexe.testing.learning import session
 
@@ -33,7 +33,7 @@ def host_for(plugin: str | Path, *, contracts: Sequence[type[Any]] = (), **setti
     Raises:
         ActivationError: A plugin did not become ready; the text says why.
     """
-    with tempfile.TemporaryDirectory(prefix="annexe-test-") as state, SyncHost(**_settings(plugin, contracts, state, settings)) as host:
+    with temporary_state("annexe-test-") as state, SyncHost(**_settings(plugin, contracts, state, settings)) as host:
         _check_ready(host.plugins)
         yield host
 
@@ -41,13 +41,13 @@ def host_for(plugin: str | Path, *, contracts: Sequence[type[Any]] = (), **setti
 @asynccontextmanager
 async def async_host_for(plugin: str | Path, *, contracts: Sequence[type[Any]] = (), **settings: Any) -> AsyncIterator[Host]:
     """Do what ``host_for`` does, under a ``Host`` in the running loop."""
-    with tempfile.TemporaryDirectory(prefix="annexe-test-") as state:
+    with temporary_state("annexe-test-") as state:
         async with Host(**_settings(plugin, contracts, state, settings)) as host:
             _check_ready(host.plugins)
             yield host
 
 
-def _settings(plugin: str | Path, contracts: Sequence[type[Any]], state: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _settings(plugin: str | Path, contracts: Sequence[type[Any]], state: Path, settings: dict[str, Any]) -> dict[str, Any]:
     learn = session()  # below `annexe learn`
     learning = {"grants": "manifest", "strategy": "process", "unsafe_learning": learn.learning} if learn is not None else {}
     return {"plugins": plugin, "contracts": contracts, "grants": "manifest", "state_dir": state, "control": False, **settings, **learning}
