@@ -20,6 +20,8 @@ import httpx
 import openai
 import pytest
 
+from tests.support.tools import level_here
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "annexe-echo"
 LIMIT = 20
@@ -36,15 +38,26 @@ window_s = 3600
 enabled = true
 """
 
+WITHOUT_BUBBLEWRAP = """
+import sys
+from functools import partial
+import annexe.host.host as host
+from annexe.launch.offer import OfferFinder
+from examples.gateway.__main__ import main
+host.ProcessStrategy = partial(host.ProcessStrategy, offers=OfferFinder(bubblewrap=None))
+sys.exit(main())
+"""
+
 pytestmark = pytest.mark.timeout(90)
 
 
 @contextmanager
-def gateway(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the demo on a free port; give its URL once it listens."""
+def gateway(folder: Path, *, bubblewrap: bool = True) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run the demo on a free port, or as on a machine without bubblewrap; give its URL once it listens."""
     settings = folder / "settings.toml"
     settings.write_text(SETTINGS)
-    command = [sys.executable, "-m", "examples.gateway", "--port", "0", "--state", str(folder / "state"), "--settings", str(settings)]
+    program = ["-m", "examples.gateway"] if bubblewrap else ["-c", WITHOUT_BUBBLEWRAP]
+    command = [sys.executable, *program, "--port", "0", "--state", str(folder / "state"), "--settings", str(settings)]
     environment = {name: value for name, value in os.environ.items() if name not in ("UPSTREAM", "PORT")}
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
@@ -291,3 +304,13 @@ def test_interrupt_stops_the_gateway_in_good_order(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize("bubblewrap", [pytest.param(True, id="with bubblewrap"), pytest.param(False, id="without bubblewrap")])
+def test_all_plugins_of_the_demo_run_and_work_at_the_level_of_the_machine(tmp_path: Path, bubblewrap: bool) -> None:
+    with gateway(tmp_path, bubblewrap=bubblewrap) as (url, _process):
+        levels = re.findall(r"isolation: (\S+)\)", httpx.get(url).text)
+        assert levels == [level_here() if bubblewrap else "landlock"] * len(list(ROOT.glob("plugins/*/plugin.toml")))
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=uuid4().hex, max_retries=0) as client:
+            assert "ada@example.org" in ask(client, "Write to ada@example.org")
+            assert [line for line in ask(client, "chaos: escape").splitlines() if not line.startswith("refused  ")] == []

@@ -16,7 +16,7 @@ import pytest
 from annexe.errors import LaunchError
 from annexe.launch.python_env import Interpreter, PythonFinder
 from annexe.launch.runtime import RuntimeFolders
-from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy
+from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_root
 from tests.process.hosts import Doc, T, no_walls, open_host, run, write_plugin
 from tests.process.test_launch import WAIT, read_line
 
@@ -26,6 +26,8 @@ def edit(doc):
     doc["marks"].append("new")
     return doc
 """
+
+SYSTEM = Path("/usr/bin/python3").resolve()
 
 
 @pytest.fixture
@@ -139,6 +141,21 @@ def test_host_that_forbids_writing_bytecode_still_launches_compiled_code(
             await plugin.close()
 
     asyncio.run(scenario())
+
+
+@needs_root
+def test_interpreter_in_a_home_that_plugins_cannot_enter_is_left_for_one_they_can(open_folder: Path, tmp_path: Path) -> None:
+    home = open_folder / "home"
+    (home / "versions").mkdir(parents=True)
+    inside = home / "versions" / "python3"
+    inside.write_text(f'#!/bin/sh\nexec {SYSTEM} "$@"\n')
+    inside.chmod(0o755)
+    finder = PythonFinder(host=inside, given=[], system=[str(SYSTEM)])
+    assert finder.find(plugin="p", folder=tmp_path, requires_python="", uid=TEST_UIDS[0]).notes == ()
+    home.chmod(0o700)
+    choice = PythonFinder(host=inside, given=[], system=[str(SYSTEM)]).find(plugin="p", folder=tmp_path, requires_python="", uid=TEST_UIDS[0])
+    assert choice.interpreter.path == SYSTEM
+    assert choice.notes == (f"{SYSTEM} is used, since: {inside}: a plugin's user cannot reach it ({home} is closed to others)",)
 
 
 def test_plugin_runs_on_a_python_that_the_operator_names(open_folder: Path, tmp_path: Path) -> None:

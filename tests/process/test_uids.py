@@ -73,6 +73,25 @@ def test_large_range_is_looked_through_once_for_several_launches(tmp_path: Path)
     assert wide.acquire() == 61304
 
 
+def test_a_thousand_uids_are_handed_out_and_again_but_for_one_that_something_runs_as(tmp_path: Path) -> None:
+    many = UidAllocator(uids=range(61300, 62300), folder=tmp_path / "uids")
+    first = [many.acquire() for _ in many.uids]
+    assert sorted(first) == list(many.uids)
+    with pytest.raises(LaunchError, match="all 1000 plugin users"):
+        many.acquire()
+    given_back = first[700:750]
+    for uid in given_back:
+        many.release(uid)
+    child = subprocess.Popen(["/bin/sleep", "1000"], user=given_back[7], group=given_back[7], extra_groups=[])
+    try:
+        assert {many.acquire() for _ in given_back[1:]} == {*given_back} - {given_back[7]}
+        with pytest.raises(LaunchError):
+            many.acquire()
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_uid_that_something_runs_as_is_not_handed_out(uids: UidAllocator, squatter: subprocess.Popen[bytes]) -> None:
     assert uids.acquire() == RANGE[1]
     assert squatter.poll() is None  # nobody's leftover: it is left alone
