@@ -122,7 +122,7 @@ def open_plugin(tmp_path: Path) -> Open:
         schema: str = "",
         **settings: Any,
     ) -> AsyncIterator[Host]:
-        # Modules of in-process plugins are the host's: each needs a name of its own.
+        # A name of its own, so that what an error says of a frame shows whose it is.
         entry = f"handlers_{next(_number)}"
         folder = tmp_path / "plugins" / "p"
         folder.mkdir(parents=True, exist_ok=True)

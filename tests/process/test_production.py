@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.process.hosts import open_host, run, write_plugin
 
 POLICY = 'policy-version = 1\n[plugins."*"]\nrights = []\n'
-
-
-@pytest.fixture(autouse=True)
-def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave nothing of a plugin that ran in this process to the next test: the modules of all are called alike."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    sys.modules.pop("main", None)
-    yield
-    sys.modules.pop("main", None)
 
 
 def states(tmp_path: Path, **settings: Any) -> dict[str, tuple[str, str]]:

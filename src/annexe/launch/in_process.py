@@ -4,7 +4,8 @@ For development, tests and code as trusted as the host's own. There is no wall a
 the host can, its crash is the host's crash, and it cannot be killed. The receipt says level ``none``, and every launch is logged as a
 warning. It speaks the same protocol over the same kind of socket, so that nothing above knows the difference.
 
-Its folder goes to the end of ``sys.path`` and stays there: modules of two plugins that share a name are one module.
+Each launch has modules of its own, read anew, whatever other plugins call theirs; see ``own_modules``. What a plugin imports without a
+statement is found, too: its folder goes to the end of ``sys.path`` and stays there.
 
 Source: feature IS2.
 """
@@ -21,6 +22,7 @@ import threading
 from typing import final
 
 from annexe.errors import LaunchError
+from annexe.launch.own_modules import OwnModules
 from annexe.launch.strategy import ExitStatus, LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.sandbox import IsolationLevel, Layer, Walls, receipt_for, require_level
 
@@ -71,8 +73,9 @@ class _InProcessPlugin(LaunchedPlugin):
         self.receipt = receipt_for(Walls(own_process=False), uid=None, layers=layers, tree_kill="none")
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
+        modules = OwnModules(request.plugin, request.folder, request.entry)
         self._thread = threading.Thread(
-            target=self._run, args=(runner, request.entry, theirs), name=f"annexe-plugin-{request.instance}", daemon=True
+            target=self._run, args=(runner, modules, theirs), name=f"annexe-plugin-{request.instance}", daemon=True
         )
         self._thread.start()
 
@@ -98,17 +101,19 @@ class _InProcessPlugin(LaunchedPlugin):
         self.sock.close()
         return TreeReport(gone=gone, tree_kill="none")
 
-    def _run(self, runner: str, entry: str, theirs: socket.socket) -> None:
+    def _run(self, runner: str, modules: OwnModules, theirs: socket.socket) -> None:
         code = 0
         try:
             main = importlib.import_module(runner).main
-            main(theirs.detach(), entry)  # the descriptor is the runner's now, to close as well
+            modules.open()
+            main(theirs.detach(), modules.entry)  # the descriptor is the runner's now, to close as well
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         except BaseException:
             _logger.exception("plugin thread %s ended with an error", threading.current_thread().name)
             code = 1
         finally:
+            modules.close()
             theirs.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._finish, code)
