@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from annexe.errors import LaunchError
-from annexe.launch.python_env import Interpreter, PythonFinder
+from annexe.launch.python_env import Interpreter, PythonChoice, PythonFinder
 from annexe.launch.runtime import RuntimeFolders
 from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_root
 from tests.process.hosts import Doc, T, no_walls, open_host, run, write_plugin
@@ -150,10 +150,14 @@ def test_interpreter_in_a_home_that_plugins_cannot_enter_is_left_for_one_they_ca
     inside = home / "versions" / "python3"
     inside.write_text(f'#!/bin/sh\nexec {SYSTEM} "$@"\n')
     inside.chmod(0o755)
-    finder = PythonFinder(host=inside, given=[], system=[str(SYSTEM)])
-    assert finder.find(plugin="p", folder=tmp_path, requires_python="", uid=TEST_UIDS[0]).notes == ()
+
+    def found() -> PythonChoice:
+        finder = PythonFinder(host=inside, given=[], system=[str(SYSTEM)])
+        return finder.find(plugin="p", folder=tmp_path, requires_python="", uid=TEST_UIDS[0])
+
+    assert found().notes == ()
     home.chmod(0o700)
-    choice = PythonFinder(host=inside, given=[], system=[str(SYSTEM)]).find(plugin="p", folder=tmp_path, requires_python="", uid=TEST_UIDS[0])
+    choice = found()
     assert choice.interpreter.path == SYSTEM
     assert choice.notes == (f"{SYSTEM} is used, since: {inside}: a plugin's user cannot reach it ({home} is closed to others)",)
 
