@@ -152,7 +152,7 @@ def test_stored_grant_is_bound_to_what_was_granted(tmp_path: Path, to_content: b
             write_tool(tmp_path, extra=KV + '\nenv = ["HOME_TOWN"]')
             await plugin.restart()
             assert plugin.state == "blocked" and plugin.pid is None
-            assert "env:HOME_TOWN" in plugin.reason and ("content" if to_content else "other rights") in plugin.reason
+            assert "env:HOME_TOWN" in plugin.reason and ("content" if to_content else "granted was: kv") in plugin.reason
 
     run(scenario)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from annexe import Host
 from annexe.cli.app import cli
-from annexe.errors import InvalidParamsError
+from annexe.errors import ConflictError, InvalidParamsError, ManifestError, PluginBlockedError
 from tests.process.hosts import Doc, T, open_host, outcome_of, run, write_plugin
 
 TOOL = """
@@ -168,8 +168,13 @@ def test_revoking_one_right_blocks_the_plugin_until_it_is_granted_again(tmp_path
             plugin = host.plugin("alpha")
             await plugin.grant(to_content=content)
             text = await annexe(tmp_path, "revoke", "alpha", "--right", "cap:orders")
+            assert {one["right"]: one["granted"] for one in (await told(tmp_path))["rights"]} == {
+                "cap:orders": False,
+                "env:TERM": True,
+                "kv": True,
+            }
             assert text.startswith("revoked; alpha is blocked: it asks for ")
-            assert "cap:orders" in plugin.reason and "annexe grant alpha" in plugin.reason
+            assert "it asks for cap:orders, which nobody has granted" in plugin.reason and "annexe grant alpha" in plugin.reason
             (grant,) = (await told(tmp_path))["grants"]
             assert grant["rights"] == ["env:TERM", "kv"]
             assert isinstance(await outcome_of(plugin.revoke(rights=["cap:orders"])), InvalidParamsError)
@@ -230,5 +235,65 @@ def test_permissions_of_a_plugin_whose_manifest_is_refused_are_none(tmp_path: Pa
             found = await told(tmp_path)
             assert (found["version"], found["rights"]) == ("", [])
             assert [grant["lapsed"] for grant in found["grants"]] == ["its manifest cannot be used"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("content", [False, True], ids=["folder", "content"])
+def test_grant_is_of_the_manifest_on_disk_and_starts_the_plugin_afresh(tmp_path: Path, content: bool) -> None:
+    write(tmp_path, extra="")
+    bound = ["--content"] if content else []
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, **settings()) as host:
+            plugin = host.plugin("alpha")
+            first = plugin.pid
+            write(tmp_path, extra=ASKS)
+            assert isinstance(await outcome_of(plugin.grant()), ConflictError)  # the application has not seen that
+            text = await annexe(tmp_path, "grant", "alpha", "--yes", *bound)
+            assert "cap:orders" in text and "plugin.toml has changed since alpha was started" in text
+            assert plugin.granted == {"cap:orders", "env:TERM", "kv"}
+            assert plugin.state == "ready" and plugin.pid not in (None, first)
+            second = plugin.pid
+            assert "has changed" not in await annexe(tmp_path, "grant", "alpha", "--yes", *bound)
+            assert plugin.pid == second
+            await plugin.restart()
+            assert plugin.state == "ready"
+
+    run(scenario)
+
+
+def test_grant_of_a_manifest_that_cannot_be_used_is_refused_and_the_plugin_goes_on(tmp_path: Path) -> None:
+    folder = write(tmp_path, extra="")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, **settings()) as host:
+            pid = host.plugin("alpha").pid
+            (folder / "plugin.toml").write_text("manifest-version = 1\n")
+            done = await asyncio.to_thread(CliRunner().invoke, cli, ["grant", "alpha", "--yes", "--state", str(tmp_path / "state")])
+            assert isinstance(done.exception, ManifestError)
+            assert isinstance(await outcome_of(host.plugin("alpha").grant()), ManifestError)
+            assert (host.plugin("alpha").state, host.plugin("alpha").pid) == ("ready", pid)
+            write(tmp_path)
+            assert "alpha is ready" in await annexe(tmp_path, "grant", "alpha", "--yes")
+
+    run(scenario)
+
+
+def test_grant_of_paths_that_are_given_to_nobody_warns_before_it_asks_and_tells_the_reason_once(tmp_path: Path) -> None:
+    write(tmp_path, extra='[permissions]\nfilesystem = { read = ["/etc", "/no-such/folder"] }')
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, **settings()):
+            where = ["--state", str(tmp_path / "state")]
+            done = await asyncio.to_thread(CliRunner().invoke, cli, ["grant", "alpha", "--yes", *where])
+            asked, _, after = done.output.partition("\ngranted; ")
+            assert "Warning: a grant alone will not let it start: plugin 'alpha' asks to read /etc, and it is a whole folder" in asked
+            assert "asks to read /no-such/folder, and it cannot be found" in asked
+            assert after == "alpha is blocked\n"
+            assert isinstance(done.exception, PluginBlockedError) and "a whole folder" in done.exception.message
+            again = await asyncio.to_thread(CliRunner().invoke, cli, ["restart", "alpha", *where])
+            assert again.output == "alpha is blocked\n"
+            assert isinstance(again.exception, PluginBlockedError)
 
     run(scenario)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from annexe.cli.options import as_json, check_runs, connect, operator, plugin_argument, state_option
+from annexe.cli.options import as_json, check_runs, connect, operator, outcome, plugin_argument, state_option
 from annexe.cli.show import print_rights
 from annexe.cli.terminal import print_json, print_text
-from annexe.errors import HostError
 
 __all__ = ["grant"]
 
@@ -26,20 +25,23 @@ __all__ = ["grant"]
 def grant(plugin: str, content: bool, versions: str, note: str, yes: bool, state_dir: Path, as_json: bool) -> None:
     """Give a plugin the rights that it asks for.
 
-    What is asked for and what each right is worth is shown first. A grant to the folder holds while the plugin asks for exactly these
+    What plugin.toml asks for now and what each right is worth is shown first; a plugin that was started with another one is started
+    afresh. A grant to the folder holds while the plugin asks for exactly these
     rights, whatever its code becomes; one to the content (--content) ends with the first change of a file. Either takes the place of
     an earlier one that is bound alike.
     """
     with connect(state_dir) as client:
-        told = client.call("show", plugin=plugin)
-        if told["digest"] is None:
-            raise HostError(f"plugin {plugin!r} cannot be granted anything: {told['problems']}", plugin=plugin)
+        told = client.call("asks", plugin=plugin)
         bound = f"its content as it is now ({told['digest'][:25]}…)" if content else f"the folder {told['folder']}"
         if versions:
             bound += f", for versions {versions}"
         if not as_json:
             print_text(f"{told['id']} {told['version']}, to be bound to {bound}")
             print_rights(told)
+            if told["changed"]:
+                print_text(f"\nIts plugin.toml has changed since {plugin} was started: a grant starts it afresh.")
+            for doubt in told["doubts"]:
+                print_text(f"\nWarning: a grant alone will not let it start: {doubt}")
         if not yes:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody is there to be asked: read what it asks for, then say --yes")
@@ -50,5 +52,5 @@ def grant(plugin: str, content: bool, versions: str, note: str, yes: bool, state
     if as_json:
         print_json(after)
     else:
-        print_text(f"granted; {plugin} is {after['state']}: {after['reason']}")
+        print_text(f"granted; {outcome(after)}")
     check_runs(after, state_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from annexe.cli.options import as_json, check_runs, connect, plugin_argument, state_option
+from annexe.cli.options import as_json, check_runs, connect, outcome, plugin_argument, state_option
 from annexe.cli.terminal import print_json, print_text
 
 __all__ = ["disable", "enable", "restart", "start", "stop"]
@@ -63,6 +63,6 @@ def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_ru
     if as_json:
         print_json(after)
     else:
-        print_text(f"{plugin} is {after['state']}: {after['reason']}")
+        print_text(outcome(after) if should_run else f"{plugin} is {after['state']}: {after['reason']}")
     if should_run:
         check_runs(after, state_dir)

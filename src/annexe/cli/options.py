@@ -15,7 +15,7 @@ from annexe.host.advice import command
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
 
-__all__ = ["as_json", "check_runs", "complete_plugin", "connect", "operator", "plugin_argument", "python_option", "state_option"]
+__all__ = ["as_json", "check_runs", "complete_plugin", "connect", "operator", "outcome", "plugin_argument", "python_option", "state_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,14 +77,23 @@ def operator() -> str:
         return "unknown"
 
 
+def outcome(told: dict[str, Any]) -> str:
+    """Return what became of a plugin that should run now: its state, and the reason unless ``check_runs`` will tell it."""
+    return f"{told['id']} is {told['state']}" + (f": {told['reason']}" if _is_as_it_should_be(told) else "")
+
+
+def _is_as_it_should_be(told: dict[str, Any]) -> bool:
+    waits = told["state"] == "stopped" and told["start"] == "lazy"
+    return told["state"] in ("ready", "degraded") or waits or not told["enabled"]
+
+
 def check_runs(told: dict[str, Any], state_dir: Path) -> None:
     """Refuse the summary of a plugin that should run now and does not.
 
     Raises:
         LaunchError: As said; PluginBlockedError or QuarantinedError where a person must act.
     """
-    waits = told["state"] == "stopped" and told["start"] == "lazy"
-    if told["state"] not in ("ready", "degraded") and not waits and told["enabled"]:
+    if not _is_as_it_should_be(told):
         text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: {command('logs ' + told['id'], state_dir)}"
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 

@@ -22,10 +22,12 @@ from annexe import __version__
 from annexe.clock import Clock
 from annexe.contract import export_schema
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import ConflictError, HostError, InvalidParamsError
+from annexe.errors import HostError, InvalidParamsError
+from annexe.host.asking import Asking
 from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
+from annexe.host.grant_book import check_as_read
 from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
@@ -150,6 +152,7 @@ class ControlMethods:
         self._clock = clock
         self._scan_folders = scan
         self._permissions = permissions
+        self._asking = Asking(settings, registry)
         self._opened_at = clock.now()
         self._calls = NamedCalls(dispatcher, explain=explain, events=events, clock=clock)
         change = partial(Answer, deadline_s=_CHANGE_S, changes=True)
@@ -158,6 +161,7 @@ class ControlMethods:
             "list": Answer(_Nothing, self._list),
             "show": Answer(_Plugin, self._show),
             "permissions": Answer(_Plugin, self._show_permissions),
+            "asks": Answer(_Plugin, self._show_asked),
             "logs": Stream(_Logs, self._follow_log),
             "events": Stream(_Events, self._follow_events),
             "call": Answer(_Call, self._call, deadline_s=_MAX_DEADLINE_S + _CALL_MARGIN_S),
@@ -236,6 +240,9 @@ class ControlMethods:
     async def _show_permissions(self, params: _Plugin) -> dict[str, Any]:
         return await self._permissions.of(params.plugin)
 
+    async def _show_asked(self, params: _Plugin) -> dict[str, Any]:
+        return await self._asking.of(params.plugin)
+
     def _done_with(self, step: Callable[[PluginHandle], Awaitable[None]]) -> Callable[[_Plugin], Awaitable[dict[str, Any]]]:
         async def run(params: _Plugin) -> dict[str, Any]:
             await step(self._handle(params.plugin))
@@ -245,19 +252,12 @@ class ControlMethods:
 
     async def _grant(self, params: _Grant) -> dict[str, Any]:
         self._check_grants_are_stored()
-        known = self._registry.get(params.plugin)
-        # What a person read and what is granted must be the same: the plugin may have changed in between.
-        asked = sorted(known.manifest.permission_set()) if known.manifest is not None else []
-        if sorted(params.rights) != asked:
-            wanted = ", ".join(sorted(params.rights)) or "nothing"
-            text = f"plugin {known.id!r} asks for {', '.join(asked) or 'nothing'} now, expected {wanted}; nothing was granted"
-            raise ConflictError(text, plugin=known.id, expected=sorted(params.rights), actual=asked)
-        digest = known.loaded.digest if known.loaded is not None else None
-        if params.digest is not None and params.digest != digest:
-            text = f"the content of plugin {known.id!r} has changed; nothing was granted"
-            raise ConflictError(text, plugin=known.id, expected=params.digest, actual=digest)
+        check = partial(check_as_read, rights=params.rights, digest=params.digest)
         to_content = params.digest is not None
-        await self._handle(known.id).grant(by=params.by, note=params.note, to_content=to_content, versions=params.versions)
+        known = await self._registry.grant(
+            params.plugin, by=params.by, note=params.note, to_content=to_content, versions=params.versions, check=check
+        )
+        await known.wait_settled()
         return self._summary(known.id)
 
     async def _revoke(self, params: _Revoke) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def details(
     manifest, receipt, decision = view.manifest, view.receipt, known.decision
     worth = receipt.rights if receipt is not None else enforcement(expected)
     asked = sorted(manifest.permission_set()) if manifest is not None else []
-    missing = decision.missing if decision is not None else frozenset(asked) - view.granted
+    missing = decision.lacking if decision is not None else frozenset(asked) - view.granted
     return summary(view, known) | {
         "description": manifest.description if manifest is not None else "",
         "authors": list(manifest.authors) if manifest is not None else [],

@@ -5,17 +5,18 @@ Source: feature PE1; docs/reference/permissions.md, "Granting".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import final
 
 from annexe.clock import Clock
-from annexe.errors import InvalidParamsError, UnknownPluginError
-from annexe.host.known import KnownPlugin
+from annexe.errors import ConflictError, InvalidParamsError
 from annexe.host.store_thread import StoreThread
+from annexe.manifest import LoadedManifest
 from annexe.manifest.versions import is_in_range, is_range
 from annexe.record import EventKind, Events
 from annexe.storage.grants import StoredGrant
 
-__all__ = ["GrantBook"]
+__all__ = ["GrantBook", "check_as_read"]
 
 
 @final
@@ -33,16 +34,12 @@ class GrantBook:
         self._events = events
         self._clock = clock
 
-    async def add(self, known: KnownPlugin, *, by: str, note: str, to_content: bool, versions: str) -> None:
+    async def add(self, loaded: LoadedManifest, *, by: str, note: str, to_content: bool, versions: str) -> None:
         """Store a grant of all that a plugin asks for, in place of one that is bound alike.
 
         Raises:
             InvalidParamsError: The version range is none, or the plugin as it is now is outside.
-            AnnexeError: What is wrong with its manifest.
         """
-        loaded = known.loaded
-        if loaded is None:
-            raise known.error or UnknownPluginError(f"plugin {known.id!r} has no manifest that could be granted anything", plugin=known.id)
         manifest = loaded.manifest
         if versions and not is_range(versions):
             raise InvalidParamsError(f"grant: expected a version range such as '>=1,<2', got {versions[:64]!r}", method="grant")
@@ -84,3 +81,25 @@ class GrantBook:
             return None
         text = f"plugin {plugin!r} was not granted {', '.join(sorted(rights - taken))}; see: annexe permissions {plugin}"
         return InvalidParamsError(text, plugin=plugin, method="revoke")
+
+
+def check_as_read(loaded: LoadedManifest, *, rights: Iterable[str], digest: str | None) -> None:
+    """Refuse to grant anything but what somebody read: the plugin may have changed in between.
+
+    Args:
+        loaded: What is about to be granted.
+        rights: That were read.
+        digest: Of the content that was read; None: whatever it is.
+
+    Raises:
+        ConflictError: It is something else.
+    """
+    plugin, asked, read = loaded.manifest.id, sorted(loaded.manifest.permission_set()), sorted(rights)
+    if read != asked:
+        text = (
+            f"plugin {plugin!r} asks for {', '.join(asked) or 'nothing'} now, expected {', '.join(read) or 'nothing'}; nothing was granted"
+        )
+        raise ConflictError(text, plugin=plugin, expected=read, actual=asked)
+    if digest is not None and digest != loaded.digest:
+        text = f"the content of plugin {plugin!r} has changed; nothing was granted"
+        raise ConflictError(text, plugin=plugin, expected=digest, actual=loaded.digest)

@@ -6,9 +6,11 @@ Source: docs/reference/host.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, final
 
 from annexe.channel import CodecName
+from annexe.host.grant_book import check_as_read
 from annexe.host.known import KnownPlugin
 from annexe.host.registry import Registry
 from annexe.manifest import Manifest
@@ -133,6 +135,8 @@ class PluginHandle(PluginView):
     async def grant(self, *, by: str = "the application", note: str = "", to_content: bool = False, versions: str = "") -> None:
         """Grant all that it asks for, bound to its folder, or to its content as it is now; start it if it is enabled.
 
+        That is what ``manifest`` asks for. Where plugin.toml asks for something else by now, nothing is granted: restart it first.
+
         Args:
             by: Who, for the record.
             note: Why, for the record.
@@ -140,9 +144,13 @@ class PluginHandle(PluginView):
             versions: Range of versions that it holds for, for example ``>=1,<2``; empty: any.
 
         Raises:
+            ConflictError: Its plugin.toml asks for other rights than it did when it was taken up.
             InvalidParamsError: The range is none, or the plugin as it is now is outside.
+            ManifestError: What is in its folder now cannot be used.
         """
-        known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content, versions=versions)
+        rights = self.manifest.permission_set() if self.manifest is not None else ()
+        check = partial(check_as_read, rights=rights, digest=None)
+        known = await self._registry.grant(self.id, by=by, note=note, to_content=to_content, versions=versions, check=check)
         await known.wait_settled()
 
     async def revoke(self, *, by: str = "the application", rights: Iterable[str] = ()) -> None:

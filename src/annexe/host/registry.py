@@ -9,7 +9,7 @@ Source: features LC1, LC3, PE1; docs/explanation/architecture.md, "Life of a plu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
@@ -26,7 +26,7 @@ from annexe.host.planner import Planner
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
-from annexe.manifest import Discovered, Discovery
+from annexe.manifest import Discovered, Discovery, LoadedManifest, folder_digest
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import Walls
 from annexe.storage.plugin_state import StoredPluginState
@@ -332,10 +332,54 @@ class Registry:
             there = [found for found in await asyncio.to_thread(self._discovery.scan) if self._id_of(found) == known.id]
         return min(there, key=lambda found: found.folder != known.found.folder, default=None)
 
-    async def grant(self, plugin: str, *, by: str, note: str, to_content: bool, versions: str = "") -> KnownPlugin:
-        """Store a grant of all that a plugin asks for, and act on it."""
+    async def on_disk(self, plugin: str) -> LoadedManifest:
+        """Return what is in a plugin's folder now, whatever it was started with.
+
+        Raises:
+            UnknownPluginError: It is not known.
+            ManifestError: It cannot be used.
+        """
+        known = self.get(plugin)
+        return await _loaded(await self._in_its_folder(known) or known.found)
+
+    async def grant(
+        self,
+        plugin: str,
+        *,
+        by: str,
+        note: str,
+        to_content: bool,
+        versions: str = "",
+        check: Callable[[LoadedManifest], None],
+    ) -> KnownPlugin:
+        """Store a grant of all that a plugin asks for as it is in its folder now, and act on it.
+
+        One that runs and was started with another manifest is started afresh, and so is one whose content is other than what was granted.
+
+        Args:
+            plugin: Id.
+            by: Who.
+            note: Why.
+            to_content: Bind it to the content, not to the folder.
+            versions: That it holds for; empty: any.
+            check: Is shown what is about to be granted, and raises what speaks against it.
+
+        Raises:
+            ManifestError: What is in its folder now cannot be used; nothing was granted.
+        """
+        if self.get(plugin).supervisor is None:
+            await self.scan()  # refused so far: perhaps it is mended
+        discovered = await self._in_its_folder(self.get(plugin))
         async with self._acting_on(plugin) as known:
-            await self._grants.add(known, by=by, note=note, to_content=to_content, versions=versions)
+            discovered = discovered or known.found
+            loaded = await _loaded(discovered)
+            check(loaded)
+            await self._grants.add(loaded, by=by, note=note, to_content=to_content, versions=versions)
+            is_other = discovered != known.found or (to_content and known.loaded is not None and known.loaded.digest != loaded.digest)
+            if is_other and known.supervisor is not None:
+                if known.supervisor.state.has_process:
+                    await known.supervisor.stop("it has changed since it was started")
+                self._adopt(known, discovered)
             await self._reconsider(known, "granted")
             return known
 
@@ -391,6 +435,13 @@ class Registry:
         async with known.lock:  # an act that was under way may have started it again
             if known.supervisor is not None:
                 await known.supervisor.stop(reason)
+
+
+async def _loaded(discovered: Discovered) -> LoadedManifest:
+    """Return what is in a folder now, or raise why it cannot be used."""
+    if discovered.error is not None or discovered.manifest is None:
+        raise discovered.error or UnknownPluginError(f"plugin {discovered.id!r} has no manifest", plugin=discovered.id)
+    return LoadedManifest(discovered.manifest, discovered.folder, await asyncio.to_thread(folder_digest, discovered.folder))
 
 
 def _check_enabled(known: KnownPlugin) -> None:

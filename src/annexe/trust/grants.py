@@ -63,6 +63,7 @@ class GrantDecision:
     Attributes:
         granted: Rights asked for and granted.
         missing: Rights asked for and not granted; not empty: the plugin is blocked.
+        had: Of those missing, what a grant to its folder names that holds no longer because more is asked for now.
         lapsed: Why grants of this plugin that exist do not hold, one text each.
         was_to_content: One of those was bound to the plugin's content: so should the next one be.
     """
@@ -70,6 +71,7 @@ class GrantDecision:
     plugin: str
     granted: frozenset[str]
     missing: frozenset[str]
+    had: frozenset[str] = frozenset()
     lapsed: tuple[str, ...] = ()
     was_to_content: bool = False
 
@@ -79,10 +81,18 @@ class GrantDecision:
         return bool(self.missing)
 
     @property
+    def lacking(self) -> frozenset[str]:
+        """What nobody has granted at all, where that is why grants hold no longer."""
+        return self.missing - self.had
+
+    @property
     def problem(self) -> str:
         """For people: what is missing and why; empty when nothing is."""
         if not self.missing:
             return ""
+        if self.had:
+            besides = ", ".join(sorted(self.granted | self.had))
+            return f"it asks for {', '.join(sorted(self.lacking))}, which nobody has granted; granted was: {besides}"
         asked = f"it asks for {', '.join(sorted(self.missing))}"
         return f"{asked}, and its grant holds no longer: {'; '.join(self.lapsed)}" if self.lapsed else f"{asked}, which nobody has granted"
 
@@ -98,6 +108,7 @@ def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Gra
     """
     asked = manifest.permission_set()
     granted: frozenset[str] = frozenset()
+    had: frozenset[str] = frozenset()
     lapsed: list[str] = []
     was_to_content = False
     for grant in grants:
@@ -107,9 +118,18 @@ def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Gra
         if reason:
             lapsed.append(reason)
             was_to_content = was_to_content or grant.digest is not None
+            had |= grant.rights & asked if grant.folder == folder and is_in_range(manifest.version, grant.version_range) else frozenset()
         else:
             granted |= grant.rights & asked
-    return GrantDecision(plugin=manifest.id, granted=granted, missing=asked - granted, lapsed=tuple(lapsed), was_to_content=was_to_content)
+    missing = asked - granted
+    return GrantDecision(
+        plugin=manifest.id,
+        granted=granted,
+        missing=missing,
+        had=had & missing if missing - had else frozenset(),
+        lapsed=tuple(lapsed),
+        was_to_content=was_to_content,
+    )
 
 
 def grant_as_asked(manifest: Manifest, *, folder: str, note: str) -> Grant:

@@ -76,8 +76,29 @@ def test_decide_grant_that_does_not_hold_gives_nothing_and_says_why(bad: Grant, 
     assert decision.granted == frozenset()
     assert decision.missing == {"kv", "cap:orders"}
     assert decision.lapsed == (reason,)
-    assert decision.problem == f"it asks for cap:orders, kv, and its grant holds no longer: {reason}"
+    if "besides" not in reason:
+        assert decision.problem == f"it asks for cap:orders, kv, and its grant holds no longer: {reason}"
+        assert decision.had == frozenset()
     assert decision.was_to_content is (bad.digest is not None)
+
+
+def test_decide_plugin_that_asks_for_more_than_its_folder_was_granted_lacks_that_alone() -> None:
+    decision = decide(ASKING, digest=DIGEST, folder=FOLDER, grants=[grant("kv", digest=None, folder=FOLDER)])
+    assert (decision.granted, decision.had, decision.lacking) == (frozenset(), frozenset({"kv"}), frozenset({"cap:orders"}))
+    assert decision.is_blocked
+    assert decision.problem == "it asks for cap:orders, which nobody has granted; granted was: kv"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(grant("kv", digest=None, folder="/srv/other"), id="folder"),
+        pytest.param(grant("kv", digest=None, folder=FOLDER, version_range=">=2"), id="version"),
+        pytest.param(grant("kv", digest=OTHER), id="content"),
+    ],
+)
+def test_decide_grant_that_lapsed_otherwise_counts_for_nothing_it_had(other: Grant) -> None:
+    assert decide(ASKING, digest=DIGEST, folder=FOLDER, grants=[other]).had == frozenset()
 
 
 def test_decide_grant_of_another_plugin_is_passed_over() -> None:
