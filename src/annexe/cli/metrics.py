@@ -16,7 +16,7 @@ __all__ = ["metrics"]
 @state_option
 @as_json
 def metrics(state_dir: Path, as_json: bool) -> None:
-    """Print counts and times of calls, and plugins' own figures, in the text format of Prometheus."""
+    """Print counts of starts, ends, refusals, violations and calls, and plugins' own figures, in the text format of Prometheus."""
     with connect(state_dir) as client:
         told = client.call("metrics")
     if as_json:

@@ -138,10 +138,14 @@ class Events:
     Args:
         clock: For the events' time.
         capacity: How many are kept in memory.
+        count: Told kind, plugin and facts of all that is added, also of what is then left out for being too many. It must not fail.
     """
 
-    def __init__(self, clock: Clock, *, capacity: int = 2000) -> None:
+    def __init__(
+        self, clock: Clock, *, capacity: int = 2000, count: Callable[[EventKind, str, Mapping[str, object]], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._count = count
         self._ring: deque[Event] = deque(maxlen=capacity)
         self._sequence = itertools.count(1)
         self._limits: dict[tuple[str | None, EventKind], _Limit] = {}
@@ -159,6 +163,8 @@ class Events:
         Returns:
             The event; None if this plugin has had too many of this kind lately and it was only counted.
         """
+        if self._count is not None and plugin is not None:
+            self._count(kind, plugin, facts)
         limit = self._limits.get((plugin, kind))
         if limit is None:
             limit = self._limits[plugin, kind] = _Limit()

@@ -1,4 +1,4 @@
-"""Figures of calls to plugins, and figures that plugins give themselves.
+"""Figures of calls to plugins, of what became of them, and figures that plugins give themselves.
 
 ``MethodFigures`` is resolved once, when a plugin becomes ready; counting a call is then a few additions. What plugins give is
 hostile: names, kinds, values and labels are checked, their number is bounded, and what is refused is counted.
@@ -19,6 +19,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
+from annexe.record.events import EventKind
+from annexe.record.lives import LifeFigures
 from annexe.record.safetext import escaped
 
 __all__ = ["LATENCY_BOUNDS_S", "MAX_LABEL_SETS", "MAX_NAMES", "VALUE_BOUNDS", "Histogram", "MethodFigures", "Metrics", "PluginMetrics"]
@@ -185,6 +187,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._methods: dict[str, dict[str, MethodFigures]] = {}
+        self._lives: dict[str, LifeFigures] = {}
         self._plugins: dict[str, PluginMetrics] = {}
 
     def method(self, plugin: str, method: str) -> MethodFigures:
@@ -207,17 +210,27 @@ class Metrics:
             metrics = self._plugins[plugin] = PluginMetrics()
         return metrics
 
+    def count_event(self, kind: EventKind, plugin: str, facts: Mapping[str, object]) -> None:
+        """Count an event of a plugin's, if its kind is counted; for ``Events``."""
+        if LifeFigures.counts(kind):
+            life = self._lives.get(plugin)
+            if life is None:
+                life = self._lives[plugin] = LifeFigures()
+            life.add(kind, facts)
+
     def forget(self, plugin: str) -> None:
         """Throw away a removed plugin's figures."""
+        self._lives.pop(plugin, None)
         self._methods.pop(plugin, None)
         self._plugins.pop(plugin, None)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return every figure: by plugin id ``methods`` (by name), ``metrics`` (a list) and ``dropped`` (by reason)."""
+        """Return every figure: by plugin id ``life``, ``methods`` (by name), ``metrics`` (a list) and ``dropped`` (by reason)."""
         result: dict[str, Any] = {}
-        for plugin in sorted(self._methods.keys() | self._plugins.keys()):
+        for plugin in sorted(self._methods.keys() | self._plugins.keys() | self._lives.keys()):
             own = self._plugins.get(plugin)
             result[plugin] = {
+                "life": self._lives.get(plugin, LifeFigures()).snapshot(),
                 "methods": {name: figures.snapshot() for name, figures in self._methods.get(plugin, {}).items()},
                 "metrics": own.snapshot() if own is not None else [],
                 "dropped": dict(own.dropped) if own is not None else {},

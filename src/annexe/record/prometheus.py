@@ -2,7 +2,8 @@
 
 Pure: a snapshot in, text out.
 
-Names: ``annexe_calls_total``, ``annexe_call_failures_total`` and ``annexe_call_seconds`` for calls to plugins;
+Names: ``annexe_plugin_starts_total``, ``annexe_plugin_exits_total``, ``annexe_permission_denials_total`` and ``annexe_violations_total``
+for what became of plugins; ``annexe_calls_total``, ``annexe_call_failures_total`` and ``annexe_call_seconds`` for calls to them;
 ``annexe_<kind>_<name>`` for what plugins count themselves (``annexe_counter_seen_total``), so that two plugins that give one name
 different kinds both come out right; ``annexe_metrics_dropped_total`` for what was refused.
 """
@@ -19,6 +20,7 @@ def as_prometheus_text(snapshot: Mapping[str, Any]) -> str:
     """Return what ``Metrics.snapshot`` returned as text for a scraper."""
     families = _Families()
     for plugin, figures in snapshot.items():
+        _add_life(families, plugin, figures["life"])
         for method, counts in figures["methods"].items():
             labels = {"plugin": plugin, "method": method}
             families.add("annexe_calls_total", "counter", labels, counts["calls"])
@@ -35,6 +37,17 @@ def as_prometheus_text(snapshot: Mapping[str, Any]) -> str:
         for reason, count in figures["dropped"].items():
             families.add("annexe_metrics_dropped_total", "counter", {"plugin": plugin, "reason": reason}, count)
     return families.text()
+
+
+def _add_life(families: _Families, plugin: str, life: Mapping[str, Any]) -> None:
+    families.add("annexe_plugin_starts_total", "counter", {"plugin": plugin}, life["starts"])
+    for reason, count in life["exits"].items():
+        families.add("annexe_plugin_exits_total", "counter", {"plugin": plugin, "reason": reason}, count)
+    for right, count in life["denials"].items():
+        families.add("annexe_permission_denials_total", "counter", {"plugin": plugin, "right": right}, count)
+    for resource, actions in life["violations"].items():
+        for action, count in actions.items():
+            families.add("annexe_violations_total", "counter", {"plugin": plugin, "resource": resource, "action": action}, count)
 
 
 @final
