@@ -421,7 +421,8 @@ def test_doctor_tries_everything_and_says_what_is_not_there(shell: Shell) -> Non
         assert checks[name]["state"] == "ok", checks[name]
     assert checks["plugin user"]["state"] == "ok", checks["plugin user"]
     assert ("share the host's user" in checks["plugin user"]["found"]) is (os.geteuid() != 0)
-    for wall in ("landlock", "system calls", *(("namespaces",) if level_here() == "full" else ())):
+    assert "a folder was refused to it" in checks["wall: landlock"]["found"]
+    for wall in ("seccomp", *(("namespaces",) if level_here() == "full" else ())):
         assert checks[f"wall: {wall}"]["state"] == "ok" and "read back from the kernel" in checks[f"wall: {wall}"]["found"]
     assert checks["isolation"]["state"] == ("ok" if level_here() == "full" else "warning")
     assert f"level {level_here()}" in checks["isolation"]["found"]

@@ -43,6 +43,7 @@ def test_nothing_through_makes_the_exit_code_0(capsys: pytest.CaptureFixture[str
     assert run("--only", "etc-shadow", "--only", "empty-frame") == 0
     printed = capsys.readouterr()
     assert "unix" in printed.out and "   0 got through" in printed.out
+    assert "Made with the permissions and resources of its own" in printed.out
     assert printed.err == ""  # no progress but on a terminal
 
 
@@ -55,6 +56,16 @@ def test_plugin_in_a_folder_lends_the_attacker_its_resources(tmp_path: Path, cap
     (tmp_path / "main.py").write_text("")
     assert run(str(tmp_path), "--only", "disk-one-file", "--json") == 1
     assert json.loads(capsys.readouterr().out)["attacks"][0]["detail"] == "wrote 10 MiB of 4"
+    assert run(str(tmp_path), "--only", "empty-frame") == 0
+    assert "permissions and resources that other asks for" in capsys.readouterr().out
+
+
+def test_file_that_only_the_attacker_sees_is_no_contradiction(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--only", "shm-write", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    row = told["attacks"][0]
+    assert row["outcome"] == "stopped" and row["layer"]
+    assert ("wrote it; outside nothing came of it" in row["detail"]) is (told["level"] == "full")
 
 
 def test_list_makes_no_attack(capsys: pytest.CaptureFixture[str]) -> None:

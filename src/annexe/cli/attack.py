@@ -22,14 +22,14 @@ _WORDS = {
     "through": "got through",
     "stopped": "stopped",
     "capped": "capped",
-    "unix": "stopped by the permissions of plain Unix, which is no merit of the sandbox",
+    "unix": "stopped by the permissions of plain Unix at any rate, which is no merit of the sandbox; LAYER is what stops it besides",
     "not run": "not run",
 }
 
 
 @click.command()
 @click.argument("plugin", metavar="[ID]", required=False)
-@click.option("--only", "names", multiple=True, metavar="NAME", help="This attack alone, or this theme; may be repeated.")
+@click.option("--only", "names", multiple=True, metavar="NAME", help="This attack alone, or this theme; may be given several times.")
 @click.option("--list", "only_list", is_flag=True, help="List the attacks and what stops each; make none.")
 @state_option
 @as_json
@@ -50,7 +50,7 @@ def attack(plugin: str | None, names: tuple[str, ...], only_list: bool, state_di
     if as_json:
         print_json(report.as_dict())
     else:
-        _print_report(report)
+        _print_report(report, terms)
     return 1 if report.through else 0
 
 
@@ -122,12 +122,14 @@ def _print_list(chosen: list[Attack], *, as_json: bool) -> None:
     )
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Report, terms: Terms | None) -> None:
     print_table(
         ("THEME", "ATTACK", "OUTCOME", "LAYER", "SEEN"),
         [(one.attack.theme, one.attack.name, one.outcome, one.layer, _short(one.detail)) for one in report.results],
     )
-    print_text(f"\nLevel {report.level}; on are: {', '.join(sorted(report.layers))}.")
+    whose = "of its own: a small store" if terms is None else f"that {terms.plugin} asks for in its plugin.toml, all granted"
+    print_text(f"\nMade with the permissions and resources {whose}.")
+    print_text(f"Level {report.level}; on are: {', '.join(sorted(report.layers))}.")
     for outcome, words in _WORDS.items():
         count = sum(result.outcome == outcome for result in report.results)
         if count or outcome == "through":

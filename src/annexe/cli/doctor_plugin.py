@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from annexe.cli.doctor_checks import Check
     from annexe.sandbox import Receipt
 
-__all__ = ["plugin_checks"]
+__all__ = ["checks_of", "plugin_checks"]
 
 _TIMEOUT_S = 60.0
-_WALLS = ("namespaces", "landlock", "system calls", "memory", "cpu", "tasks")
+# By the name of their layer: as lacks are called, so that a wall has one name whether it stands or not.
+_WALLS = {
+    "namespaces": "namespaces",
+    "landlock": "landlock",
+    "system calls": "seccomp",
+    **{limit: limit for limit in ("memory", "cpu", "tasks")},
+}
+_GROUPS_MEND = "run the host as root, or as a service of systemd with Delegate=yes, or in a systemd user session; see FOUND"
 _OPEN_FILES = 37  # no default anywhere, so that it can only come from the manifest
 
 _MANIFEST = f"""
@@ -77,7 +84,7 @@ def plugin_checks() -> list[Check]:
             return [Check("plugin start", "failed", str(error) or type(error).__name__, "see the message")]
     if receipt is None or told is None:
         return [Check("plugin start", "failed", reason, "see the message; `annexe show doctor` has nothing on it, this was a trial")]
-    return list(_checks(receipt, told))
+    return list(checks_of(receipt, told))
 
 
 async def _start(aside: Path) -> tuple[str, Receipt | None, dict[str, Any] | None]:
@@ -92,7 +99,13 @@ async def _start(aside: Path) -> tuple[str, Receipt | None, dict[str, Any] | Non
             return plugin.reason, plugin.receipt, told
 
 
-def _checks(receipt: Receipt, told: dict[str, Any]) -> Iterator[Check]:
+def checks_of(receipt: Receipt, told: dict[str, Any]) -> Iterator[Check]:
+    """Yield what a plugin that started tells of this machine.
+
+    Args:
+        receipt: Its receipt.
+        told: What it found in its own process.
+    """
     from annexe.cli.doctor_checks import Check
 
     yield Check("plugin start", "ok", f"a plugin started at isolation level {receipt.level}, tree kill {receipt.tree_kill}")
@@ -121,9 +134,9 @@ def _walls(receipt: Receipt) -> Iterator[Check]:
 
     for layer in receipt.layers:
         if layer.name in _WALLS and layer.state == "on":
-            yield Check(f"wall: {layer.name}", "ok", f"{layer.detail}" + ("; read back from the kernel" if layer.confirmed else ""))
+            yield Check(f"wall: {_WALLS[layer.name]}", "ok", f"{layer.detail}" + ("; read back from the kernel" if layer.confirmed else ""))
     for lack in receipt.lacks:
-        yield Check(f"wall: {lack.wall}", "warning", lack.why, lack.cure)
+        yield Check(f"wall: {lack.wall}", "warning", lack.why, lack.cure or (_GROUPS_MEND if lack.wall == "cgroup" else ""))
     if receipt.level == "full":
         yield Check("isolation", "ok", "level full: plugins of other people can be run")
     else:
@@ -133,11 +146,9 @@ def _walls(receipt: Receipt) -> Iterator[Check]:
 def _python(receipt: Receipt, told: dict[str, Any]) -> Check:
     from annexe.cli.doctor_checks import Check
 
+    # Not the host's own where users of plugins cannot reach that: it is found and works, so there is nothing to mend.
     fallback = next((note for note in receipt.notes if "is used, since:" in note), None)
-    if fallback is None:
-        return Check("plugin python", "ok", f"plugins run with {told['python'] or 'the host its own'}")
-    mend = "let every user pass the folders on the way to the host's Python (chmod o+x), or install one in /usr: apt install python3"
-    return Check("plugin python", "warning", fallback, mend)
+    return Check("plugin python", "ok", fallback or f"plugins run with {told['python'] or 'the host its own'}")
 
 
 def _user(receipt: Receipt, told: dict[str, Any]) -> Check:

@@ -171,7 +171,7 @@ class FolderGroups(ControlGroups):
         there = self._make_folders(full, notes)
         made = {controller: base.child(full) for controller, base in self._bases.items() if base.folder in there}
         if not made:
-            raise SandboxError(f"no control group for {name!r} can be made: {' '.join(notes)}", group=full)
+            raise SandboxError(f"no control group {name!r} can be made: {' '.join(notes)}", group=full)
         limited = {
             controller
             for controller in sorted(self.controllers & made.keys())
