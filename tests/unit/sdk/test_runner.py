@@ -244,6 +244,35 @@ def test_an_error_whose_facts_cannot_be_sent_is_sent_without_them(capsys: pytest
         assert answer["message"] == "LookupError: lost (at odd\\udcff.py:2)"
 
 
+def code_at(path: str, code: str) -> Any:
+    """Return the function ``run`` of a module that was read from there."""
+    names: dict[str, Any] = {}
+    exec(compile(code, path, "exec"), names)
+    return names["run"]
+
+
+FAILS = "def run(text, ctx):\n    raise LookupError"
+OPENS = "from pathlib import Path\ndef run(text, ctx):\n    Path('/no/such').read_text()"
+PACKAGE = code_at("/plugins/a/.venv/lib/python3.13/site-packages/slugs.py", FAILS)
+
+
+@pytest.mark.parametrize(
+    ("run", "at"),
+    [
+        pytest.param(code_at("/plugins/a/mine.py", OPENS), "mine.py:3", id="standard-library"),
+        pytest.param(lambda text, ctx: PACKAGE(text, ctx), "test_runner.py:", id="package"),
+        pytest.param(PACKAGE, "slugs.py:2", id="nothing-of-its-own"),
+    ],
+)
+def test_an_error_is_told_at_the_plugins_own_line(run: Any, at: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = Plugin()
+    plugin.filter("chat.on_text")(run)
+    with served(plugin) as host:
+        answer = host.error("hook.chat.on_text", ["a"])
+    assert answer["data"]["at"].startswith(at)
+    assert f"(at {at}" in answer["message"]
+
+
 def test_state_is_sent_back_when_it_changed() -> None:
     def change(text: str, ctx: Context) -> str:
         ctx.state["new"] = [1]

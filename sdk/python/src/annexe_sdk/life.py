@@ -188,16 +188,21 @@ def describe(error: BaseException) -> str:
 
 
 def last_frame(error: BaseException) -> str | None:
-    """Return ``file:line`` of the innermost frame that is not the SDK's."""
-    trace, where = error.__traceback__, None
+    """Return ``file:line`` of the innermost frame of the plugin's own code; of packages and the standard library, where it has none."""
+    trace, where, outside = error.__traceback__, None, None
+    library = f"{sys.base_prefix}/lib/python"
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if "annexe_sdk" not in name and not name.startswith("<frozen"):
-            where = f"{name.rpartition('/')[2]}:{trace.tb_lineno}"
+            at = f"{name.rpartition('/')[2]}:{trace.tb_lineno}"
+            if name.startswith(library) or "/site-packages/" in name:
+                outside = at
+            else:
+                where = at
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename.rpartition('/')[2]}:{error.lineno}"
-    return where
+    return where or outside
 
 
 def with_hint(runner: "Runner", error: BaseException, text: str, facts: "dict[str, Any]") -> "tuple[str, dict[str, Any]]":
