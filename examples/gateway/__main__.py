@@ -99,6 +99,9 @@ Try
   # at temperature 0 the second answer comes from the cache: look at x-answered-by
   {ask} -i {body("What is a plugin?", temperature=0)}
 
+  # have a plugin try to break out in a dozen ways: the answer says what came of each
+  {ask} {body("chaos: escape")}
+
   # crash a plugin in the middle of a request; the answer comes all the same
   {ask} -H 'x-request-id: try-1' {body("chaos: crash")}
 
