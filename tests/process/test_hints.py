@@ -18,6 +18,7 @@ def read(): return open("/srv/no-such/model.bin").read()
 def write(): return pathlib.Path("/srv/no-such/out.txt").write_text("x")
 def connect(): return socket.create_connection(("api.example.org", 443))
 def download(): return urllib.request.urlopen("http://api.example.org:8080/").read()
+def tunnel(): return urllib.request.urlopen("https://api.example.org/").read()
 def start(): return subprocess.run(["ls"])
 def fork(): return os.fork()
 def variable(): return os.environ["HTTP_TIMEOUT"]
@@ -66,6 +67,21 @@ def test_refusal_names_the_line_that_asks_for_it(tmp_path: Path, what: str, line
             (event,) = events(host, EventKind.HOOK_FAILED, "alpha")
             assert line in event.reason
             assert any(line in record["message"] for record in host.logs.tail("alpha", 100) if record["source"] == "stderr")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("what", "target"), [("download", "api.example.org:8080"), ("tunnel", "api.example.org:443")])
+def test_refusal_of_the_proxy_names_the_line_that_asks_for_it(tmp_path: Path, what: str, target: str) -> None:
+    write_plugin(tmp_path / "plugins", "alpha", TOOL, hooks=["t.strict"], extra='[permissions]\nnetwork = ["a.example:443"]\n')
+
+    async def scenario() -> None:
+        async with open_host(tmp_path) as host:
+            receipt = host.plugin("alpha").receipt
+            assert receipt is not None
+            if not receipt.walls.seccomp:
+                pytest.skip(f"no such wall at level {receipt.level}")
+            assert (await refusal(host, what))["manifest_line"] == f'network = ["a.example:443", "{target}"]'
 
     run(scenario)
 

@@ -6,8 +6,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from email.message import Message
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import pytest
 
@@ -249,6 +252,74 @@ def test_who_wants_the_network_is_told_the_target_where_it_is_known(error: Excep
         f'[permissions]: network = ["{target}"]'
     )
     assert ("permission" in found) == (target != "host:port")
+
+
+class Answer:
+    """What requests and httpx keep of an answer; to requests a refusal is false."""
+
+    def __init__(self, url: str, status: int = 403) -> None:
+        self.url, self.status_code = url, status
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class ClientError(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("403 Client Error: Forbidden")
+        self.response = answer
+
+
+class Origin:
+    host, port = b"b.org", 443
+
+
+class Tunnel:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+def of_urllib(url: str, status: int = 403) -> Exception:
+    return HTTPError(url, status, "Forbidden", Message(), BytesIO())
+
+
+def of_tunnel(text: str = "Tunnel connection failed: 403 Forbidden", **attributes: Any) -> Exception:
+    return within("http.client", "_tunnel", OSError(text), self=Tunnel(**attributes))
+
+
+@pytest.mark.parametrize(
+    ("error", "target"),
+    [
+        pytest.param(of_urllib("http://B.org/x"), "b.org:80", id="urllib"),
+        pytest.param(of_urllib("http://127.0.0.1:8080/"), "127.0.0.1:8080", id="urllib-port"),
+        pytest.param(ClientError(Answer("http://[::1]:80/x")), "[::1]:80", id="requests"),
+        pytest.param(URLError(of_tunnel(_tunnel_host="b.org", _tunnel_port=443)), "b.org:443", id="urllib-tunnel"),
+        pytest.param(of_tunnel("403 Forbidden", _remote_origin=Origin()), "b.org:443", id="httpx-tunnel"),
+    ],
+)
+def test_who_is_refused_by_the_proxy_is_told_the_line(error: Exception, target: str) -> None:
+    found = hint_for(error, level="full", grants=["network:a.org:443"])
+    line = f'network = ["a.org:443", "{target}"]'
+    assert found == {
+        "hint": f"the host's proxy connects a plugin to nothing but what it was granted; add to plugin.toml under [permissions]: {line}",
+        "permission": f"network:{target}",
+        "manifest_line": line,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "grants"),
+    [
+        pytest.param(of_urllib("http://a.org/"), ["network:a.org:80"], id="the-server-refused"),
+        pytest.param(of_urllib("https://b.org/"), ["network:a.org:80"], id="within-a-tunnel"),
+        pytest.param(of_urllib("http://b.org/", 404), ["network:a.org:80"], id="not-found"),
+        pytest.param(of_urllib("http://b.org/"), ["kv"], id="no-proxy"),
+        pytest.param(of_tunnel("Tunnel connection failed: 502", _tunnel_host="b.org", _tunnel_port=443), ["network:a.org:80"], id="502"),
+        pytest.param(of_tunnel(), ["network:a.org:80"], id="another-client"),
+    ],
+)
+def test_an_answer_that_is_not_the_proxys_is_left_alone(error: Exception, grants: list[str]) -> None:
+    assert hint_for(error, level="full", grants=grants) == {}
 
 
 def test_a_network_that_is_not_walled_off_is_not_spoken_of() -> None:

@@ -15,6 +15,8 @@ import errno
 import sys
 from posixpath import dirname, normpath
 
+from annexe_sdk.proxy_hints import refused_target
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -121,6 +123,8 @@ def _frames(error: BaseException) -> "list[tuple[FrameType, int]]":
 def _hint(error: BaseException, level: str, rights: _Rights, data_dir: str | None) -> "dict[str, str]":
     if isinstance(error, KeyError):
         return _of_variable(error, rights) if level not in _NO_PROCESS else {}
+    if level in _CALL_WALLS and (found := _of_proxy(error, rights)):
+        return found
     if not isinstance(error, OSError) or level not in _FILE_WALLS:
         return {}
     frames = _frames(error)
@@ -161,6 +165,14 @@ def _of_network(error: OSError, frames: "list[tuple[FrameType, int]]", modules: 
         return {"hint": why}
     line = rights.line("network", target or "host:port")
     return {key: text for key, text in _ask(f"{why}, and", f"network:{target}", line).items() if target or key == "hint"}
+
+
+def _of_proxy(error: BaseException, rights: _Rights) -> "dict[str, str]":
+    target = refused_target(error) if rights.names("network") else ""  # without any there is no proxy
+    if not target or f"network:{target}" in rights:
+        return {}  # what was granted was the server's to refuse
+    why = "the host's proxy connects a plugin to nothing but what it was granted;"
+    return _ask(why, f"network:{target}", rights.line("network", target))
 
 
 def _target(frames: "list[tuple[FrameType, int]]") -> str:
