@@ -125,6 +125,11 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> Non
         time.sleep(0.1)
 
 
+def test_greeting_tells_what_to_try_an_escape_before_a_crash(url: str) -> None:
+    tried = httpx.get(url).text.partition("\nTry\n")[2].partition("\nLook inside\n")[0]
+    assert re.findall(r"chaos: \w+", tried) == ["chaos: escape", "chaos: crash"]
+
+
 PERSONAL = "Write to ada@example.org or +49 30 1234567, card 4111 1111 1111 1111, IBAN DE89 3704 0044 0532 0130 00"
 
 

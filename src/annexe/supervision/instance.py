@@ -207,6 +207,15 @@ class Instance:
         if not self.ended.done():
             self.ended.set_result(reason)
 
+    @property
+    def cause(self) -> str:
+        """Return in a word why it has to be ended, or has ended, as a failure."""
+        if self.protocol_error is not None:
+            return "protocol-error"
+        if self.is_stuck:
+            return "stuck"
+        return "exited" if self.ended.done() else "no-answer"
+
     async def ping(self, timeout_s: float) -> float | None:
         """Return how long the plugin took to answer, in seconds; None when it did not in time."""
         started = monotonic()

@@ -335,17 +335,7 @@ class Supervisor:
             self._events.add(EventKind.PROTOCOL_ERROR, plugin=self.id, reason=instance.protocol_error.message, rule=rule)
         elif instance.is_stuck:
             self._events.add(EventKind.STUCK, plugin=self.id, reason=reason)
-        self._events.add(EventKind.PLUGIN_EXITED, plugin=self.id, reason=reason, cause=self._cause(instance, reason))
-
-    def _cause(self, instance: Instance, reason: str) -> str:
-        """Return why an instance failed, as one of a few words."""
-        if instance.protocol_error is not None:
-            return "protocol-error"
-        if instance.is_stuck:
-            return "stuck"
-        if reason == self._fault:
-            return "limit"
-        return "exited" if instance.ended.done() else "no-answer"
+        self._events.add(EventKind.PLUGIN_EXITED, plugin=self.id, reason=reason, cause="limit" if reason == self._fault else instance.cause)
 
     def _failed(self, reason: str, *, ready_s: float) -> float | None:
         """Count a failure; return how long to back off, None when the life ends here."""
