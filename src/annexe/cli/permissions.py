@@ -9,6 +9,7 @@ import click
 
 from annexe.cli.options import as_json, complete_plugin, connect, state_option
 from annexe.cli.terminal import print_json, print_table, print_text
+from annexe.host.advice import command
 
 __all__ = ["permissions"]
 
@@ -34,7 +35,7 @@ def permissions(plugin: str | None, unused: bool, state_dir: Path, as_json: bool
     elif as_json:
         print_json(told[0] if plugin is not None else told)
     elif plugin is not None:
-        _show(told[0])
+        _show(told[0], state_dir)
     else:
         rows = [(one["id"], *_cells(right)) for one in told for right in one["rights"]]
         _print_rights(("ID", *_COLUMNS), rows, otherwise="no plugin asks for any right")
@@ -60,7 +61,7 @@ def _print_rights(columns: tuple[str, ...], rows: list[Any], *, otherwise: str) 
         print_text(otherwise)
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(told: dict[str, Any], state_dir: Path) -> None:
     print_text(f"{told['id']} {told['version']} is {told['state']}: {told['reason']}")
     print_text("\nRights it asks for:")
     rows = [(*_cells(right), right["why"]) for right in told["rights"]]
@@ -79,6 +80,12 @@ def _show(told: dict[str, Any]) -> None:
         print_text("  nothing")
     for one in told["denied"]:
         print_text(_denial_lines(one))
+    if lines := sorted({line for one in told["denied"] for line in one["manifest_line"].split("\n") if line}):
+        print_text("\nTo ask for that, in plugin.toml under [permissions]:")
+        for line in lines:
+            print_text(f"  {line}")
+        if told["source"] == "stored":
+            print_text(f"then: {command('grant ' + told['id'], state_dir)}")
 
 
 def _grant_lines(grant: dict[str, Any]) -> str:
@@ -92,8 +99,7 @@ def _grant_lines(grant: dict[str, Any]) -> str:
 def _denial_lines(one: dict[str, Any]) -> str:
     times = f"{one['count']} times, last {one['time']}" if one["count"] > 1 else one["time"]
     who = "by the host" if one["by"] == "host" else "by the sandbox, as the plugin tells it"
-    ask = f"\n    to ask for it, in plugin.toml under [permissions]: {one['manifest_line']}" if one["manifest_line"] else ""
-    return f"  {times}, {who}: {one['right'] or _line_kind(one['manifest_line'])}{ask}"
+    return f"  {times}, {who}: {one['right'] or _line_kind(one['manifest_line'])}"
 
 
 def _line_kind(line: str) -> str:

@@ -1,7 +1,6 @@
 """What a plugin may do, who said so, what it made of it, and what it was refused: plain values, for the control socket.
 
-Nothing is asked of a plugin here, and nothing is changed. Refusals of the host are facts. Those of the sandbox the host does not see: they
-are what a plugin's SDK made of an error, told as such.
+Nothing is asked of a plugin here, and nothing is changed.
 
 Source: features PE1, PE4, PE5; docs/reference/permissions.md.
 """
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from annexe.host.denials import TOLD_IN, denials
 from annexe.host.known import KnownPlugin
 from annexe.host.registry import Registry
 from annexe.host.right_uses import OBSERVABLE, RightUses
@@ -25,15 +25,9 @@ from annexe.storage.events import StoredEvent
 from annexe.storage.grants import StoredGrant
 from annexe.trust.grants import Grant, why_lapsed
 
-__all__ = ["Permissions", "denials"]
+__all__ = ["Permissions"]
 
 _MAX_EVENTS = 200
-_MAX_DENIALS = 20
-_ASK = "add to plugin.toml under [permissions]: "
-_AT = " (at "  # where it was raised follows what the SDK's own errors say
-_HOSTS_OWN = "; then grant it with: "
-# In these a plugin's SDK may have told what the sandbox refused.
-_TOLD_IN = (EventKind.CALL_FAILED, EventKind.HOOK_FAILED, EventKind.HOOK_SKIPPED, EventKind.LAUNCH_FAILED)
 
 
 @final
@@ -75,13 +69,18 @@ class Permissions:
             "source": str(source) if isinstance(source, Path) else source,
             "rights": list(self._rights(known, await self._worth(known), used, since)),
             "grants": grants,
-            "denied": denials(events),
+            "denied": denials(
+                events,
+                asked=known.manifest.permissions if known.manifest is not None else None,
+                granted=known.decision.granted if known.decision is not None else frozenset(),
+                since=since,
+            ),
         }
 
     def _read(self, plugin: str) -> tuple[list[StoredGrant], list[StoredEvent]]:
         store = self._thread.store
         grants = store.grants.of(plugin) if self._settings.grants == "stored" else []
-        kinds = (EventKind.PERMISSION_DENIED, *_TOLD_IN)
+        kinds = (EventKind.PERMISSION_DENIED, *TOLD_IN)
         return grants, [event for kind in kinds for event in store.events.newest(_MAX_EVENTS, plugin=plugin, kind=str(kind))]
 
     async def _worth(self, known: KnownPlugin) -> Mapping[str, Enforcement]:
@@ -105,40 +104,6 @@ class Permissions:
                 "last_used": None if at is None else rfc3339(at),
                 "use": _use(right, found, used_at=at, granted_at=granted_at if right in granted else None),
             }
-
-
-def denials(events: Iterable[StoredEvent]) -> list[dict[str, Any]]:
-    """Return what was refused lately, each line of a manifest once, the latest first.
-
-    Args:
-        events: Of one plugin, in any order; those that tell of no refusal are passed over.
-    """
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for event in sorted(events, key=lambda event: event.time, reverse=True):
-        is_hosts = event.kind == EventKind.PERMISSION_DENIED
-        line = str(event.facts.get("manifest_line") or "") if is_hosts else _told_line(event.reason)
-        right = str(event.facts.get("permission") or "") if is_hosts else ""
-        if not is_hosts and not line:
-            continue
-        row = rows.setdefault(
-            (right, line),
-            {
-                "time": rfc3339(event.time),
-                "by": "host" if is_hosts else "sandbox",
-                "right": right,
-                "manifest_line": line,
-                "reason": event.reason,
-                "count": 0,
-            },
-        )
-        row["count"] += 1 + int(event.facts.get("suppressed_count") or 0)
-    return list(rows.values())[:_MAX_DENIALS]
-
-
-def _told_line(reason: str) -> str:
-    """Return the line in a text of the SDK's; empty when there is none, or the host told it already and a plugin let its error pass."""
-    line = reason.partition(_ASK)[2].partition(_AT)[0]
-    return "" if _HOSTS_OWN in line else line
 
 
 def _use(right: str, found: Enforcement, *, used_at: float | None, granted_at: float | None) -> str:

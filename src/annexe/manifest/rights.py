@@ -9,13 +9,16 @@ Source: docs/reference/permissions.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from annexe.manifest import model, names, values
 from annexe.manifest.model import Permissions
 from annexe.manifest.values import MisfitError
 
-__all__ = ["RIGHT_KINDS", "kind_of", "manifest_line", "right", "right_or_whole_kind"]
+__all__ = ["RIGHT_KINDS", "kind_of", "manifest_line", "manifest_lines", "right", "right_or_whole_kind", "rights_in"]
 
 RIGHT_KINDS: Mapping[str, Callable[[object], str] | None] = {
     "kv": None,
@@ -97,6 +100,47 @@ def manifest_line(text: str, permissions: Permissions) -> str:
         arrays = ", ".join(f"{other.partition('.')[2]} = {_array(other, name if other == kind else '', permissions)}" for other in pair)
         return f"{table} = {{ {arrays} }}"
     return f"{_ARRAYS[kind].replace('_', '-')} = {_array(kind, name, permissions)}"
+
+
+def manifest_lines(rights: Iterable[str], permissions: Permissions) -> dict[str, str]:
+    """Return for each of some rights the line that asks for it, and for all others of them that stand under the same key.
+
+    Args:
+        rights: In normal form; those that are asked for already are left out.
+        permissions: What the manifest asks for now.
+    """
+    by_key: dict[str, list[str]] = {}
+    for text in sorted(frozenset(rights) - permissions.as_set()):
+        kind = kind_of(text)
+        by_key.setdefault(kind.partition(".")[0] if kind in _ARRAYS else kind, []).append(text)
+    lines = {}
+    for texts in by_key.values():
+        others = permissions
+        for text in texts[:-1]:
+            kind, _, name = text.partition(":")
+            field: dict[str, Any] = {_ARRAYS[kind]: (*getattr(others, _ARRAYS[kind]), name)}
+            others = replace(others, **field)
+        lines.update(dict.fromkeys(texts, manifest_line(texts[-1], others)))
+    return lines
+
+
+def rights_in(line: str) -> frozenset[str]:
+    """Return the rights that a line of the table ``[permissions]`` asks for; none where it is no such line."""
+    try:
+        return frozenset(right(text) for key, value in tomllib.loads(line).items() for text in _texts(key, value))
+    except (MisfitError, ValueError, RecursionError):  # a ValueError: it is no TOML
+        return frozenset()
+
+
+def _texts(key: str, value: object) -> Iterator[str]:
+    kind = next((kind for kind, name in _ARRAYS.items() if name == key.replace("-", "_")), key)
+    if isinstance(value, list):
+        yield from (f"{kind}:{name}" for name in value)
+    elif key in ("filesystem", "events") and isinstance(value, dict):
+        for verb, names_ in value.items():
+            yield from _texts(f"{key}.{verb}", names_)
+    else:
+        yield key
 
 
 def _array(kind: str, added: str, permissions: Permissions) -> str:

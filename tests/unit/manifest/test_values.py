@@ -158,3 +158,36 @@ def test_kind_of_a_right_is_what_stands_before_the_first_colon() -> None:
 )
 def test_manifest_line_asks_beside_what_is_asked_for(right: str, line: str) -> None:
     assert rights.manifest_line(right, Permissions(network=("a.example:1",), filesystem_read=("/srv/r",))) == line
+
+
+def test_manifest_lines_ask_for_all_rights_under_a_key_in_one_line() -> None:
+    asked = Permissions(network=("a.example:1",))
+    wanted = ["network:a.example:1", "network:c.example:1", "network:b.example:1", "events.publish:a.b", "events.subscribe:c.d", "kv"]
+    network, events = 'network = ["a.example:1", "b.example:1", "c.example:1"]', 'events = { publish = ["a.b"], subscribe = ["c.d"] }'
+    assert rights.manifest_lines(wanted, asked) == {
+        "network:b.example:1": network,
+        "network:c.example:1": network,
+        "events.publish:a.b": events,
+        "events.subscribe:c.d": events,
+        "kv": 'kv = { quota = "1MiB" }',
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        pytest.param('kv = { quota = "1MiB" }', {"kv"}, id="quota"),
+        pytest.param("subprocess = true", {"subprocess"}, id="plain"),
+        pytest.param('capabilities = ["a", "b"]', {"cap:a", "cap:b"}, id="array"),
+        pytest.param(
+            'filesystem = { read = ["/srv/r"], write = ["/srv/w"] }', {"filesystem.read:/srv/r", "filesystem.write:/srv/w"}, id="table"
+        ),
+        pytest.param("filesystem = true", set(), id="no-table"),
+        pytest.param('env = ["A-B"]', set(), id="misfit"),
+        pytest.param("nonsense = 1", set(), id="unknown"),
+        pytest.param("[[[", set(), id="no-toml"),
+        pytest.param("a = " + "[" * 10_000, set(), id="deep"),
+    ],
+)
+def test_rights_in_a_line_of_the_manifest(line: str, found: set[str]) -> None:
+    assert rights.rights_in(line) == found
