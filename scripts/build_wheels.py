@@ -43,7 +43,7 @@ def build(source: Path, out: Path) -> list[Path]:
     copy_checkout(source)
     shutil.rmtree(out, ignore_errors=True)
     for project in PROJECTS:
-        run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(out)], cwd=source / project)
+        run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(out)], cwd=source / project, about=f" in {project}")
     archives = sorted(map(str, out.glob("*.tar.gz")))
     run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), *archives],
@@ -85,8 +85,14 @@ def smoke_tests(fresh: Path, python: str) -> list[list[str]]:
     return tests
 
 
-def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> None:
+def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, about: str = "") -> None:
     """Run a command quietly; on failure show all of its output and stop.
+
+    Args:
+        command: Program and arguments.
+        cwd: Where it runs.
+        env: Of it; by default ours.
+        about: What tells it from others, for its line: that is cut where it gets long.
 
     Raises:
         SystemExit: It failed.
@@ -94,7 +100,8 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> 
     result = subprocess.run(
         command, cwd=cwd, env=env or ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=240
     )
-    print(f"{'ok    ' if result.returncode == 0 else 'FAILED'}  {' '.join(command)[:110]}", flush=True)
+    shown = " ".join([Path(command[0]).name, *command[1:]])
+    print(f"{'ok    ' if result.returncode == 0 else 'FAILED'}  {shown[: 110 - len(about)]}{about}", flush=True)
     if result.returncode:
         print(result.stdout + result.stderr, file=sys.stderr)
         raise SystemExit(1)

@@ -204,7 +204,10 @@ def test_operator_grants_calls_and_looks_at_a_plugin(shell: Shell) -> None:
     assert "mine" in shell.annexe("explain", "--latest", "10")
     assert "no record" in shell.annexe("explain", "never-was", code=6)
 
+    assert re.search(rf"shout .* {level_here()} +activated", shell.annexe("list"))
+    assert f"isolation:  1 at {level_here()}; lowest allowed: none" in shell.annexe("status")
     shown = shell.annexe("show", "shout")
+    assert f"isolation: {level_here()}; its manifest requires none" in shown
     assert f"level: {level_here()}" in shown and re.search(r"kv +yes +enforced", shown) and "starting" in shown
     assert shell.json("show", "shout")["digest"].startswith("sha3-512:")
     assert 'annexe_calls_total{plugin="shout",method="hook.greeter.on_greeting"}' in shell.annexe("metrics")
@@ -227,7 +230,9 @@ def test_operator_grants_calls_and_looks_at_a_plugin(shell: Shell) -> None:
 
 
 def test_operator_switches_configures_and_scans(shell: Shell) -> None:
-    shell.run("--contracts", "contracts:Greeter", "--contracts", "contracts:Voice", "--grants", "manifest")
+    said = shell.run("--contracts", "contracts:Greeter", "--contracts", "contracts:Voice", "--grants", "manifest")
+    hint = "" if level_here() == "full" else "; what is missing here says: annexe doctor"
+    assert said[-2] == f"annexe: isolation: 1 at {level_here()}{hint}"
     before = shell.json("show", "shout")["pid"]
     assert is_alive(before)
     assert shell.json("restart", "shout")["pid"] != before
@@ -411,6 +416,11 @@ def _seen_until(terminal: int, wanted: bytes | None) -> bytes:
             break
         seen += chunk
     return seen
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "annexe", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("annexe")
 
 
 def test_doctor_tries_everything_and_says_what_is_not_there(shell: Shell) -> None:

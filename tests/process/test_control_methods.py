@@ -152,6 +152,9 @@ def test_status_list_and_show_tell_what_runs(tmp_path: Path) -> None:
     status, plugins, shown, broken = asked(tmp_path, ask)
     assert status["pid"] == os.getpid()
     assert status["plugins"] == {"ready": 1, "blocked": 1}
+    assert status["levels"] == {level_here(): 1} and status["isolation"] == "none"
+    assert [one["level"] for one in plugins] == [None, level_here()]
+    assert shown["requires_level"] == "none" and broken["requires_level"] is None
     assert status["grants"] == "manifest"
     assert "t.edit" in status["hooks"] and "voice.say" in status["extensions"]
     assert [(one["id"], one["state"]) for one in plugins] == [("broken", "blocked"), ("shout", "ready")]

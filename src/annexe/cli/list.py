@@ -25,10 +25,18 @@ def list_plugins(state_dir: Path, as_json: bool) -> None:
         print_text("no plugins; `annexe status` says which folders the host looks into")
     else:
         rows = [
-            (one["id"], one["version"], one["state"], "" if one["enabled"] else "disabled", one["pid"], _why(one["reason"], one["id"]))
+            (
+                one["id"],
+                one["version"],
+                one["state"],
+                "" if one["enabled"] else "disabled",
+                one["pid"],
+                one["level"],
+                _why(one["reason"], one["id"]),
+            )
             for one in plugins
         ]
-        print_table(("ID", "VERSION", "STATE", "", "PID", "WHY"), rows)
+        print_table(("ID", "VERSION", "STATE", "", "PID", "LEVEL", "WHY"), rows)
 
 
 def _why(reason: str, plugin: str) -> str:

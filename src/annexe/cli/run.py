@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,9 @@ async def _serve(host: Host, state_dir: Path) -> None:
 def _print_start(host: Host) -> None:
     for event in host.events.latest(1000):
         _print_event(event)
+    if levels := Counter(str(plugin.receipt.level) for plugin in host.plugins if plugin.receipt is not None):
+        below = "" if set(levels) == {"full"} else "; what is missing here says: annexe doctor"
+        _say(f"annexe: isolation: {', '.join(f'{count} at {level}' for level, count in sorted(levels.items()))}{below}")
     ready = sum(plugin.state.takes_calls for plugin in host.plugins)
     _say(f"annexe: running; {ready} of {len(host.plugins)} plugins are ready. Try: {command('list', host.state_dir.path)}")
 

@@ -62,6 +62,7 @@ def _print_head(told: dict[str, Any]) -> None:
     for hook, seconds in told["breakers"].items():
         print_text(f"breaker:   open at {hook}: it failed too often there, and is passed over for {seconds:.0f} s more")
     print_text(f"pid:       {told['pid'] or '-'} ({told['strategy']}, {told['start'] or '-'})")
+    print_text(f"isolation: {told['level'] or '-'}; its manifest requires {told['requires_level'] or 'none'}")
     print_text(f"folder:    {told['folder']}")
     print_text(f"content:   {told['digest'] or '-'}")
     provided = [*told["hooks"], *told["extensions"]]
@@ -113,7 +114,7 @@ def _with_unit(name: str, value: Any) -> str:
     if name not in ("memory", "disk"):
         return str(value)
     for unit in ("B", "KiB", "MiB"):
-        if value % 1024:
+        if value % 1024 or not value:
             return f"{value} {unit}"
         value //= 1024
     return f"{value} GiB"

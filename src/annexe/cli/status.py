@@ -16,7 +16,7 @@ __all__ = ["status"]
 @state_option
 @as_json
 def status(state_dir: Path, as_json: bool) -> None:
-    """Show the running host: version, process, folders, what it opens, how many plugins are in which state."""
+    """Show the running host: version, process, folders, what it opens, how many plugins are in which state and at which level."""
     with connect(state_dir) as client:
         told = client.call("status")
     if as_json:
@@ -29,5 +29,7 @@ def status(state_dir: Path, as_json: bool) -> None:
     print_text(f"grants:     {told['grants']}")
     print_text(f"folders:    {', '.join(told['folders'])}")
     print_text(f"plugins:    {plugins}")
+    levels = ", ".join(f"{count} at {level}" for level, count in sorted(told["levels"].items())) or "no plugin runs"
+    print_text(f"isolation:  {levels}; lowest allowed: {told['isolation']}")
     print_text(f"hooks:      {', '.join(told['hooks']) or 'none'}")
     print_text(f"extensions: {', '.join(told['extensions']) or 'none'}")

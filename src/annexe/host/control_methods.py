@@ -203,6 +203,8 @@ class ControlMethods:
             "started": rfc3339(self._opened_at),
             "uptime_s": round(now - self._opened_at, 3),
             "plugins": dict(Counter(str(known.state) for known in self._registry.plugins.values())),
+            "isolation": self._settings.isolation,
+            "levels": dict(Counter(one["level"] for plugin in self._registry.plugins if (one := self._summary(plugin))["level"])),
             "hooks": sorted(self._dispatcher.pipelines),
             "extensions": sorted(f"{point.name}.{method}" for point in self._dispatcher.points.values() for method in point.methods),
         }

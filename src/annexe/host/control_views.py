@@ -35,6 +35,7 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
         "since": None if since is None else rfc3339(since),
         "enabled": view.enabled,
         "pid": view.pid,
+        "level": None if view.receipt is None else str(view.receipt.level),
         "start": manifest.runtime.start if manifest is not None else None,
     }
 
@@ -63,6 +64,7 @@ def details(
         "folder": str(known.found.folder),
         "digest": known.loaded.digest if known.loaded is not None else None,
         "strategy": strategy,
+        "requires_level": manifest.sandbox_require if manifest is not None else None,
         "starts": known.supervisor.starts if known.supervisor is not None else 0,
         "failures": known.supervisor.failures if known.supervisor is not None else 0,
         "breakers": dict(breakers),

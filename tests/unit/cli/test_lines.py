@@ -44,6 +44,7 @@ def test_why_in_a_list_is_the_first_problem_and_where_the_others_are() -> None:
         ("memory", 3 * 2**40, "3072 GiB"),
         ("disk", 1000, "1000 B"),
         ("disk", 5120, "5 KiB"),
+        ("disk", 0, "0 B"),
         ("call-timeout", 0.5, "0.5 s"),
         ("start-timeout", 10.0, "10 s"),
         ("cpu", 0.5, "0.5"),
@@ -68,6 +69,8 @@ HEAD: dict[str, object] = {
     "failures": 0,
     "breakers": {},
     "pid": None,
+    "level": None,
+    "requires_level": None,
     "strategy": "process",
     "start": "",
     "folder": "f",
@@ -88,6 +91,13 @@ def test_head_tells_problems_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "state:     blocked since T: wrong; worse\n" in said and "Problems" not in said
     _print_head({**HEAD, "reason": "stopped by a person", "problems": "wrong"})
     assert "\nProblems:\nwrong\n" in capsys.readouterr().out
+
+
+def test_head_tells_the_level_that_was_reached_and_the_one_required(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_head({**HEAD, "level": "limits", "requires_level": "none"})
+    assert "isolation: limits; its manifest requires none\n" in capsys.readouterr().out
+    _print_head({**HEAD, "requires_level": "full"})
+    assert "isolation: -; its manifest requires full\n" in capsys.readouterr().out
 
 
 def test_problems_of_an_event_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
