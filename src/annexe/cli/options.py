@@ -50,7 +50,7 @@ def python_option(function: F) -> F:
         multiple=True,
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         metavar="PATH",
-        help="A further Python that plugins may run on, for a .venv that fits neither the host's nor the system's; may be repeated.",
+        help="A further Python for plugins, for a .venv that fits neither the host's nor the system's; may be given several times.",
     )
     return option(function)
 

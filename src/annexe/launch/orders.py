@@ -17,7 +17,7 @@ from annexe.errors import LaunchError
 from annexe.launch.egress import egress_orders
 from annexe.launch.preparation import Prepared
 from annexe.launch.private_frame import PrivateFrame
-from annexe.launch.receipts import PutUp
+from annexe.launch.receipts import PutUp, in_mib
 from annexe.sandbox.landlock import ruleset
 from annexe.sandbox.receipt import Lack
 from annexe.sandbox.view import Access, Place
@@ -27,7 +27,6 @@ __all__ = ["MAX_FORKS", "fork_orders", "orders_for", "packed", "put_up_for", "se
 MAX_FORKS = 64
 """How many forks a server can have at a time."""
 
-_MIB = 1024 * 1024
 _PRELOADED = ("_json", "annexe_sdk.convert", "msgspec")
 _OF_FORKS = frozenset(
     {"no-children", "no-attributes", "no-messages", "allow"}
@@ -158,7 +157,7 @@ def put_up_for(
         uid=os.getuid() if prepared.uid is None else prepared.uid,
         limits=limits,
         filters=filters,
-        tmp=f"{profile.tmp_bytes // _MIB} MiB in memory" if in_memory else "on disk, each file capped, their number nowhere",
+        tmp=f"{in_mib(profile.tmp_bytes)} in memory" if in_memory else "on disk, each file capped, their number nowhere",
         is_linux=is_linux,
         can_tag="RLIMIT_RTTIME" in limits,
         notes=prepared.notes,

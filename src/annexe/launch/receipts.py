@@ -10,7 +10,7 @@ from annexe.launch.strategy import LaunchRequest
 from annexe.sandbox import Layer, Receipt, Walls, receipt_for
 from annexe.sandbox.receipt import Lack, LayerState, TreeKill
 
-__all__ = ["PutUp"]
+__all__ = ["PutUp", "in_mib"]
 
 _MIB = 1024 * 1024
 
@@ -72,8 +72,13 @@ class PutUp:
             Layer("descriptors", "on", f"the channel, {shared}standard streams, and no other"),
             Layer("own user", _state(own_uid), str(self.uid) if own_uid else "it takes a host that runs as root", confirmed and own_uid),
             Layer("no new privileges", linux, "", confirmed),
-            Layer("end with the host", linux, "by the kernel" if self.is_linux else "it is told only by the end of the channel"),
+            Layer("end with the host", linux, self._how_ended()),
         ]
+
+    def _how_ended(self) -> str:
+        if not self.is_linux:
+            return "it is told only by the end of the channel"
+        return "by the kernel" if self.walls.namespaces or self._cannot_fork() else "by the kernel; its children by a warden of the host's"
 
     def _walls(self, confirmed: bool) -> list[Layer]:
         walls, here = self.walls, "see `annexe doctor`"
@@ -100,12 +105,12 @@ class PutUp:
         counted = "pids" in group or "RLIMIT_NPROC" in self.limits
         tree_kill = self._tree_kill()
         return [
-            Layer("memory", memory, f"{profile.memory_bytes // _MIB} MiB {whose}", confirmed and walls.rlimits),
+            Layer("memory", memory, f"{in_mib(profile.memory_bytes)} {whose}", confirmed and walls.rlimits),
             _layer("cpu", "cpu" in group, f"{profile.cpu:g} of a core", "it takes a control group", confirmed),
             _layer("tasks", counted, f"{profile.tasks} processes and threads, with those of the SDK", "counted per user", confirmed),
             Layer("open files", limited, f"{profile.open_files} for each process", confirmed and walls.rlimits),
-            Layer("file size", limited, f"{profile.file_bytes // _MIB} MiB each", confirmed and walls.rlimits),
-            Layer("core dumps", limited, "none are written", confirmed and walls.rlimits),
+            Layer("file size", limited, f"{in_mib(profile.file_bytes)} each", confirmed and walls.rlimits),
+            Layer("core dumps", limited, "the kernel writes none", confirmed and walls.rlimits),
             Layer("niceness", "on", f"+{profile.nice}"),
             Layer("tree kill", "on" if tree_kill == "hard" else "soft" if self.can_tag else "off", self._how_killed()),
             Layer("python", "on", self.python + (", warm: forked from a fork server of its own" if self.is_warm else "")),
@@ -131,6 +136,11 @@ class PutUp:
         if self._cannot_fork():
             return "it can have no children"
         return "its process group, and descendants by the tag they inherit" if self.can_tag else "its process group only"
+
+
+def in_mib(size_bytes: int) -> str:
+    """Return a size in words; one below a MiB is not nothing."""
+    return f"{size_bytes / _MIB:.10g} MiB"
 
 
 def _state(is_on: bool) -> LayerState:

@@ -108,6 +108,19 @@ def test_receipt_says_of_a_program_only_that_it_cannot_fork() -> None:
     assert detail(put_up(FULL, subprocess=True), "system calls") == "5 filters"
 
 
+def test_receipt_says_who_ends_the_children_of_a_plugin_that_can_have_some() -> None:
+    assert detail(put_up(FULL, subprocess=True), "end with the host") == "by the kernel"
+    assert detail(put_up(LANDLOCK), "end with the host") == "by the kernel"
+    assert "its children by a warden" in detail(put_up(LANDLOCK, subprocess=True), "end with the host")
+    assert "its children by a warden" in detail(put_up(LIMITS), "end with the host")
+
+
+def test_receipt_rounds_no_limit_to_nothing() -> None:
+    facts = put_up(FULL, file_bytes=512 * 1024, memory_bytes=128 * 1024 * 1024)
+    assert detail(facts, "file size") == "0.5 MiB each"
+    assert detail(facts, "memory") == "128 MiB for all its processes"
+
+
 def test_receipt_names_the_memory_shared_with_the_host_where_there_is_some() -> None:
     assert "memory" in detail(put_up(FULL, arena_bytes=1), "descriptors")
     assert "memory" not in detail(put_up(FULL), "descriptors")
