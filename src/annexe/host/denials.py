@@ -30,6 +30,7 @@ _MAX_DENIALS = 20
 _ASK = "add to plugin.toml under [permissions]: "
 _AT = " (at "  # where it was raised follows what the SDK's own errors say
 _HOSTS_OWN = "; then grant it with: "
+_SDKS_OWN = "; then have it granted with: "
 
 
 def denials(
@@ -100,5 +101,5 @@ def _is_before(at: float, rights: Iterable[str], since: Mapping[str, float], *, 
 
 def _told_line(reason: str) -> str:
     """Return the line in a text of the SDK's; empty when there is none, or the host told it already and a plugin let its error pass."""
-    line = reason.partition(_ASK)[2].partition(_AT)[0]
+    line = reason.partition(_ASK)[2].partition(_AT)[0].partition(_SDKS_OWN)[0]
     return "" if _HOSTS_OWN in line else line

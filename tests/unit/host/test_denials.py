@@ -22,6 +22,7 @@ def test_the_same_refusal_is_one_row_with_its_last_time_and_how_often() -> None:
 
 def test_what_a_plugin_tells_of_the_sandbox_is_told_as_such_and_other_failures_are_not() -> None:
     told = "PermissionError (at main.py:3); the sandbox …; add to plugin.toml under [permissions]: subprocess = true"
+    told += "; then have it granted with: annexe grant ID"
     passed_on = (
         'PermissionDenied: …; add to plugin.toml under [permissions]: kv = { quota = "1MiB" }; then grant it with: annexe grant alpha'
     )

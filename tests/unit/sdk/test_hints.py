@@ -47,6 +47,7 @@ def refused(number: int, path: str | None = None) -> OSError:
     return OSError(number, "no", path) if path is not None else OSError(number, "no")
 
 
+THEN = "; then have it granted with: annexe grant ID"
 MISSING = refused(errno.ENOENT, "/srv/models/a.bin")
 REFUSED = refused(errno.EACCES, "/srv/models/a.bin")
 
@@ -58,7 +59,7 @@ REFUSED = refused(errno.EACCES, "/srv/models/a.bin")
 def test_a_path_that_is_not_shown_is_asked_for_to_be_read(error: OSError, level: str) -> None:
     assert hint_for(within("main", "load", error), level=level, grants=["kv"]) == {
         "hint": "a plugin sees only what it was granted; if /srv/models/a.bin is there, add to plugin.toml under [permissions]: "
-        'filesystem = { read = ["/srv/models/a.bin"], write = [] }',
+        'filesystem = { read = ["/srv/models/a.bin"], write = [] }' + THEN,
         "permission": "filesystem.read:/srv/models/a.bin",
         "manifest_line": 'filesystem = { read = ["/srv/models/a.bin"], write = [] }',
     }
@@ -85,7 +86,7 @@ def test_the_line_keeps_what_is_asked_for_already_and_is_the_hosts_own() -> None
     ):
         found = hint_for(error, level="full", grants=grants)
         assert (found["permission"], found["manifest_line"]) == (right, manifest_line(right, asked))
-        assert found["hint"].endswith(f"add to plugin.toml under [permissions]: {found['manifest_line']}")
+        assert found["hint"].endswith(f"add to plugin.toml under [permissions]: {found['manifest_line']}{THEN}")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_who_wants_the_network_is_told_the_target_where_it_is_known(error: Excep
     found = hint_for(error, level="landlock", grants=[])
     assert found["hint"] == (
         "the host makes a plugin's connections: use ctx.fetch, or an HTTP client that heeds HTTPS_PROXY, and add to plugin.toml under "
-        f'[permissions]: network = ["{target}"]'
+        f'[permissions]: network = ["{target}"]{THEN}'
     )
     assert ("permission" in found) == (target != "host:port")
 
@@ -301,7 +302,8 @@ def test_who_is_refused_by_the_proxy_is_told_the_line(error: Exception, target: 
     found = hint_for(error, level="full", grants=["network:a.org:443"])
     line = f'network = ["a.org:443", "{target}"]'
     assert found == {
-        "hint": f"the host's proxy connects a plugin to nothing but what it was granted; add to plugin.toml under [permissions]: {line}",
+        "hint": "the host's proxy connects a plugin to nothing but what it was granted; add to plugin.toml under [permissions]: "
+        f"{line}{THEN}",
         "permission": f"network:{target}",
         "manifest_line": line,
     }

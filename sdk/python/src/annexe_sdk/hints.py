@@ -48,6 +48,7 @@ _STEERING = ("ANNEXE_", "DYLD_", "LD_", "PYTHON")
 _HOSTS_OWN = frozenset({"HOME", "HTTP_PROXY", "HTTPS_PROXY", "PATH", "TMPDIR"})
 _FILE_MODULES = frozenset({"os", "pathlib", "pathlib._abc", "pathlib._local", "shutil", "tempfile"})
 _MAX_ERRORS = 16
+_THEN = "; then have it granted with: annexe grant ID"
 _MAX_SOURCE_BYTES = 1024 * 1024
 
 
@@ -99,7 +100,8 @@ def _array(names: list[str], added: str) -> str:
 
 
 def _ask(why: str, right: str, line: str) -> "dict[str, str]":
-    return {"hint": f"{why} add to plugin.toml under [permissions]: {line}", "permission": right, "manifest_line": line}
+    hint = f"{why} add to plugin.toml under [permissions]: {line}{_THEN}"
+    return {"hint": hint, "permission": right, "manifest_line": line}
 
 
 def _with_causes(error: BaseException) -> "Iterator[BaseException]":
