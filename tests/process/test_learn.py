@@ -151,6 +151,25 @@ def test_what_nobody_is_granted_fails_behind_the_walls_and_is_not_written(tmp_pa
     assert (plugin / "plugin.toml").read_text() == MANIFEST
 
 
+def test_a_file_in_the_machines_tmp_is_learned_and_the_plugins_own_are_not(tmp_path: Path) -> None:
+    shared = Path(tempfile.mkdtemp(prefix="annexe-learned-", dir="/tmp"))
+    try:
+        shared.chmod(0o755)
+        (shared / "model").write_text("x")
+        (shared / "model").chmod(0o644)
+        own = """
+import tempfile
+with tempfile.TemporaryDirectory() as folder:
+    (Path(folder) / "x").write_text("x")
+    (Path(folder) / "x").read_text()
+"""
+        told, _ = learn(write(tmp_path, given=shared, plugin=PLUGIN + own))
+        assert told["rights"] == ["cap:orders", "env:SHOP_MODE", f"filesystem.read:{shared}/model", "kv"]
+        assert (told["checked"], told["notes"]) == (True, [])
+    finally:
+        shutil.rmtree(shared)
+
+
 def test_a_manifest_in_a_form_of_its_own_is_left_to_its_author(tmp_path: Path, given: Path) -> None:
     manifest = MANIFEST.replace("[permissions]\n", "").replace('kv = { quota = "64KiB" }  # little\nsubprocess', "permissions.subprocess")
     manifest = manifest.replace("permissions.subprocess = true\n", "").replace(

@@ -16,7 +16,7 @@ FIRST = """
 import json, os, sys
 from annexe_sdk.recording import Recorder
 here = os.path.dirname(os.path.abspath(__file__))
-recorder = Recorder(here, seen=[f"{here}/seen"], proxies=["127.0.0.1:3128"])
+recorder = Recorder(here, seen=[f"{here}/seen"], proxies=["127.0.0.1:3128"], temporary=f"{here}/own")
 recorder.start()
 import asyncio, pathlib, shutil, socket, sqlite3, subprocess
 recorder.take()
@@ -52,6 +52,10 @@ def facts(folder: Path, code: str, **environment: str) -> list[Any]:
         ('os.rename("HERE/a", "HERE/c")', [("write", "HERE/a"), ("write", "HERE/c")]),
         ('os.symlink("nowhere", "HERE/c")', [("write", "HERE/c")]),
         ('os.remove("HERE/a")', [("write", "HERE/a")]),
+        ('os.mkdir("b", dir_fd=os.open("HERE/seen", os.O_RDONLY))', [("write", "HERE/seen/b")]),
+        ('at = os.open("HERE/seen", os.O_RDONLY); os.rename("x", "y", src_dir_fd=at, dst_dir_fd=at)',
+         [("write", "HERE/seen/x"), ("write", "HERE/seen/y")]),
+        ('open("HERE/own/x", "w").close(); open("HERE/own/x").close(); os.listdir("HERE/own")', []),
         ('sqlite3.connect("HERE/d.sqlite3").close(); sqlite3.connect(":memory:").close()', [("write", "HERE/d.sqlite3")]),
         ('subprocess.run(["/bin/true"])', [("start", "/bin/true")]),
         ('os.system("true")', [("start", "true")]),
@@ -64,6 +68,7 @@ def facts(folder: Path, code: str, **environment: str) -> list[Any]:
 def test_files_and_programs_are_recorded_once(tmp_path: Path, code: str, wanted: list[tuple[str, str]]) -> None:
     (tmp_path / "a").write_text("x")
     (tmp_path / "seen").mkdir()
+    (tmp_path / "own").mkdir()
     (tmp_path / "seen" / "x").write_text("x")
     found = facts(tmp_path, code)
     assert [fact for fact in found if fact[0] != "start" or fact in wanted][: len(wanted)] == [

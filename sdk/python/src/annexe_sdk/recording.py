@@ -5,6 +5,7 @@ Imported by order of a host that learns a plugin's permissions, never else: what
 * Python tells of files, sockets and programs by its audit events, which no code can take back; of variables by ``os.environ``. What
   libraries written in C do by themselves is not seen, nor is what asks only whether a file is there.
 * A fact is told once. A file that is not there is none: libraries try many.
+* What is below the folder for temporary files that the host has made for this one process is no fact either.
 * Of variables only those count that the plugin's own code reads by name; libraries read dozens that they do without.
 * The hook itself does nothing that raises an event, sends nothing, and never fails.
 
@@ -30,6 +31,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset(
     f"os.{name}" for name in ("chflags", "chmod", "chown", "mkdir", "remove", "removexattr", "rmdir", "setxattr", "truncate", "utime")
 )
+_AT = frozenset({"os.chmod", "os.chown", "os.mkdir", "os.remove", "os.rmdir", "os.utime"})  # told last: the folder that a name is in
 _LOOKS = frozenset({"os.listdir", "os.scandir"})
 _STARTS = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn", "subprocess.Popen"})
 _GO_BETWEENS = frozenset({"os", "collections.abc", "_collections_abc", __name__})
@@ -49,6 +51,7 @@ class Recorder:
         is_on: Says whether what happens now is the plugin's doing; None: it always is.
         seen: Folders that every plugin can read.
         proxies: Host and port of the host's own proxies, which tell themselves what they are used for.
+        temporary: Folder for temporary files that is this process's alone; empty: there is none.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class Recorder:
         is_on: "Callable[[], bool] | None" = None,
         seen: "Iterable[str]" = (),
         proxies: "Iterable[str]" = (),
+        temporary: str = "",
     ) -> None:
         self._folder = folder.rstrip("/") + "/"
         self._told_as = self._folder if told_as is None else told_as.rstrip("/") + "/"
         self._seen = tuple(place.rstrip("/") + "/" for place in seen if place.startswith("/"))
+        self._temporary = temporary
         self._is_on = is_on
         self._known = {("connect", proxy) for proxy in proxies}
         self._new: list[tuple[str, str]] = []
@@ -97,12 +102,12 @@ class Recorder:
         elif event in _LOOKS:
             self._file("list", "." if args[0] is None else args[0])
         elif event in _CHANGES:
-            self._file("write", args[0])
+            self._file("write", args[0], args[-1] if event in _AT else -1)
         elif event in ("os.rename", "os.link"):
-            self._file("write", args[0])
-            self._file("write", args[1])
+            self._file("write", args[0], args[2])
+            self._file("write", args[1], args[3])
         elif event == "os.symlink":
-            self._file("write", args[1])
+            self._file("write", args[1], args[2])
         elif event == "sqlite3.connect":
             self._file("write", args[0])
         elif event == "ctypes.dlopen":
@@ -112,13 +117,16 @@ class Recorder:
         elif event in _STARTS:
             self._note("start", _text(args[0]) if args else event)
 
-    def _file(self, kind: str, name: "Any") -> None:
+    def _file(self, kind: str, name: "Any", descriptor: int = -1) -> None:
         if isinstance(name, int) or name is None:
             return  # a descriptor: what it leads to was opened before
         path = _text(os.fspath(name))
         if not path or path == ":memory:":
             return
-        path = os.path.normpath(os.path.join(posix.getcwd(), path))
+        folder = posix.getcwd() if descriptor < 0 else posix.readlink(f"/proc/self/fd/{descriptor}")
+        path = os.path.normpath(os.path.join(folder, path))
+        if self._temporary and f"{path}/".startswith(f"{self._temporary}/"):
+            return
         if kind != "write":
             if f"{path}/".startswith(self._seen):
                 return
@@ -181,7 +189,7 @@ def record(runner: "Runner", folder: str) -> Recorder:
         folder: The plugin's own, as the host knows it; a copy of it may be what is run.
     """
     # What is on the path before any code of the plugin runs was put there by the host.
-    recorder = Recorder(sys.path[0], told_as=folder, seen=sys.path, proxies=_proxies())
+    recorder = Recorder(sys.path[0], told_as=folder, seen=sys.path, proxies=_proxies(), temporary=os.environ.get("TMPDIR", ""))
     send = runner.send
 
     def send_with_facts(frame: bytes) -> None:
