@@ -319,14 +319,16 @@ def test_slow_early_plugin_cannot_starve_a_later_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "extra", "least_s", "most_s"),
+    ("hook", "extra", "least_s", "most_s", "told"),
     [
-        pytest.param("t.timed", '[resources]\ncall-timeout = "30s"', 0.28, 0.8, id="budget of the hook"),
-        pytest.param("t.edit", '[resources]\ncall-timeout = "200ms"', 0.18, 0.7, id="call time-out of the plugin"),
-        pytest.param("t.timed", '[resources]\ncall-timeout = "100ms"', 0.08, 0.28, id="the smaller of the two"),
+        pytest.param("t.timed", '[resources]\ncall-timeout = "30s"', 0.28, 0.8, "0.3 s, the budget of the hook", id="budget of the hook"),
+        pytest.param("t.edit", '[resources]\ncall-timeout = "200ms"', 0.18, 0.7, "0.2 s, call-timeout", id="call time-out of the plugin"),
+        pytest.param("t.timed", '[resources]\ncall-timeout = "100ms"', 0.08, 0.28, "0.1 s, call-timeout", id="the smaller of the two"),
     ],
 )
-def test_plugin_gets_no_more_than_budget_and_call_timeout(tmp_path: Path, hook: str, extra: str, least_s: float, most_s: float) -> None:
+def test_plugin_gets_no_more_than_budget_and_call_timeout(
+    tmp_path: Path, hook: str, extra: str, least_s: float, most_s: float, told: str
+) -> None:
     filter_plugin(tmp_path, "alpha", "time.sleep(3)\nreturn doc", hook=hook, extra=extra)
 
     async def scenario() -> None:
@@ -335,6 +337,8 @@ def test_plugin_gets_no_more_than_budget_and_call_timeout(tmp_path: Path, hook: 
             started = loop.time()
             assert await getattr(host.hooks(T), hook[2:])(Doc("x")) == Doc("x")
             assert least_s <= loop.time() - started <= most_s
+            (skipped,) = events(host, EventKind.HOOK_SKIPPED, "alpha")
+            assert f"within its deadline of {told}" in skipped.reason
 
     run(scenario)
 

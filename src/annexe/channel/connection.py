@@ -22,7 +22,7 @@ from annexe.channel.alarm import Alarm
 from annexe.channel.arenas import Arenas, NoRoomError, Regions
 from annexe.channel.calls import CHAIN, HostCall
 from annexe.channel.deadlock import find_waiting_holder
-from annexe.channel.faults import error_from_wire
+from annexe.channel.faults import error_from_wire, overdue
 from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.memory_files import MemoryFiles
@@ -49,7 +49,6 @@ from annexe.errors import (
     AnnexeError,
     CallCancelledError,
     CallError,
-    CallTimeoutError,
     InvalidParamsError,
     OutcomeUnknownError,
     PluginBusyError,
@@ -489,9 +488,8 @@ class Connection:
     def _overdue(self, call: HostCall) -> None:
         is_roomless = not call.id and call in self._roomless
         if not call.future.done():
-            text = f"plugin {self.plugin!r} did not answer {call.method} within its deadline"
-            timeout = CallTimeoutError(text, plugin=self.plugin, method=call.method)
-            call.future.set_exception(self._busy(call.method, "no room in shared memory") if is_roomless else timeout)
+            late = self._busy(call.method, "no room in shared memory") if is_roomless else overdue(call, plugin=self.plugin)
+            call.future.set_exception(late)
         if call.stream is not None:
             call.stream.finish()
         if call.id:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from annexe.channel.calls import HostCall
 from annexe.channel.messages import WireError, read_map
 from annexe.errors import (
     AnnexeError,
@@ -26,7 +27,7 @@ from annexe.errors import (
 )
 from annexe_sdk.wire import MAX_REJECT_STATUS, MAX_RETRY_AFTER_S, MIN_REJECT_STATUS
 
-__all__ = ["error_from_wire", "error_to_wire"]
+__all__ = ["error_from_wire", "error_to_wire", "overdue"]
 
 _BY_CODE: dict[str, type[CallError]] = {
     cls.code: cls
@@ -42,9 +43,26 @@ _BY_CODE: dict[str, type[CallError]] = {
         PluginUnavailableError,
     )
 }
+_COARSENESS_S = 0.002  # the plugin is told whole milliseconds
 _MAX_FACTS_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARS = 4096
 _MAX_REJECT_CODE_CHARS = 64
+
+
+def overdue(call: HostCall, *, plugin: str) -> CallTimeoutError:
+    """Make the exception for a call whose deadline came before its answer.
+
+    Returns:
+        With ``had_s``, how long the plugin had, and ``limit``: ``call`` where that was ``run_s``, ``deadline`` where the caller had no more.
+    """
+    start = f"plugin {plugin!r} did not answer {call.method} within its deadline"
+    if call.meta.deadline_ms is None:
+        text = f"{start}: it was not free to take it, calls that came before were not answered"
+        return CallTimeoutError(text, plugin=plugin, method=call.method)
+    had_s, limit = call.meta.deadline_ms / 1000, "deadline"
+    if call.run_s is not None and call.run_s - had_s < _COARSENESS_S:
+        had_s, limit = call.run_s, "call"
+    return CallTimeoutError(f"{start} of {had_s:.3g} s", plugin=plugin, method=call.method, had_s=had_s, limit=limit)
 
 
 def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeError:

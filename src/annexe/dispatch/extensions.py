@@ -19,10 +19,10 @@ import msgspec
 from annexe.channel import CodecName, Stream
 from annexe.clock import Clock
 from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefinition, ValueType, bind, wire_params
-from annexe.dispatch.faults import invalid_result
+from annexe.dispatch.faults import invalid_result, tell_whose_limit
 from annexe.dispatch.members import Provider
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, InvalidResultError, RejectedError
+from annexe.errors import CallError, CallTimeoutError, InvalidResultError, RejectedError
 from annexe.record import EventKind, Events, Explain, MethodFigures, Outcome
 
 __all__ = ["Extension", "ExtensionCaller", "make_extension_class"]
@@ -64,6 +64,8 @@ class Extension:
             result_type = method.result
             result = None if result_type is None else result_type.decoders[response.codec](response.result)
         except (CallError, RejectedError) as error:
+            if isinstance(error, CallTimeoutError):
+                tell_whose_limit(error, budget_s=None)
             self._note(request, method, started, Outcome.FAILED, error)
             raise
         except InvalidValueError as error:

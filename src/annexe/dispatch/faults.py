@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from annexe.contract import InvalidValueError
-from annexe.errors import InvalidParamsError, InvalidResultError
+from annexe.errors import CallTimeoutError, InvalidParamsError, InvalidResultError
 
-__all__ = ["invalid_result", "unsendable"]
+__all__ = ["invalid_result", "tell_whose_limit", "unsendable"]
 
 
 def unsendable(what: str, error: Exception, *, method: str) -> InvalidParamsError:
@@ -36,3 +36,18 @@ def invalid_result(
     return InvalidResultError(
         text, plugin=plugin, method=method, path=error.path, expected=error.expected, actual=error.actual, at=at, **facts
     )
+
+
+def tell_whose_limit(error: CallTimeoutError, *, budget_s: float | None) -> None:
+    """Add to the error for a plugin that took too long whose limit that was.
+
+    Args:
+        error: As the channel made it; of one in the plugin's own words nothing is known.
+        budget_s: The hook's; None: it has none.
+    """
+    limit = error.data.get("limit")
+    if limit == "deadline":
+        error.message += ", what the request had left for it"
+    elif limit == "call":
+        is_hooks = error.data["had_s"] == budget_s
+        error.message += f", {'the budget of the hook' if is_hooks else 'call-timeout under [resources] in its plugin.toml'}"

@@ -23,11 +23,11 @@ from annexe.channel import Connection, HostCall, Response
 from annexe.channel.faults import error_from_wire
 from annexe.channel.messages import ENCODE_FAULTS, MSGPACK
 from annexe.contract import HookDefinition, wire_params
-from annexe.dispatch.faults import unsendable
+from annexe.dispatch.faults import tell_whose_limit, unsendable
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, InvalidParamsError, PluginUnavailableError, RejectedError
+from annexe.errors import CallError, CallTimeoutError, InvalidParamsError, PluginUnavailableError, RejectedError
 from annexe.record import EventKind, Events, Outcome
 
 __all__ = ["MAX_WAITING", "ObserverQueue", "encoded_params"]
@@ -146,6 +146,8 @@ class ObserverQueue:
             # Too large for a frame: the application's own doing, but nobody is there any more to be told otherwise.
             pipeline.note(request, member, started, monotonic(), Outcome.FAILED, f"{error.code}: {error.message}")
             return
+        if isinstance(error, CallTimeoutError):
+            tell_whose_limit(error, budget_s=pipeline.definition.budget_s)
         # An observer is always open: it cannot fail the request, which may be over.
         pipeline.failed(request, member, started, error)
 

@@ -21,7 +21,7 @@ from annexe.channel.messages import ENCODE_FAULTS, BlobsFound, Codec
 from annexe.clock import Clock
 from annexe.contract import HookDefinition, InvalidValueError, ValueType, bind, wire_params
 from annexe.dispatch.breaker import BreakerState
-from annexe.dispatch.faults import invalid_result, unsendable
+from annexe.dispatch.faults import invalid_result, tell_whose_limit, unsendable
 from annexe.dispatch.members import HookMember
 from annexe.dispatch.outcomes import Responded
 from annexe.dispatch.request import Request
@@ -184,6 +184,9 @@ class Pipeline:
             response = await connection.call(self.definition.method, params, meta, deadline=started + remaining / left, run_s=member.run_s)
         except RejectedError as error:
             self.answered(request, member, started, Outcome.REJECTED, reason=error.reject_code)
+            raise
+        except CallTimeoutError as error:
+            tell_whose_limit(error, budget_s=self.definition.budget_s)
             raise
         if response.meta.state:
             request.change_state(plugin, response.meta.state, method=self.definition.method)

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from annexe.channel.faults import _BY_CODE, error_from_wire, error_to_wire
-from annexe.channel.messages import Response, WireError, decode_json
+from annexe.channel.calls import HostCall
+from annexe.channel.faults import _BY_CODE, error_from_wire, error_to_wire, overdue
+from annexe.channel.messages import RequestMeta, Response, WireError, decode_json
 from annexe.errors import CallError, PluginRaisedError, QuotaExceededError, RejectedError
 
 
@@ -93,3 +94,20 @@ def test_what_is_not_ours_travels_without_its_text() -> None:
     assert sent["code"] == "internal"
     assert "LookupError" in sent["message"]
     assert "hunter2" not in str(sent)
+
+
+@pytest.mark.parametrize(
+    ("run_s", "sent_ms", "had_s", "limit"),
+    [(0.3, 299, 0.3, "call"), (0.3, 120, 0.12, "deadline"), (None, 5000, 5.0, "deadline")],
+)
+def test_a_call_that_was_not_answered_in_time_says_how_long_that_was(run_s: float | None, sent_ms: int, had_s: float, limit: str) -> None:
+    call = HostCall(None, "hook.a.b", (), RequestMeta(deadline_ms=sent_ms), 0.0, run_s, None, ())
+    error = overdue(call, plugin="sample")
+    assert error.message == f"plugin 'sample' did not answer hook.a.b within its deadline of {had_s:g} s"
+    assert error.data == {"method": "hook.a.b", "had_s": had_s, "limit": limit}
+
+
+def test_a_call_that_was_never_sent_says_so() -> None:
+    error = overdue(HostCall(None, "hook.a.b", (), RequestMeta(), 0.0, 0.3, None, ()), plugin="sample")
+    assert "within its deadline: it was not free to take it" in error.message
+    assert error.data == {"method": "hook.a.b"}
