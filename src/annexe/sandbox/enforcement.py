@@ -116,7 +116,8 @@ def _network(walls: Walls) -> Enforcement:
 
 def _files(walls: Walls, verb: str) -> Enforcement:
     if walls.namespaces:
-        return _enforced(f"it can {verb} what every plugin can and what was granted; nothing else is there")
+        rest = "nothing else is there" if verb == "read" else "all else is read-only, or not there"
+        return _enforced(f"it can {verb} what every plugin can and what was granted; {rest}")
     if not walls.landlock_abi:
         return _loose(f"no file wall: it can {verb} what its user can {verb}")
     if not walls.seccomp:

@@ -39,7 +39,7 @@ _SOFT_MEMORY_NOTE = "Its memory limit is soft: no control group keeps it."
 _NO_CPU_NOTE = "It can take every processor: no control group keeps its share."
 _SHARED_KERNEL_NOTE = "The kernel is shared: its bugs, and what processor caches and timing tell, are outside every level."
 _VERDICTS = {
-    IsolationLevel.FULL: "For untrusted code: but for what was granted, files, processes and network are out of its reach.",
+    IsolationLevel.FULL: "For untrusted code: but for what was granted, the files, processes and network of others are out of its reach.",
     IsolationLevel.NAMESPACES: "For untrusted code, behind one wall where level full has two.",
     IsolationLevel.LANDLOCK: "For code you half trust: files, network and system calls are walled off; limits hold only in part.",
     IsolationLevel.LANDLOCK_PARTIAL: "For code you trust: files are walled off, which stops mistakes; malice finds ways.",

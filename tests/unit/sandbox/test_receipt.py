@@ -48,7 +48,7 @@ def test_receipt_at_none_says_that_nothing_is_limited() -> None:
 
 def test_receipt_at_full_promises_files_processes_network_and_calls_and_nothing_of_the_kernel() -> None:
     notes = make(FULL, tree_kill="hard").notes
-    assert notes[0] == "For untrusted code: but for what was granted, files, processes and network are out of its reach."
+    assert notes[0] == "For untrusted code: but for what was granted, the files, processes and network of others are out of its reach."
     assert len(notes) == 2
     assert "kernel is shared" in notes[1]
 
