@@ -230,9 +230,9 @@ def test_operator_grants_calls_and_looks_at_a_plugin(shell: Shell) -> None:
 
 
 def test_operator_switches_configures_and_scans(shell: Shell) -> None:
-    said = shell.run("--contracts", "contracts:Greeter", "--contracts", "contracts:Voice", "--grants", "manifest")
+    started = shell.run("--contracts", "contracts:Greeter", "--contracts", "contracts:Voice", "--grants", "manifest")
     hint = "" if level_here() == "full" else "; what is missing here says: annexe doctor"
-    assert said[-2] == f"annexe: isolation: 1 at {level_here()}{hint}"
+    assert started[-2] == f"annexe: isolation: 1 at {level_here()}{hint}"
     before = shell.json("show", "shout")["pid"]
     assert is_alive(before)
     assert shell.json("restart", "shout")["pid"] != before

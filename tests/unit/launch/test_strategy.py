@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ def test_receipt_says_who_ends_the_children_of_a_plugin_that_can_have_some() -> 
     assert detail(put_up(LANDLOCK), "end with the host") == "by the kernel"
     assert "its children by a warden" in detail(put_up(LANDLOCK, subprocess=True), "end with the host")
     assert "its children by a warden" in detail(put_up(LIMITS), "end with the host")
+
+
+def test_receipt_of_a_warm_plugin_says_that_it_was_forked_and_that_its_folder_is_emptied() -> None:
+    facts = replace(put_up(FULL), is_warm=True)
+    assert detail(facts, "tree kill") == "it can have no children"
+    assert detail(facts, "python").endswith("forked from a fork server of its own")
+    assert detail(facts, "temporary folder") == "in memory, emptied when none of it runs"
 
 
 def test_receipt_rounds_no_limit_to_nothing() -> None:
