@@ -569,6 +569,7 @@ def test_breaker_opens_half_opens_and_closes_for_one_plugin_at_one_hook(tmp_path
             shown = host.explain("open")["steps"]
             assert (shown[0]["plugin"], shown[0]["outcome"]) == ("alpha", "skipped")
             assert "failed too often" in shown[0]["reason"] and "tried again in" in shown[0]["reason"]
+            assert f"see: annexe logs alpha --state {host.state_dir.path}" in shown[0]["reason"]
             await asyncio.sleep(0.31)
             assert (await host.hooks(T).edit(Doc("bad"))).marks == ["beta"]  # the trial fails: open again
             assert (await host.hooks(T).edit(Doc("good"))).marks == ["beta"]

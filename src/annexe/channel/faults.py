@@ -53,7 +53,7 @@ def overdue(call: HostCall, *, plugin: str) -> CallTimeoutError:
     """Make the exception for a call whose deadline came before its answer.
 
     Returns:
-        With ``had_s``, how long the plugin had, and ``limit``: ``call`` where that was ``run_s``, ``deadline`` where the caller had no more.
+        With ``had_s``, how long the plugin had, and ``limit``: ``call`` where it is ``run_s``, ``deadline`` where the caller had none left.
     """
     start = f"plugin {plugin!r} did not answer {call.method} within its deadline"
     if call.meta.deadline_ms is None:

@@ -78,6 +78,7 @@ class Dispatcher:
         events: Gets skips and breakers.
         metrics: Gets counts.
         clock: For times that people read.
+        command: Makes a command of ``annexe`` for this host from its words.
 
     Raises:
         ContractError: A contract is defined wrongly, or two share a name.
@@ -92,8 +93,10 @@ class Dispatcher:
         events: Events,
         metrics: Metrics,
         clock: Clock,
+        command: Callable[[str], str],
     ) -> None:
         self._policy = policy
+        self._command = command
         self._explain = explain
         self._events = events
         self._metrics = metrics
@@ -121,7 +124,9 @@ class Dispatcher:
             spec = definition_of(contract)
             self.specs[spec.name] = spec
             for hook in spec.hooks.values():
-                self.pipelines[hook.qualified] = Pipeline(hook, explain=self._explain, events=self._events, clock=self._clock)
+                self.pipelines[hook.qualified] = Pipeline(
+                    hook, explain=self._explain, events=self._events, clock=self._clock, command=self._command
+                )
             self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
         else:
             point = definition_of(contract)

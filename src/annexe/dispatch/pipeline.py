@@ -10,7 +10,7 @@ Source: docs/reference/hooks.md; ADR-0005.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, final
 
@@ -52,17 +52,24 @@ class Pipeline:
         explain: Gets a step for every plugin.
         events: Gets skips and what the breakers do.
         clock: For times that people read.
+        command: Makes a command of ``annexe`` for this host from its words.
+
+    Attributes:
+        command: As given.
     """
 
-    __slots__ = ("_events", "_explain", "_first", "_now", "_rest", "absent", "definition", "members")
+    __slots__ = ("_events", "_explain", "_first", "_now", "_rest", "absent", "command", "definition", "members")
 
-    def __init__(self, definition: HookDefinition, *, explain: Explain, events: Events, clock: Clock) -> None:
+    def __init__(
+        self, definition: HookDefinition, *, explain: Explain, events: Events, clock: Clock, command: Callable[[str], str]
+    ) -> None:
         self.definition = definition
         self.members: Sequence[HookMember] = ()
         self.absent: tuple[str, ...] = ()
         self._explain = explain
         self._events = events
         self._now = clock.now
+        self.command = command
         self._first = definition.params[0] if definition.params else None
         self._rest = definition.params[1:]
 
@@ -163,7 +170,7 @@ class Pipeline:
         if not member.breaker.admit(now):
             retry_s = member.breaker.retry_in_s(now)
             plugin, hook = member.provider.id, self.definition.qualified
-            text = f"plugin {plugin!r} failed too often at {hook}; tried again in {retry_s:.1f} s; see: annexe logs {plugin}"
+            text = f"plugin {plugin!r} failed too often at {hook}; tried again in {retry_s:.1f} s; see: {self.command(f'logs {plugin}')}"
             raise PluginUnavailableError(text, plugin=plugin, method=self.definition.method, breaker="open")
         member.provider.last_used = now
         connection = member.provider.connection

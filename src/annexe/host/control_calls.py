@@ -124,7 +124,7 @@ class NamedCalls:
             there = ", ".join(member.provider.id for member in hook.members) or "none"
             text = f"plugin {plugin!r} does not implement {hook.definition.qualified}; those that do: {there}"
             raise PluginUnavailableError(text, plugin=plugin, method=hook.definition.method)
-        alone = Pipeline(hook.definition, explain=self._explain, events=self._events, clock=self._clock)
+        alone = Pipeline(hook.definition, explain=self._explain, events=self._events, clock=self._clock, command=hook.command)
         alone.members = tuple(dataclasses.replace(member, closed=True) for member in members)
         return alone
 

@@ -26,7 +26,7 @@ from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
-from annexe.host.advice import Advice
+from annexe.host.advice import Advice, command
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
@@ -217,7 +217,13 @@ class Host:
         await kv.open()
         stack.push_async_callback(kv.close)
         dispatcher = self._dispatcher = Dispatcher(
-            settings.contracts, policy=settings.dispatch, explain=self._explain, events=self.events, metrics=self.metrics, clock=clock
+            settings.contracts,
+            policy=settings.dispatch,
+            explain=self._explain,
+            events=self.events,
+            metrics=self.metrics,
+            clock=clock,
+            command=partial(command, state_dir=settings.state_dir),
         )
         stack.callback(dispatcher.close)
         strategies = await self._open_strategies(stack)
