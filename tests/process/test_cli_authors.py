@@ -123,6 +123,14 @@ def test_new_plugin_reads_well(here: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_new_plugin_asks_for_rights_in_the_form_that_hints_have(here: Path) -> None:
+    invoke(new, "hello")
+    manifest = here / "hello" / "plugin.toml"
+    text = manifest.read_text().replace("# [permissions]", "[permissions]").replace("# kv", "kv")
+    manifest.write_text(text + 'data = { quota = "50MiB" }\n')  # as a hint says, under [permissions]
+    assert load_manifest(here / "hello").manifest.permission_set() == {"data", "kv"}
+
+
 def test_new_plugin_answers_the_hooks_that_were_named(here: Path) -> None:
     assert invoke(new, "hello", "--contracts", "shop_contracts:Shop", "--hook", "shop.price").exit_code == 0
     assert list(load_manifest(here / "hello").manifest.provides.hooks) == ["shop.price"]

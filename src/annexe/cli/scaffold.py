@@ -141,7 +141,7 @@ def _manifest(name: str, package: str, hooks: Iterable[HookDefinition], points: 
     filled = [f'"{point.name}" = {{ revision = {point.revision} }}' for point in points]
     lines += ["", "[provides.hooks]", *answered] if answered else []
     lines += ["", "[provides.extensions]", *filled] if filled else []
-    asked = ["", "# What it may use is asked for here, and granted by whoever runs it:", "# [permissions.kv]", '# quota = "1MiB"']
+    asked = ["", "# What it may use is asked for here, and granted by whoever runs it:", "# [permissions]", '# kv = { quota = "1MiB" }']
     return "\n".join([*lines, *asked, ""])
 
 
