@@ -99,7 +99,8 @@ def _grant_lines(grant: dict[str, Any]) -> str:
 def _denial_lines(one: dict[str, Any]) -> str:
     times = f"{one['count']} times, last {one['time']}" if one["count"] > 1 else one["time"]
     who = "by the host" if one["by"] == "host" else "by the sandbox, as the plugin tells it"
-    return f"  {times}, {who}: {one['right'] or _line_kind(one['manifest_line'])}"
+    why = "" if one["manifest_line"] else f"\n    {one['reason']}"
+    return f"  {times}, {who}: {one['right'] or _line_kind(one['manifest_line'])}{why}"
 
 
 def _line_kind(line: str) -> str:

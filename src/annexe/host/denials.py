@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from annexe.manifest.model import Permissions
@@ -58,7 +59,7 @@ def denials(
         if not is_hosts and not line:
             continue
         rights = frozenset({named} if named else rights_in(line))
-        if rights and rights <= granted and _is_before(event.time, rights, since or {}, asked_then=not line):
+        if rights and all(_gives(granted, right) for right in rights) and _is_before(event.time, rights, since or {}, asked_then=not line):
             continue
         new = rights - has
         right = named or (next(iter(new)) if len(new) == 1 else "")
@@ -92,6 +93,15 @@ def _with_joint_lines(
             if own or key[0]:
                 row["manifest_line"] = "\n".join(sorted(own))
     return [row for _, row in rows]
+
+
+def _gives(granted: frozenset[str], right: str) -> bool:
+    """Return whether rights give what this one names: a folder's gives what is in it, and who may write there may read, too."""
+    kind, _, path = right.partition(":")
+    if right in granted or not path.startswith("/"):
+        return right in granted
+    kinds = {kind, "filesystem.write"}
+    return any(f"{other}:{folder}" in granted for other in kinds for folder in (path, *map(str, PurePosixPath(path).parents)))
 
 
 def _is_before(at: float, rights: Iterable[str], since: Mapping[str, float], *, asked_then: bool) -> bool:

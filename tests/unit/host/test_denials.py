@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from annexe.host.denials import denials
 from annexe.manifest.model import Permissions
 from annexe.storage.events import StoredEvent
@@ -75,6 +77,21 @@ def test_what_was_granted_since_is_left_out() -> None:
     events = [event(1, "hook-skipped", TOLD + 'filesystem = { read = ["/srv/r"] }'), refused(2, "env:A"), refused(3, "env:B")]
     rows = denials(events, asked=asked, granted=asked.as_set())
     assert [(row["right"], row["manifest_line"]) for row in rows] == [("env:B", 'env = ["A", "B"]')]
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        pytest.param('filesystem = { read = ["/srv/r/deep/file"] }', 0, id="in-a-folder"),
+        pytest.param('filesystem = { read = ["/srv/w/file"] }', 0, id="read-where-it-may-write"),
+        pytest.param('filesystem = { read = ["/srv/w"] }', 0, id="read-the-folder-where-it-may-write"),
+        pytest.param('filesystem = { write = ["/srv/r"] }', 1, id="write-where-it-may-read"),
+        pytest.param('filesystem = { read = ["/srv/rest"] }', 1, id="beside-a-folder"),
+    ],
+)
+def test_what_a_granted_folder_gives_since_is_left_out(line: str, left: int) -> None:
+    asked = Permissions(filesystem_read=("/srv/r",), filesystem_write=("/srv/w",))
+    assert len(denials([event(1, "hook-skipped", TOLD + line)], asked=asked, granted=asked.as_set())) == left
 
 
 def test_what_was_asked_for_and_refused_all_the_same_is_told_unless_it_was_granted_later() -> None:
