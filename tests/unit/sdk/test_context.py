@@ -10,6 +10,7 @@ import pytest
 from annexe_sdk import Context, PermissionDenied, Plugin
 from annexe_sdk.calls import Call
 from annexe_sdk.context import UNCHANGED
+from annexe_sdk.hints import _THEN
 from annexe_sdk.runner import Runner
 
 
@@ -40,7 +41,7 @@ def test_without_the_right_the_private_folder_is_refused_with_the_manifests_line
         _ = context(runner).data_dir
     line = 'data = { quota = "50MiB" }'
     assert caught.value.data == {"permission": "data", "manifest_line": line}
-    assert str(caught.value).endswith(f"has no permission 'data'; add to plugin.toml under [permissions]: {line}")
+    assert str(caught.value).endswith(f"has no permission 'data'; add to plugin.toml under [permissions]: {line}{_THEN}")
 
 
 def test_without_a_call_there_is_nothing_to_tell(runner: Runner) -> None:

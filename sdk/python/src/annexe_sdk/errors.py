@@ -107,4 +107,5 @@ def right_missing(right: str, line: str) -> PermissionDenied:
         line: That asks for it in the manifest.
     """
     text = f"the plugin has no permission {right!r}; add to plugin.toml under [permissions]: {line}"
+    text += "; then have it granted with: annexe grant ID"  # as hints say: the host knows more, and its command
     return PermissionDenied("permission-denied", text, {"permission": right, "manifest_line": line})
