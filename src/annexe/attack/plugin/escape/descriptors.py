@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _CHANNEL = 3
+_SEALED = 1  # F_SEAL_SEAL: of a file of the channel's, which nobody can make longer or shorter
 
 
 @attack("inherited-descriptors", "Find a descriptor of the host's that came along.", stopped_by=("descriptors",))
@@ -27,7 +28,17 @@ def _inherited_descriptors(_targets: Targets) -> Outcome:
         except OSError:
             continue
         found.append(fd)
-    return through(f"found {found}") if found else stopped("the channel and the standard streams, no more")
+    others = [fd for fd in found if not _is_of_the_channel(fd)]
+    return through(f"found {others}") if others else stopped("the channel, its memory and the standard streams, no more")
+
+
+def _is_of_the_channel(fd: int) -> bool:
+    import fcntl
+
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED)
+    except OSError:  # no file in memory
+        return False
 
 
 @attack("standard-input", "Read what is typed to the host.", stopped_by=("descriptors",))
