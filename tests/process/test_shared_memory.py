@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from annexe import ExtensionPoint, HookSpec, Host, Responded, hook
-from annexe.errors import InvalidParamsError
+from annexe.errors import InvalidParamsError, PluginRaisedError
 from tests.process.hosts import connection_of, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
@@ -138,7 +138,10 @@ def test_bytes_longer_than_a_frame_go_there_and_back(tmp_path: Path, warm: bool)
             for _ in range(3):
                 assert await host.extension(Store).echo(TWELVE) == TWELVE
                 assert await host.extension(Store).echo(b"short") == b"short"
-            assert await host.extension(Store).through_the_host(TWELVE) == TWELVE[::-1]
+            nine = TWELVE[: 9 * MIB]
+            assert await host.extension(Store).through_the_host(nine) == nine[::-1]
+            with pytest.raises(PluginRaisedError, match="expected at most 10485760 in a request of a plugin's"):
+                await host.extension(Store).through_the_host(TWELVE)
             connection = connection_of(host, "one")
             assert connection.arenas is not None
             assert connection.codec.name == "msgpack"

@@ -155,7 +155,8 @@ class Incoming:
         if isinstance(message, BlobResponse):
             self._take_blob_response(message)
         elif isinstance(message, BlobRequest):
-            self._take_blob_request(message)
+            self._requests.begin(message)
+            self._requests.hold(message.id, message.meta.blobs)  # the answer frees them, so they bound what is held
         else:
             self._take_blob_item(message)
 
@@ -179,20 +180,6 @@ class Incoming:
             self._connection.release_regions(message.meta.blobs)
         else:
             call.stream.receive(message)
-
-    def _take_blob_request(self, message: BlobRequest) -> None:
-        """Put the blobs back into the parameters, for whoever serves it; the answer frees the regions, so they bound what is held."""
-        connection, regions, requests = self._connection, message.meta.blobs, self._requests
-        assert connection.arenas is not None
-        try:
-            payload = BlobPayload(bytes(message.params), connection.arenas.read(regions))
-            message.params = msgspec.Raw(msgspec.msgpack.encode(payload.plain()))
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            connection.release_regions(regions)
-            requests.refuse(message.id, "invalid-params", str(error))
-            return
-        requests.begin(message)
-        requests.hold(message.id, regions)
 
     def _on_notify(self, message: Notification) -> None:
         parent = self._connection.parent_of(message.meta.parent)

@@ -19,10 +19,13 @@ from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
+import msgspec
+
 from annexe.channel.arenas import NoRoomError, Regions
 from annexe.channel.calls import CHAIN, PluginCall
 from annexe.channel.faults import error_to_wire
-from annexe.channel.messages import ENCODE_FAULTS, BlobsFound, Cancel, PluginRequest
+from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest
+from annexe.contract.blobs import BlobPayload
 from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, PluginBusyError, RemoteProtocolError
 from annexe_sdk import wire
 
@@ -70,6 +73,8 @@ class PluginRequests:
         if message.meta.parent is not None and (parent is None or parent.given_up_at is not None):
             self._answer_error(message.id, "cancelled", "the call this belongs to is over")
             return
+        if type(message) is BlobRequest and not self._bring_in_blobs(message):
+            return
         call = self._make(message, parent)
         try:
             answer = self._serve(call)
@@ -80,6 +85,26 @@ class PluginRequests:
             self._wait_for(call, answer)
         else:
             self._answer(call, answer)
+
+    def _bring_in_blobs(self, message: BlobRequest) -> bool:
+        """Put the blobs back into the parameters, for whoever serves it; say whether that could be, and answer if not.
+
+        What is long is looked at last, and is no longer than a frame: a few bytes must not cost the event loop as much as they can name.
+        """
+        arenas, limit = self._connection.arenas, self._connection.limits.max_frame_bytes
+        assert arenas is not None
+        size = sum(length for _, length in message.meta.blobs)
+        if size > limit:
+            text = f"{size} bytes of blobs; expected at most {limit} in a request of a plugin's"
+            self._answer_error(message.id, "invalid-params", text)
+            return False
+        try:
+            payload = BlobPayload(bytes(message.params), arenas.read(message.meta.blobs))
+            message.params = msgspec.Raw(msgspec.msgpack.encode(payload.plain()))
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            self._answer_error(message.id, "invalid-params", str(error))
+            return False
+        return True
 
     def _refuse_unread(self, ident: int) -> None:
         """Refuse while much waits to be read; a plugin that goes on asking without reading would fill the host's memory."""

@@ -23,9 +23,8 @@ __all__ = ["Transport"]
 
 _READ_BYTES = 64 * 1024
 _FRAMES_PER_TURN = 256
-# Some frames cost much more than others, so a turn is over after a time as well; the clock is read once in so many frames.
+# Some frames cost much more than others, so a turn is over after a time as well.
 _TURN_S = 0.003
-_FRAMES_PER_LOOK = 16
 _MAX_WRITE_BYTES = 1024 * 1024
 
 
@@ -144,9 +143,8 @@ class Transport:
             return
         try:
             frames = self._buffer.feed(chunk)
-            if len(frames) <= _FRAMES_PER_LOOK and not self._frames:
-                for frame in frames:
-                    self._on_frame(frame)
+            if len(frames) == 1 and not self._frames:
+                self._on_frame(frames[0])
                 return
         except FrameError as error:
             self._lose(RemoteProtocolError(str(error), rule=error.rule))
@@ -162,11 +160,11 @@ class Transport:
         frames = self._frames
         ends_at = monotonic() + _TURN_S
         try:
-            for count in range(1, min(_FRAMES_PER_TURN, len(frames)) + 1):
+            for _ in range(min(_FRAMES_PER_TURN, len(frames))):
                 if self._closed:
                     return
                 self._on_frame(frames.popleft())
-                if count % _FRAMES_PER_LOOK == 0 and monotonic() >= ends_at:
+                if monotonic() >= ends_at:
                     break
         except RemoteProtocolError as error:
             self._lose(error)

@@ -68,17 +68,21 @@ class BlobPayload:
     def plain(self) -> Any:
         """Return the value in plain builtins, blobs in their places.
 
-        Raises:
-            ValueError: An extension of another type, or one that stands for nothing; whatever msgspec raises.
-        """
-        return msgspec.msgpack.decode(self.raw, ext_hook=self._blob)
+        Each may be named once: whoever writes the value out again would else make gigabytes of a small message.
 
-    def _blob(self, code: int, index: memoryview) -> bytes:
-        if code != wire.BLOB_EXTENSION or len(index) != 1:
-            raise ValueError(f"an extension of type {code} with {len(index)} bytes; expected type {wire.BLOB_EXTENSION} with 1")
-        if index[0] >= len(self.blobs):
-            raise ValueError(f"blob {index[0]}, but the message brought {len(self.blobs)}")
-        return self.blobs[index[0]]
+        Raises:
+            ValueError: An extension of another type, or one that stands for nothing that is left; whatever msgspec raises.
+        """
+        left = dict(enumerate(self.blobs))
+
+        def blob(code: int, index: memoryview) -> bytes:
+            if code != wire.BLOB_EXTENSION or len(index) != 1:
+                raise ValueError(f"an extension of type {code} with {len(index)} bytes; expected type {wire.BLOB_EXTENSION} with 1")
+            if index[0] not in left:
+                raise ValueError(f"blob {index[0]} is named twice, or is none of the {len(self.blobs)} that the message brought")
+            return left.pop(index[0])
+
+        return msgspec.msgpack.decode(self.raw, ext_hook=blob)
 
 
 def as_inline(value: Any) -> Any:

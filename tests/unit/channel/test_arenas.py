@@ -301,13 +301,31 @@ async def test_data_changed_after_it_was_sent_changes_nothing_that_was_received(
 
 
 @on_a_loop
-async def test_one_blob_may_stand_in_several_places() -> None:
+async def test_blob_named_more_than_once_is_refused_since_it_would_make_gigabytes_of_a_few_bytes() -> None:
     async with memory_ends() as both:
         call = both.begin()
         message = await both.peer.called()
         await both.answer(message[1], both.put(LONG), result=[blob(), blob()])
         response = await call.future
-        assert response.result.plain() == [LONG, LONG]
+        with pytest.raises(ValueError, match="blob 0 is named twice"):
+            response.result.plain()
+        both.serve = lambda _call: pytest.fail("it was served")
+        assert await both.released() == [[0, len(LONG)]]
+        await both.ask(2, both.put(LONG), params=[blob()] * 100)
+        answer = await both.peer.read()
+        assert (answer[1], answer[2]["code"]) == (2, "invalid-params")
+        assert await both.released() == [[0, len(LONG)]]
+
+
+@on_a_loop
+async def test_request_with_longer_blobs_than_a_frame_is_refused_before_they_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("annexe.channel.arenas.Arenas.read", lambda *_: pytest.fail("they were copied"))
+    async with memory_ends(max_frame_bytes=len(LONG) - 1) as both:
+        await both.ask(2, both.put(LONG))
+        answer = await both.peer.read()
+        assert (answer[1], answer[2]["code"]) == (2, "invalid-params")
+        assert f"{len(LONG)} bytes of blobs" in answer[2]["message"]
+        assert await both.released() == [[0, len(LONG)]]
 
 
 @pytest.mark.parametrize(
@@ -516,9 +534,9 @@ async def test_request_that_is_answered_at_once_is_released_at_once() -> None:
 async def test_request_with_a_wrong_blob_is_refused_and_released() -> None:
     async with memory_ends() as both:
         await both.ask(2, both.put(LONG), params=[blob(7)])
-        assert await both.released() == [[0, len(LONG)]]
         answer = await both.peer.read()
         assert (answer[1], answer[2]["code"]) == (2, "invalid-params")
+        assert await both.released() == [[0, len(LONG)]]
 
 
 @on_a_loop

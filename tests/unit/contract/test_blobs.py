@@ -149,7 +149,8 @@ def test_check_and_blobs_go_together() -> None:
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
-        pytest.param(Ext(1, b"\x01"), "blob 1, but the message brought 1", id="index-beyond"),
+        pytest.param(Ext(1, b"\x01"), "blob 1 is named twice, or is none of the 1", id="index-beyond"),
+        pytest.param([Ext(1, b"\x00"), Ext(1, b"\x00")], "blob 0 is named twice", id="named-twice"),
         pytest.param(Ext(1, b"\x00\x00"), "type 1 with 2 bytes", id="long-index"),
         pytest.param(Ext(1, b""), "type 1 with 0 bytes", id="no-index"),
         pytest.param(Ext(2, b"\x00"), "type 2 with 1 bytes", id="other-type"),
