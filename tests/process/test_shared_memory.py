@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ import pytest
 
 from annexe import ExtensionPoint, HookSpec, Host, Responded, hook
 from annexe.errors import InvalidParamsError, PluginRaisedError
-from tests.process.hosts import connection_of, run
+from tests.process.hosts import connection_of, run, wait_state
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
 
@@ -218,5 +220,39 @@ def test_plugin_that_never_sends_long_bytes_has_no_page_of_it(tmp_path: Path) ->
             maps = Path("/proc/self/smaps").read_text().split("annexe-")
             resident = [int(part.partition("Rss:")[2].split()[0]) for part in maps[1:]]
             assert sum(resident[-2:]) == 0
+
+    run(scenario)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What must not wait for the garbage collector is tested without it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def count_files() -> tuple[int, int]:
+    """Return how many maps and descriptors of memory files this process has."""
+    links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    named = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return Path("/proc/self/maps").read_text().count("memfd:annexe-"), sum("memfd:annexe-" in name for name in named)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("warm", [False, True], ids=["started", "forked"])
+def test_plugin_that_has_stopped_leaves_no_memory_with_the_host(tmp_path: Path, warm: bool) -> None:
+    async def scenario() -> None:
+        before = count_files()
+        async with opened(tmp_path, strategy="zygote" if warm else "process") as host:
+            plugin = host.plugin("one")
+            for _ in range(2):
+                assert await host.extension(Store).echo(TWELVE) == TWELVE
+                assert count_files() > before
+                await plugin.stop()
+                await wait_state(plugin, "stopped")
+                assert count_files() == before
+                await plugin.start()
 
     run(scenario)

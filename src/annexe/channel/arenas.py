@@ -2,6 +2,7 @@
 
 * What the plugin writes is copied once, before anybody looks at it, and never read again: it may change at any time.
 * A region is the receiver's from its message until ``release``; the host's own list says which are, never the file.
+* What is in the file was sent: nothing waits there that the plugin could release before it has it.
 * Nothing here waits: without room a blob goes into the frame, and ``NoRoomError`` says that the frame would be too long.
 
 Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
@@ -9,6 +10,7 @@ Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
@@ -27,7 +29,7 @@ __all__ = ["Arenas", "NoRoomError", "Regions"]
 Regions = Sequence[tuple[int, int]]
 """Offset and length of each."""
 
-_MAX_HELD = 4096  # more than a plugin can make of regions worth the name, and few enough to be gone through
+_MAX_HELD = 4096  # more than a plugin can make of regions worth the name, and few enough to be kept in order
 _EXTENSIONS = tuple(Ext(wire.BLOB_EXTENSION, bytes((index,))) for index in range(wire.MAX_BLOBS))
 _decode_release: Callable[[msgspec.Raw], list[tuple[int, int]]] = msgspec.msgpack.Decoder(list[tuple[int, int]]).decode
 
@@ -41,7 +43,7 @@ class Arenas:
     """Both memory files of one connection.
 
     Args:
-        files: Agreed on with the plugin; unmapped once nobody refers to them.
+        files: Agreed on with the plugin; closed some time after ``retire``.
         plugin: Its id, for errors.
     """
 
@@ -49,9 +51,11 @@ class Arenas:
         self._files = files
         self._plugin = plugin
         self._room = Arena(files.size_bytes)
-        self._held: set[tuple[int, int]] = set()  # the plugin's, to be read or released later
+        self._held: list[tuple[int, int]] = []  # the plugin's, to be read or released later; in order, none touching another's bytes
+        self._is_over = False
         self._encode = msgspec.msgpack.Encoder(enc_hook=self._place).encode
         self._limit_bytes = 0
+        self._inline_bytes = 0  # of blobs that go into the frame
         self._is_short = False
         self._waiting: set[Callable[[], None]] = set()
         self.placed: list[tuple[int, int]] = []  # by the latest ``encode``
@@ -75,7 +79,7 @@ class Arenas:
             meta.blobs = regions
         else:
             meta["blobs"] = regions
-        self._limit_bytes, self._is_short = limit_bytes, False
+        self._limit_bytes, self._inline_bytes, self._is_short = limit_bytes, 0, False
         try:
             body = self._encode((*head, meta))
         except NoRoomError:
@@ -88,7 +92,7 @@ class Arenas:
         self.take_back(regions)
         if self._is_short and not self._room.is_empty:
             raise NoRoomError
-        size = f"{len(body)} bytes" if body else f"a blob of more than {limit_bytes} bytes"
+        size = f"{len(body)} bytes" if body else f"a blob of more than {limit_bytes} bytes, or several with as much"
         raise ValueError(
             f"{size}; expected at most {limit_bytes}, and as much in blobs as {self._files.size_bytes} bytes of shared memory take"
         )
@@ -105,8 +109,9 @@ class Arenas:
                 self._files.to_plugin[offset : offset + length] = octets
                 return _EXTENSIONS[len(regions) - 1]
             self._is_short = True
-            if length > self._limit_bytes:
-                raise NoRoomError
+        self._inline_bytes += length
+        if self._inline_bytes > self._limit_bytes:  # before it is written out: one object may stand in thousands of places
+            raise NoRoomError
         return octets
 
     def take_back(self, regions: Iterable[tuple[int, int]]) -> None:
@@ -139,6 +144,18 @@ class Arenas:
         for wake in waiting:
             wake()
 
+    # End.
+
+    def retire(self) -> None:
+        """The connection is over: close the files once what is held was read or given up. Nothing is encoded any more."""
+        self._is_over = True
+        self._waiting.clear()
+        self._close_unless_held()
+
+    def _close_unless_held(self) -> None:
+        if self._is_over and not self._held:
+            self._files.close()
+
     # In.
 
     def take(self, frame: bytes) -> BlobMessage:
@@ -153,16 +170,16 @@ class Arenas:
         return message
 
     def _check(self, regions: Regions) -> None:
-        if len(regions) == 1 and not self._held:  # mostly: nothing to sort
-            ((offset, length),) = regions
-            if offset + length <= self._files.size_bytes:
-                return
-        if len(regions) + len(self._held) > _MAX_HELD:
-            text = f"{len(regions) + len(self._held)} regions at once; expected at most {_MAX_HELD}"
+        held, size_bytes = self._held, self._files.size_bytes
+        if len(regions) + len(held) > _MAX_HELD:
+            text = f"{len(regions) + len(held)} regions at once; expected at most {_MAX_HELD}"
             raise RemoteProtocolError(text, rule="bad-region", plugin=self._plugin)
         end = 0
-        for offset, length in sorted((*regions, *self._held)):
-            if offset < end or offset + length > self._files.size_bytes:
+        for offset, length in sorted(regions):
+            at = bisect_left(held, (offset, length))  # only its neighbours: whatever is held, a message costs what it brings
+            if at:
+                end = max(end, sum(held[at - 1]))
+            if offset < end or offset + length > (held[at][0] if at < len(held) else size_bytes):
                 text = f"a blob of {length} bytes at {offset}: beyond the file, or where another one is"
                 raise RemoteProtocolError(text, rule="bad-region", plugin=self._plugin)
             end = offset + length
@@ -174,8 +191,14 @@ class Arenas:
 
     def hold(self, regions: Regions) -> None:
         """Keep regions beyond the message that brought them: while they are, the plugin cannot send more there."""
-        self._held.update(regions)
+        for region in regions:
+            insort(self._held, region)
 
     def let_go(self, regions: Regions) -> None:
         """They are about to be released."""
-        self._held.difference_update(regions)
+        held = self._held
+        for region in regions:
+            at = bisect_left(held, region)
+            if held[at : at + 1] == [region]:
+                del held[at]
+        self._close_unless_held()

@@ -191,9 +191,11 @@ class Connection:
         self._queue.clear()
         self._roomless.clear()
         self._slots.ahead.clear()
-        if self.files is not None:
-            self.files.close_descriptors()
-            self.files = self.arenas = None  # unmapped once no stream has items to be read from there
+        if self.arenas is not None:
+            self.arenas.retire()
+        elif self.files is not None:
+            self.files.close()
+        self.files = self.arenas = None
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         self._on_closed(error)

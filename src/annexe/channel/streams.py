@@ -199,38 +199,44 @@ class Stream:
         if len(body) > wire.MAX_ITEM_FRAME_BYTES:
             text = f"an item for {method} has {len(body)} bytes; expected at most {wire.MAX_ITEM_FRAME_BYTES}"
             raise InvalidParamsError(text, plugin=plugin, method=method)
-        await self._send_when_it_may(body)
+        await self._wait_for_credit(len(body))
+        self._send_now(body)
 
     async def _send_with_blobs(self, value: Any) -> None:
-        """Send an item whose blobs travel beside it, when there is room for them."""
+        """Send an item whose blobs travel beside it, when there is room for them.
+
+        Between placing and sending nothing is waited for: the plugin could release what it was not sent yet.
+        """
         arenas, plugin, method = self._connection.arenas, self._connection.plugin, self.call.method
-        assert arenas is not None
+        needed_bytes = 1
         while True:
-            self._check_open()
+            await self._wait_for_credit(needed_bytes)
+            assert arenas is not None  # the stream is open, so the connection is
             try:
                 body = arenas.encode((wire.ITEM, self.call.id, value), {}, limit_bytes=wire.MAX_ITEM_FRAME_BYTES)
-                break
             except NoRoomError:
                 arenas.wake_when_free(self._wake_writer)
                 self._room = self._loop.create_future()
                 await self._room
+                continue
             except ENCODE_FAULTS as error:
                 raise InvalidParamsError(f"an item for {method} cannot be sent: {error}", plugin=plugin, method=method) from error
-        placed = arenas.placed
-        try:
-            await self._send_when_it_may(body)
-        except BaseException:
-            arenas.take_back(placed)
-            raise
+            if len(body) <= self._credit_bytes:
+                self._send_now(body)
+                return
+            arenas.take_back(arenas.placed)
+            needed_bytes = len(body)
 
-    async def _send_when_it_may(self, body: bytes) -> None:
-        while self._credit_bytes < len(body) or self._connection.out_bytes > _MAX_UNREAD_BYTES:
+    async def _wait_for_credit(self, needed_bytes: int) -> None:
+        while self._credit_bytes < needed_bytes or self._connection.out_bytes > _MAX_UNREAD_BYTES:
             self._check_open()
-            if self._credit_bytes >= len(body):
+            if self._credit_bytes >= needed_bytes:
                 self._connection.wake_when_written(self._wake_writer)
             self._room = self._loop.create_future()
             await self._room
         self._check_open()
+
+    def _send_now(self, body: bytes) -> None:
         self._credit_bytes -= len(body)
         self._unacknowledged_bytes += len(body)
         self._connection.write(body)
