@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
+import pydantic
 import pytest
 from msgspec.msgpack import Ext
 
-from annexe.channel.messages import MSGPACK
+from annexe.channel.messages import MSGPACK, MSGPACK_WITH_ARENAS
 from annexe.contract import InvalidValueError
 from annexe.contract.annotations import _build
 from annexe.contract.blobs import Blob, BlobPayload, as_inline
@@ -25,6 +26,10 @@ class Page:
     number: int
     image: bytes
     pages: list[Page] = field(default_factory=list)
+
+
+class Picture(pydantic.BaseModel):
+    image: bytes
 
 
 @dataclass
@@ -171,3 +176,13 @@ def test_payload_tells_and_gives_what_it_came_as() -> None:
 def test_only_blobs_are_written_inline() -> None:
     with pytest.raises(TypeError, match="Encoding objects of type object is unsupported"):
         as_inline(object())
+
+
+def test_value_that_no_codec_knows_is_no_blob() -> None:
+    with pytest.raises(TypeError, match="objects of type object"):
+        MSGPACK_WITH_ARENAS.encode((1, object()))
+
+
+def test_pydantic_model_gets_no_bytes_by_way_of_blobs_either() -> None:
+    with pytest.raises(InvalidValueError, match="got bytes"):
+        made(Picture).decoder("blobs")(BlobPayload(msgspec.msgpack.encode({"image": Ext(1, b"\x00")}), [LONG]))

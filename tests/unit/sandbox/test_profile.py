@@ -34,3 +34,8 @@ def test_other_runtimes_get_no_address_space_limit() -> None:
 def test_tasks_are_limited_only_for_a_user_of_ones_own() -> None:
     assert Profile(tasks=7).limits_for(python=True, own_uid=True)["RLIMIT_NPROC"] == 7
     assert "RLIMIT_NPROC" not in Profile(tasks=7).limits_for(python=True, own_uid=False)
+
+
+@pytest.mark.parametrize(("file_bytes", "expected"), [(8 * MIB, 8 * MIB), (200 * MIB, 50 * MIB)])
+def test_temporary_folder_takes_neither_more_than_a_file_may_nor_than_half_of_the_memory(file_bytes: int, expected: int) -> None:
+    assert Profile(memory_bytes=100 * MIB, file_bytes=file_bytes).tmp_bytes == expected
