@@ -1,12 +1,14 @@
 """Run everything that decides whether a change may go in: ``make test`` and ``.ci/run``. Run by the Python of ``.venv``.
 
-First the checks that run nothing of ours (``--lint-only`` ends here), two at a time. Then two rows of tests beside each other, as most of
+First the checks that run nothing of ours (``--lint-only`` ends here), two at a time. Then three rows of tests beside each other, as most of
 them wait more than they compute; every layer runs, whatever became of the others, and any failure makes the exit code 1:
 
-* the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; then all other tests, as whoever
-  started this; with ``--slow`` also the long ones;
-* the tests marked ``both_users``, as ``nobody``, when started as root; then the attacks, as whoever started this. What this row prints
-  comes when the other one has ended.
+* the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; then those that start whole
+  programs, and the plugins' own; then the attacks;
+* the tests of real processes;
+* the tests marked ``both_users``, as ``nobody``, when started as root.
+
+What the second and third row print comes when the first one has ended. With ``--slow`` the long tests are run as well.
 
 The last lines name each layer with its outcome, and why a layer was left out. pytest itself says why single tests were.
 """
@@ -17,6 +19,7 @@ import argparse
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +34,8 @@ MYPY = [str(BIN / "mypy"), "--config-file", str(ROOT / "pyproject.toml")]
 PYTEST = [sys.executable, "-m", "pytest"]
 CANNOT = 77  # as_nobody.py: not possible here
 NO_TESTS = 5  # pytest: nothing was selected
-ATTACKS = "tests/security"
+PROCESSES, ATTACKS = "tests/process", "tests/security"
+QUIETLY = ["-q", "-p", "no:cacheprovider"]
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Outcomes:
 
     def add(self, layer: str, *, ok: bool, note: str = "") -> None:
         self.failed |= not ok
-        self.lines.append(f"  {'ok    ' if ok else 'FAILED'}  {layer}{': ' + note if note else ''}")
+        state = "FAILED" if not ok else "-" if note.startswith("left out") else "ok"
+        self.lines.append(f"  {state:<6}  {layer}{': ' + note if note else ''}")
 
     def take(self, others: Outcomes) -> None:
         self.failed |= others.failed
@@ -56,15 +61,17 @@ def main() -> int:
     parser.add_argument("--slow", action="store_true", help="run the long tests too")
     options = parser.parse_args()
     started_s = time.monotonic()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background; whoever inherits that cannot be interrupted
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes = Outcomes()
     run_checks(outcomes)
     if not options.lint_only:
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            second = beside.submit(run_second_row, slow=options.slow)
+        with ThreadPoolExecutor(max_workers=2) as beside:
+            quiet = [beside.submit(run_processes, slow=options.slow), beside.submit(run_as_nobody)]
             run_first_row(outcomes, slow=options.slow)
-            said, second_outcomes = second.result()
-        print(said, flush=True)
-        outcomes.take(second_outcomes)
+            for said, others in (row.result() for row in quiet):
+                print(said, flush=True)
+                outcomes.take(others)
     print(f"\nlayers, after {time.monotonic() - started_s:.0f} s:", *outcomes.lines, sep="\n", flush=True)
     return 1 if outcomes.failed else 0
 
@@ -107,20 +114,17 @@ def run_checks(outcomes: Outcomes) -> None:
 
 def run_first_row(outcomes: Outcomes, *, slow: bool) -> None:
     measure_pure_modules(outcomes, slow=slow)
-    print(f"-- all other tests{'' if slow else ' but the long ones'}", flush=True)
-    code = subprocess.run([*PYTEST, *_pace(slow=slow), "--ignore=tests/unit", f"--ignore={ATTACKS}"], cwd=ROOT, check=False).returncode
-    outcomes.add("all other tests", ok=code == 0, note="" if slow else "without the long ones, which make test-all runs")
-
-
-def run_second_row(*, slow: bool) -> tuple[str, Outcomes]:
-    """Return what was printed, and the outcomes."""
-    outcomes = Outcomes()
-    as_nobody = run_as_nobody(outcomes)
-    attacked = _run_quietly([*PYTEST, *_pace(slow=slow), "-p", "no:cacheprovider", ATTACKS])
-    outcomes.add("attacks", ok=attacked.returncode == 0)
+    elsewhere = [f"--ignore={folder}" for folder in ("tests/unit", PROCESSES, ATTACKS)]
+    for layer, selection in (("programs and plugins", elsewhere), ("attacks", [ATTACKS])):
+        print(f"-- {layer}", flush=True)
+        code = subprocess.run(
+            [*PYTEST, *_pace(slow=slow), *QUIETLY, *selection], cwd=ROOT, stdin=subprocess.DEVNULL, check=False
+        ).returncode
+        outcomes.add(layer, ok=code == 0)
+    if not slow:
+        outcomes.add("long tests", ok=True, note="left out; make test-all runs them")
     if os.geteuid() != 0:
         outcomes.add("tests as root", ok=True, note="left out, not started as root; a plugin's own uid is not tried")
-    return f"{as_nobody}-- attacks\n{attacked.stdout}", outcomes
 
 
 def pure_modules() -> list[Path]:
@@ -134,7 +138,7 @@ def measure_pure_modules(outcomes: Outcomes, *, slow: bool) -> None:
     print("-- unit tests, with the branch coverage of pure modules", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "coverage")}
-        selection = ["tests/unit", *_pace(slow=slow), "-q", "-p", "no:cacheprovider", "--cov", "--cov-report="]
+        selection = ["tests/unit", *_pace(slow=slow), *QUIETLY, "--cov", "--cov-report="]
         tested = subprocess.run([*PYTEST, *selection], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
         only = ",".join(str(path) for path in pure_modules())
         report = [sys.executable, "-m", "coverage", "report", "--include", only, "--skip-covered", "--show-missing", "--fail-under=100"]
@@ -143,22 +147,29 @@ def measure_pure_modules(outcomes: Outcomes, *, slow: bool) -> None:
     outcomes.add("branch coverage of pure modules", ok=covered.returncode == 0)
 
 
-def run_as_nobody(outcomes: Outcomes) -> str:
-    """Return what was printed."""
-    layer = "tests as nobody"
+def run_processes(*, slow: bool) -> tuple[str, Outcomes]:
+    """Return what was printed, and the outcome."""
+    tested = _run_quietly([*PYTEST, *_pace(slow=slow), *QUIETLY, PROCESSES])
+    outcomes = Outcomes()
+    outcomes.add("processes", ok=tested.returncode == 0)
+    return f"-- processes\n{tested.stdout}", outcomes
+
+
+def run_as_nobody() -> tuple[str, Outcomes]:
+    """Return what was printed, and the outcome."""
+    layer, outcomes = "tests as nobody", Outcomes()
     if os.geteuid() != 0:
         outcomes.add(layer, ok=True, note="left out, not started as root; all tests run as an unprivileged user already")
-        return ""
-    selection = ["-m", "both_users and not slow", "-p", "no:cacheprovider", "-q"]
-    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, *selection])
+        return "", outcomes
+    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, "-m", "both_users and not slow", *QUIETLY])
     if tested.returncode == CANNOT:
         # Under CI this is a hole in the gate; at somebody's desk it is their choice.
-        outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' below")
+        outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' above")
     elif tested.returncode == NO_TESTS:
         outcomes.add(layer, ok=False, note="no test is marked both_users")
     else:
         outcomes.add(layer, ok=tested.returncode == 0)
-    return f"-- tests that depend on the user, as nobody\n{tested.stdout}\n"
+    return f"-- tests that depend on the user, as nobody\n{tested.stdout}", outcomes
 
 
 def _pace(*, slow: bool) -> list[str]:

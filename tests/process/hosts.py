@@ -8,6 +8,7 @@ asserts. So does an error in the host's own logs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import atexit
 import gc
 import logging
@@ -291,10 +292,11 @@ def cmdline(pid: int) -> bytes:
 
 
 def children_of(pid: int) -> list[int]:
-    try:
-        return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found += [int(child) for child in path.read_text().split()]
+    return found
 
 
 def descendants_of(pid: int) -> list[int]:

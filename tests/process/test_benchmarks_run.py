@@ -29,6 +29,7 @@ _CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pyda
         pytest.param(start, {"python -I -S -c pass", "cold, to ready", "cold, to first answer"}, {"cold_ready_over_python"}, id="start"),
     ],
 )
+@pytest.mark.timeout(120)  # it measures until it has enough, also beside other tests
 def test_benchmark_run_quickly_measures_its_own_rows(
     module: ModuleType, rows: set[str], keys: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
