@@ -8,8 +8,8 @@ asserts. So does an error in the host's own logs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import atexit
+import contextlib
 import gc
 import logging
 import os
