@@ -75,6 +75,10 @@ def test_what_was_used_becomes_the_least_that_allows_it(facts: list[tuple[str, s
     assert learned(*facts) == Learned(rights=frozenset(rights))
 
 
+def test_byte_code_that_the_interpreter_writes_under_test_is_nothing_of_the_plugins() -> None:
+    assert learned(("write", "/plugins/demo/pkg/__pycache__/mod.cpython-311.pyc")) == Learned(rights=frozenset())
+
+
 @pytest.mark.parametrize(
     ("fact", "note"),
     [
