@@ -23,6 +23,7 @@ MARKS = (
     Mark(key="grpcio_over_async_pinned", limit=8, at_least=True, about="grpcio (aio) ÷ async call, pinned", held_back_by=_OWN_WORK),
     Mark(key="pyro5_over_async_pinned", limit=2, at_least=True, about="Pyro5 ÷ async call, pinned"),
     Mark(key="pyisolate_over_async_pinned", limit=15, at_least=True, about="pyisolate ÷ async call, pinned", held_back_by=_OWN_WORK),
+    Mark(key="async_over_no_walls_pinned", limit=1.05, about="async call ÷ the same without a sandbox, pinned"),
 )
 _PEERS = {
     "floor": "Floor",
@@ -39,6 +40,7 @@ _OURS = (
     Subject("async, stock loop", "benchmarks.subject:AsyncCall", {"loop": "stock"}, ours=True),
     Subject("async, pydantic", "benchmarks.subject:AsyncCall", {"model": "pydantic"}, ours=True),
     Subject("sync", "benchmarks.subject:SyncCall", ours=True),
+    Subject("async, no walls", "benchmarks.subject:CallsWithoutWalls", ours=True),
 )
 
 
@@ -52,5 +54,6 @@ def measure(bench: Bench) -> None:
         for ours in ("async", "sync"):
             bench.ratio(f"{ours}_floor{'_pinned' if pinned else ''}", bench.value(ours + suffix), bench.value("floor" + suffix))
         bench.absent.clear()
+    bench.ratio("async_over_no_walls_pinned", bench.value("async (pinned)"), bench.value("async, no walls (pinned)"))
     for key, peer in (("grpcio", "grpcio aio"), ("pyro5", "Pyro5"), ("pyisolate", "pyisolate")):
         bench.ratio(f"{key}_over_async_pinned", bench.value(f"{peer} (pinned)"), bench.value("async (pinned)"))

@@ -27,7 +27,7 @@ from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
 from benchmarks.references import timed
 
-__all__ = ["AsyncCall", "AsyncFilters", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall", "WarmStarts"]
+__all__ = ["AsyncCall", "AsyncFilters", "CallsWithoutWalls", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall", "WarmStarts"]
 
 T = TypeVar("T")
 _PLUGINS = Path(__file__).parent / "plugins"
@@ -357,8 +357,8 @@ class WarmStarts(Starts):
         return samples
 
 
-class StartsWithoutWalls(Starts):
-    """The same with no wall but its own process and the kernel's limits: what the others cost is the difference."""
+class WithoutWalls(Ours):
+    """No wall but the plugin's own process and the kernel's limits: what the others cost is the difference."""
 
     level = "limits"
 
@@ -368,3 +368,11 @@ class StartsWithoutWalls(Starts):
         )
         with mock.patch("annexe.host.host.ProcessStrategy", bare):
             await super().open()
+
+
+class StartsWithoutWalls(WithoutWalls, Starts):
+    """Starts without walls."""
+
+
+class CallsWithoutWalls(WithoutWalls, AsyncCall):
+    """Calls to a plugin without walls."""

@@ -13,7 +13,7 @@ from benchmarks.harness import Bench
 
 pytestmark = pytest.mark.any_user
 
-_CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pydantic", "sync"}
+_CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pydantic", "sync", "async, no walls"}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins processes, which only Linux can")
@@ -23,7 +23,7 @@ _CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pyda
         pytest.param(
             call,
             {f"{row}{suffix}" for row in _CALL_ROWS for suffix in ("", " (pinned)")},
-            {"async_floor", "sync_floor", "async_floor_pinned", "sync_floor_pinned"},
+            {"async_floor", "sync_floor", "async_floor_pinned", "sync_floor_pinned", "async_over_no_walls_pinned"},
             id="call",
         ),
         pytest.param(start, {"python -I -S -c pass", "cold, to ready", "cold, to first answer"}, {"cold_ready_over_python"}, id="start"),

@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import re
+import resource
 import select
 import signal
 import socket
@@ -500,6 +501,27 @@ def test_private_folder_is_the_plugins_own_and_removed_with_it(make_plugin: Make
             assert not scratch.exists()
 
     asyncio.run(scenario())
+
+
+def test_host_with_more_than_a_thousand_descriptors_launches_as_any_other(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"this user may have {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    many = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            await read_line(plugin)
+            await plugin.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @needs_root

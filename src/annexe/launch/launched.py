@@ -255,9 +255,10 @@ def _first_process(info: int) -> int:
         OSError: It tells none.
     """
     told = b""
+    reading = select.poll()  # select() knows no descriptor above 1023, and a host of many plugins has those
+    reading.register(info, select.POLLIN)
     while b"}" not in told:
-        ready, _, _ = select.select([info], [], [], _TELLING_S)
-        chunk = os.read(info, 4096) if ready else b""
+        chunk = os.read(info, 4096) if reading.poll(_TELLING_S * 1000) else b""
         if not chunk:
             raise ChildProcessError("bubblewrap ended, or said nothing for long, before there was a process")
         told += chunk
