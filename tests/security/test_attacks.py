@@ -23,6 +23,7 @@ from annexe.host.state_dir import default_data_dir
 from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder
 from annexe.sandbox.cgroup import NoControlGroups
+from tests.support.tools import level_here
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -97,6 +98,8 @@ def test_attack_works_without_walls(attack: Attack) -> None:
 @every_attack
 def test_attack_is_held_by_the_walls_of_level_full(attack: Attack) -> None:
     report = report_of(attack.theme, walls=True)
+    if report.level != level_here():
+        pytest.fail(f"level {report.level}, where this machine gives {level_here()}")
     if report.level != "full":
         pytest.skip(f"this machine gives level {report.level}")
     result, layers = result_of(attack, walls=True)

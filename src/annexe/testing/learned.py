@@ -124,7 +124,10 @@ class _Paths:
             self.rights.add("devices:gpu")
             return False
         if _is_below(path, [self._own]):
-            if kind == "write" and basename(dirname(path)) != "__pycache__":  # byte code: the interpreter's, and the host's when it runs
+            is_byte_code = basename(dirname(path)) == "__pycache__" and ".pyc" in basename(
+                path
+            )  # the interpreter's; the host's when it runs
+            if kind == "write" and not is_byte_code:
                 self.notes.append(f"it wrote to {path}: its own folder is read-only to it; ask for data, and write into ctx.data_dir")
             return False
         if _is_below(path, [_TMP]) and not _is_below(path, [*self._asked, *self._seen]):

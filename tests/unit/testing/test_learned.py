@@ -75,6 +75,10 @@ def test_what_was_used_becomes_the_least_that_allows_it(facts: list[tuple[str, s
     assert learned(*facts) == Learned(rights=frozenset(rights))
 
 
+def test_file_of_the_plugins_own_among_byte_code_is_told() -> None:
+    assert learned(("write", "/plugins/demo/__pycache__/notes.txt")).notes
+
+
 def test_byte_code_that_the_interpreter_writes_under_test_is_nothing_of_the_plugins() -> None:
     assert learned(("write", "/plugins/demo/pkg/__pycache__/mod.cpython-311.pyc")) == Learned(rights=frozenset())
 

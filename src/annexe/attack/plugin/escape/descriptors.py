@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _CHANNEL = 3
-_SEALED = 1  # F_SEAL_SEAL: of a file of the channel's, which nobody can make longer or shorter
+_MEMORY = (4, 5)  # the channel's two files, which nobody can make longer or shorter
+_SEALED = 1  # F_SEAL_SEAL
 
 
 @attack("inherited-descriptors", "Find a descriptor of the host's that came along.", stopped_by=("descriptors",))
@@ -36,8 +37,8 @@ def _is_of_the_channel(fd: int) -> bool:
     import fcntl
 
     try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED)
-    except OSError:  # no file in memory
+        return fd in _MEMORY and bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALED)
+    except OSError:  # something else is there
         return False
 
 
