@@ -124,9 +124,7 @@ class _Paths:
             self.rights.add("devices:gpu")
             return False
         if _is_below(path, [self._own]):
-            is_byte_code = basename(dirname(path)) == "__pycache__" and ".pyc" in basename(
-                path
-            )  # the interpreter's; the host's when it runs
+            is_byte_code = basename(dirname(path)) == "__pycache__" and ".pyc" in basename(path)  # the interpreter's doing
             if kind == "write" and not is_byte_code:
                 self.notes.append(f"it wrote to {path}: its own folder is read-only to it; ask for data, and write into ctx.data_dir")
             return False
