@@ -22,7 +22,7 @@ from annexe.launch.processes import parent_of
 from annexe.sandbox import IsolationLevel, Profile
 from annexe.sandbox.cgroup import NoControlGroups
 from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_namespaces
-from tests.process.hosts import Doc, T, is_alive, open_host, until, wait_state, without_walls, write_plugin
+from tests.process.hosts import Doc, T, children_of, cmdline, is_alive, open_host, until, wait_state, without_walls, write_plugin
 from tests.process.test_launch import REPORT, WAIT, read_all, read_line, wait
 
 TELL = "import json, os, sys\ndef tell(**facts):\n    os.write(fd, json.dumps(facts).encode() + b'\\n')\n"
@@ -62,8 +62,7 @@ async def server_for(strategy: ProcessStrategy, request: LaunchRequest) -> int:
 
 def children() -> list[int]:
     """Return our own children besides wardens."""
-    pids = [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return [pid for pid in pids if b"warden_main" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children_of(os.getpid()) if b"warden_main" not in cmdline(pid)]
 
 
 def test_forks_come_from_one_server_and_their_walls_are_read_back(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:

@@ -10,6 +10,7 @@ import selectors
 import socket
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import final
 
 __all__ = ["Services"]
@@ -41,7 +42,7 @@ class Services:
     def __init__(self, folder: Path, *, token: str, name: str) -> None:
         self._token = token.encode()
         self._selector = selectors.DefaultSelector()
-        self._arrived: list[bytes] = []
+        self._arrived: SimpleQueue[bytes] = SimpleQueue()
         self._stopping = False
         self.tcp_port = self._offer(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)).getsockname()[1]
         self.tcp6_port = 0
@@ -65,8 +66,7 @@ class Services:
 
     def take_arrived(self) -> bytes:
         """Return what was sent since the last time, and forget it."""
-        arrived, self._arrived = self._arrived, []
-        return b"\n".join(arrived)
+        return b"\n".join(self._arrived.get_nowait() for _ in range(self._arrived.qsize()))
 
     def close(self) -> None:
         """Stop listening."""
@@ -101,7 +101,7 @@ class Services:
 
     def _answer(self, sock: socket.socket) -> None:
         if sock.type != socket.SOCK_STREAM:
-            self._arrived.append(sock.recv(65536))
+            self._arrived.put(sock.recv(65536))
         elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             caller, _ = sock.accept()
             with caller:

@@ -36,6 +36,7 @@ from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
 from annexe.supervision.policies import Policies
 from annexe.supervision.restart import RestartPolicy
+from annexe.supervision.violations import MonitorPolicy
 
 __all__ = ["AttackResult", "Report", "ResultOutcome", "run_attacks"]
 
@@ -47,6 +48,7 @@ _NEVER_S = 3600.0
 _POLICIES = Policies(
     restart=RestartPolicy(first_delay_s=_NEVER_S, max_delay_s=_NEVER_S, max_failures=10_000),
     health=HealthPolicy(),
+    monitor=MonitorPolicy(rules={}),  # it looks every other second, and would end some attacks and not others
     stop=StopPolicy(drain_s=0.0, shutdown_s=0.0, exit_s=0.0, terminate_s=0.0, kill_s=5.0),
 )
 
