@@ -176,7 +176,7 @@ def replaceable_at(path: Path) -> Path | None:
 def _ask(path: Path, uid: int | None) -> Interpreter | str:
     """Return what an interpreter says of itself; a reason if it cannot be run."""
     try:
-        # Not by setpriv (see become): that looks the program up with root's rights still, and so answers another question.
+        # Not by a program (see become): setpriv looks the program up with root's rights still, and so answers another question.
         answer = subprocess.run(  # noqa: S603 - the host's, the operator's or the system's own, never one of a plugin's choice
             [str(path), "-I", "-S", "-c", _PROBE], user=uid, group=uid, extra_groups=None if uid is None else [], cwd="/", env={},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True,

@@ -24,27 +24,52 @@ def test_host_user_needs_nothing() -> None:
     assert as_user(None) == ([], {})
 
 
-def test_setpriv_changes_user_and_groups_outside_the_host(tmp_path: Path) -> None:
-    setpriv = tmp_path / "setpriv"
-    setpriv.touch()
-    assert as_user(64100, setpriv=setpriv) == ([str(setpriv), "--reuid=64100", "--regid=64100", "--clear-groups", "--"], {})
+@pytest.mark.parametrize(
+    ("programs", "expected"),
+    [
+        pytest.param(("unshare", "setpriv"), ["unshare", "--setuid=64100", "--setgid=64101", "--"], id="the faster one"),
+        pytest.param(("setpriv",), ["setpriv", "--reuid=64100", "--regid=64101", "--clear-groups", "--"], id="what there is"),
+        pytest.param((), [], id="neither"),
+    ],
+)
+def test_first_program_that_changes_users_does_so_outside_the_host(tmp_path: Path, programs: tuple[str, ...], expected: list[str]) -> None:
+    for name in programs:
+        make_program(tmp_path / name, "echo util-linux 2.38")
+    command, options = as_user(64100, gid=64101, folder=tmp_path)
+    assert command == [str(tmp_path / expected[0]), *expected[1:]] if expected else command == []
+    assert options == ({} if expected else {"user": 64100, "group": 64101, "extra_groups": []})
 
 
-def test_group_of_another_number_can_be_had(tmp_path: Path) -> None:
-    setpriv = tmp_path / "setpriv"
-    setpriv.touch()
-    assert "--regid=0" in as_user(64100, gid=0, setpriv=setpriv)[0]
-    assert as_user(64100, gid=0, setpriv=tmp_path / "none")[1]["group"] == 0
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("echo unshare: unrecognized option >&2; exit 1", id="too old, or refused"),
+        pytest.param("echo BusyBox v1.35", id="another's of that name"),
+    ],
+)
+def test_program_that_does_not_change_users_is_not_used(tmp_path: Path, text: str) -> None:
+    make_program(tmp_path / "unshare", text)
+    make_program(tmp_path / "setpriv", "echo setpriv from util-linux 2.38")
+    assert as_user(64100, folder=tmp_path)[0][0] == str(tmp_path / "setpriv")
 
 
-def test_without_setpriv_the_host_is_forked(tmp_path: Path) -> None:
-    assert as_user(64100, setpriv=tmp_path / "setpriv") == ([], {"user": 64100, "group": 64100, "extra_groups": []})
+@pytest.mark.skipif(os.geteuid() != 0, reason="about a root host")
+@pytest.mark.parametrize("name", ["unshare", "setpriv"])
+def test_command_runs_as_the_user_and_in_its_group_alone(open_folder: Path, name: str) -> None:
+    (open_folder / name).symlink_to(f"/usr/bin/{name}")
+    command, options = as_user(USER, gid=GROUP, folder=open_folder)
+    assert command[0] == str(open_folder / name)
+    told = subprocess.run([*command, "/bin/cat", "/proc/self/status"], capture_output=True, text=True, check=True, **options).stdout
+    status = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    assert status["Uid"].split() == [str(USER)] * 4
+    assert status["Gid"].split() == [str(GROUP)] * 4
+    assert status["Groups"].split() == []
+    assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == int(status["CapInh"], 16) == 0
 
 
-def test_setpriv_of_busybox_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "busybox").touch()
-    (tmp_path / "setpriv").symlink_to(tmp_path / "busybox")
-    assert as_user(64100, setpriv=tmp_path / "setpriv")[0] == []
+def make_program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -56,7 +81,7 @@ def open_folder() -> Iterator[Path]:
     remove_tree(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not as_user(USER)[0], reason="about a root host with setpriv")
+@pytest.mark.skipif(os.geteuid() != 0 or not as_user(USER)[0], reason="about a root host with util-linux")
 def test_code_is_compiled_and_users_are_killed_without_a_fork_of_the_host(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[dict[str, Any]] = []
 
