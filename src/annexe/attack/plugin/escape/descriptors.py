@@ -7,6 +7,7 @@ import socket
 
 from .catalogue import attack
 from .outcome import capped, judge, stopped, through
+from .syscalls import syscall
 
 TYPE_CHECKING = False  # importing typing costs more than this whole module
 if TYPE_CHECKING:
@@ -102,11 +103,18 @@ def _descriptors_for_host(_targets: Targets) -> Outcome:
     return judge(f"sent {sent}")
 
 
-@attack("channel-elsewhere", "Turn the channel's end towards another socket.", stopped_by=("host",))
+@attack("channel-elsewhere", "Turn the channel's end towards another socket.", stopped_by=("host",), check="delivered")
 def _channel_elsewhere(targets: Targets) -> Outcome:
     with socket.socket(fileno=os.dup(_CHANNEL)) as channel:
-        channel.connect(b"\0" + targets.abstract_name.encode())
-    return through("connected it")
+        if channel.family == socket.AF_UNIX:
+            channel.connect(b"\0" + targets.abstract_name.encode())
+        else:  # a connection by TCP can be dissolved, and another made
+            syscall("connect", channel.fileno(), bytes(16), 16)  # AF_UNSPEC
+            channel.connect(("127.0.0.1", targets.tcp_port))
+        heard = channel.recv(len(targets.token))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as teller:  # by another way: the channel no longer leads to the host
+        teller.sendto(heard, ("127.0.0.1", targets.udp_port))
+    return judge("connected it")
 
 
 @attack("channel-second-end", "Open the host's end of the channel through /proc.", stopped_by=("host", "namespaces", "landlock"))

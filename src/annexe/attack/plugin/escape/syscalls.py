@@ -22,6 +22,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "clock_settime": (227, 112),
     "clone": (56, 220),
     "clone3": (435, 435),
+    "connect": (42, 203),
     "fanotify_init": (300, 262),
     "fsopen": (430, 430),
     "get_mempolicy": (239, 236),

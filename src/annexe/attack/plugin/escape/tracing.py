@@ -132,7 +132,8 @@ def _read_other_plugin(targets: Targets) -> Outcome:
 @attack("other-plugin-environment", "Read the environment of another plugin.", stopped_by=("host", "namespaces", "landlock", "uid"))
 def _other_plugin_environment(targets: Targets) -> Outcome:
     with open(f"/proc/{targets.other_pid}/environ", "rb") as file:
-        return through(f"read {len(file.read())} bytes")
+        content = file.read()
+    return through(f"read {len(content)} bytes") if content else stopped("it is empty")
 
 
 @attack("victim-descriptor", "Take a descriptor out of another process.", stopped_by=("namespaces", "landlock", "seccomp"))
