@@ -69,10 +69,13 @@ def _deep_message(_targets: Targets) -> Outcome:
 
 
 @attack(
-    "many-values", "Send a message of a million empty lists, small to send and large to hold.", stopped_by=("host",), check="host-memory"
+    "many-values",
+    "Send a message of three million empty lists, small to send and large to hold.",
+    stopped_by=("host",),
+    check="host-memory",
 )
 def _many_values(_targets: Targets) -> Outcome:
-    _send(b'[0,2,"kv.set",{"key":"k","value":[' + b"[]," * 1_000_000 + b"0]},{}]")
+    _send(b'[0,2,"kv.set",{"key":"k","value":[' + b"[]," * 3_000_000 + b"0]},{}]")
     return judge("sent it")
 
 
@@ -96,21 +99,17 @@ def _answer_unasked(_targets: Targets) -> Outcome:
 
 @attack("answer-others", "Answer every question that the host may have asked of others.", stopped_by=("host",), check="host-answers")
 def _answer_others(_targets: Targets) -> Outcome:
-    for number in range(1, 400, 2):
+    for number in range(399, 0, -2):  # its own question is among the first, and with its answer the attack is over
         _send(b'[1,%d,null,"forged",{}]' % number)
     return judge("answered 200")
 
 
 @attack("never-read", "Ask and never read the answers, so that the host's writing waits.", stopped_by=("host",), check="host-answers")
 def _never_read(_targets: Targets) -> Outcome:
-    os.set_blocking(_CHANNEL, False)
     number = 2
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
-        try:
-            _send(b'[0,%d,"kv.list",{"prefix":"","limit":1000},{}]' % number)
-        except BlockingIOError:
-            break
+        _send(b'[0,%d,"kv.list",{"prefix":"","limit":1000},{}]' % number)
         number += 2
     time.sleep(60)
     return judge("asked")
@@ -126,21 +125,20 @@ def _half_close(_targets: Targets) -> Outcome:
 
 @attack("flood-requests", "Ask the host as fast as it goes.", stopped_by=("host",), check="host-answers")
 def _flood_requests(_targets: Targets) -> Outcome:
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 10.0
     number = 2
-    os.set_blocking(_CHANNEL, False)
     while time.monotonic() < until:
-        try:
-            _send(b'[0,%d,"no.such.method",null,{}]' % number)
-        except BlockingIOError:
-            break
-        number += 2
+        bodies = [b'[0,%d,"no.such.method",null,{}]' % one for one in range(number, number + 400, 2)]
+        view = memoryview(b"".join(struct.pack(">I", len(body)) + body for body in bodies))
+        while view:
+            view = view[os.write(_CHANNEL, view) :]
+        number += 400
     return judge(f"asked {number // 2} times")
 
 
-@attack("old-frame", "Send the host what only the host sends: a message in marshal.", stopped_by=("host",), check="host-answers")
+@attack("old-frame", "Send the host what only the host sends: orders, in marshal.", stopped_by=("host",), check="host-answers")
 def _old_frame(_targets: Targets) -> Outcome:
     import marshal
 
-    _send(marshal.dumps({"program": ["/bin/true"], "host_pid": 0}))
+    _send(marshal.dumps({"program": ["/bin/sleep", "60"], "host_pid": 0}))
     return judge("sent it")

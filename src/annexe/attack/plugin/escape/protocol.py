@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from .catalogue import attack
 from .outcome import judge, stopped, through
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from .targets import Targets
 
 __all__: list[str] = []
+
+_CHANNEL = 3
+_MIB = 1024 * 1024
 
 
 def _asks(targets: Targets, method: str, params: object) -> Outcome:
@@ -67,10 +71,10 @@ def _log_flood(targets: Targets) -> Outcome:
     return judge("wrote them")
 
 
-@attack("endless-line", "Print 32 MiB without the end of a line.", stopped_by=("host",), check="host-memory")
+@attack("endless-line", "Print 64 MiB without the end of a line.", stopped_by=("host",), check="host-memory")
 def _endless_line(_targets: Targets) -> Outcome:
-    block = b"\xff" * (1024 * 1024)
-    for _ in range(32):
+    block = b"\xff" * _MIB
+    for _ in range(64):
         os.write(1, block)
     return judge("printed it")
 
@@ -82,9 +86,17 @@ def _metric_bomb(targets: Targets) -> Outcome:
     return judge("measured them")
 
 
-@attack("huge-answer", "Answer with 64 MiB.", stopped_by=("host",), check="host-memory")
+@attack("huge-answer", "Answer with 256 MiB.", stopped_by=("host",), check="host-memory")
 def _huge_answer(targets: Targets) -> Outcome:
-    return judge("x" * min(targets.memory_bytes // 4, 24 * 1024 * 1024))
+    call = targets.ctx._call
+    assert call is not None
+    head, tail = b'[1,%d,null,{"verdict":"judge","facts":{},"detail":"' % call.id, b'"},{}]'  # by hand: the SDK would send an error
+    os.write(_CHANNEL, struct.pack(">I", len(head) + 256 * _MIB + len(tail)) + head)
+    for block in (*[b"x" * _MIB] * 256, tail):
+        view = memoryview(block)
+        while view:
+            view = view[os.write(_CHANNEL, view) :]
+    return judge("answered")
 
 
 @attack("wrong-answer", "Answer with what is no answer.", stopped_by=("host",), check="host-answers")
