@@ -19,12 +19,22 @@ from annexe.launch.runtime import RuntimeFolders
 from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_root
 from tests.process.hosts import Doc, T, no_walls, open_host, run, write_plugin
 from tests.process.test_launch import WAIT, read_line
+from tests.process.test_stub import frame
+from tests.process.test_stub import run as run_stub
 
 MARK = """
 @plugin.filter("t.edit")
 def edit(doc):
     doc["marks"].append("new")
     return doc
+"""
+
+PROBE = """
+import annexe_sdk.runner, os, sys
+def main(fd, entry):
+    import annexe_sdk.streams, inspect
+    source = inspect.getsource(annexe_sdk.errors.Reject).partition("(")[0]
+    os.write(fd, repr((annexe_sdk.__file__, len(sys.meta_path), source)).encode())
 """
 
 SYSTEM = Path("/usr/bin/python3").resolve()
@@ -60,6 +70,21 @@ def test_runtime_folder_holds_compiled_sdk_and_msgspec_of_the_same_abi(here: Int
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == r"b'\x91\x01'"
     assert f"code object from '{runtime.folder / 'annexe_sdk' / '__pycache__'}" in done.stderr
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["that of the host", "its own"])
+def test_sdk_that_starts_a_plugin_comes_from_one_file_unless_it_has_its_own(here: Interpreter, tmp_path: Path, is_own: bool) -> None:
+    runtime = RuntimeFolders(tmp_path / "runtime").for_interpreter(here)
+    sdk, packages = runtime.folder / "annexe_sdk", tmp_path / "packages"
+    packages.mkdir()
+    (packages / "probe.py").write_text(PROBE)
+    if is_own:
+        shutil.copytree(sdk, packages / "annexe_sdk")
+    for path in (sdk / "session.py", *sdk.glob("__pycache__/session.*")):  # one that is found in the file alone
+        path.unlink()
+    orders = frame(libraries=[str(packages), str(runtime.folder)], runner="probe")
+    expected = str((packages / "annexe_sdk" if is_own else sdk) / "__init__.py"), 3, "class Reject"
+    assert run_stub(orders, runtime.stub) == (0, repr(expected).encode(), b"")
 
 
 def test_runtime_folder_of_another_abi_has_no_msgspec(here: Interpreter, tmp_path: Path) -> None:

@@ -23,17 +23,17 @@ def frame(**changes: Any) -> bytes:
     return PrivateFrame(**fields | changes).packed()
 
 
-def run(sent: bytes) -> tuple[int, bytes, bytes]:
+def run(sent: bytes, program: Path = Path(stub.__file__)) -> tuple[int, bytes, bytes]:
     """Return status, what came back over the channel and what was said on standard error."""
     host, plugin = socket.socketpair()
     with host, plugin:
         host.sendall(sent)
         host.shutdown(socket.SHUT_WR)
         environ = {"ANNEXE_FD": str(plugin.fileno())}
-        command = [sys.executable, "-I", "-S", str(stub.__file__)]
+        command = [sys.executable, "-I", "-S", str(program)]
         done = subprocess.run(command, pass_fds=[plugin.fileno()], env=environ, capture_output=True, timeout=10)
         plugin.close()
-        return done.returncode, host.recv(100), done.stderr
+        return done.returncode, host.recv(1000), done.stderr
 
 
 @pytest.fixture

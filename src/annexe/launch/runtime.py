@@ -1,11 +1,13 @@
 """The runtime folder: what annexe adds to a Python plugin's path, last.
 
 It holds the SDK, msgspec where the plugin's interpreter can load the host's build of it, the stub and the fork server, all compiled by
-the plugin's interpreter. It is built once per content and interpreter, whole or not at all, and is read-only afterwards. Blocking.
+the plugin's interpreter; and once more, in one file, the code of those modules of the SDK that every start needs. It is built once per
+content and interpreter, whole or not at all, and is read-only afterwards. Blocking.
 
 Invariants:
 
-* Its name is a digest of everything in it, so that a changed SDK, another msgspec or another interpreter is another folder.
+* Its name is a digest of everything in it and how it is made, so that a changed SDK, another msgspec or another interpreter is another
+  folder.
 * It is held while its strategy lives, so that no other host removes it as unused.
 * Byte code is marked unchecked: nothing in the folder ever changes, and the plugin need not look at the sources at all.
 
@@ -31,11 +33,21 @@ __all__ = ["Runtime", "RuntimeFolders"]
 
 _TIMEOUT_S = 120.0
 _STUB, _FORK_SERVER = "annexe_stub", "annexe_fork_server"
+_BUNDLE = "annexe_sdk.bundle"
 _BUILD = """
-import compileall, py_compile, sys
+import compileall, marshal, py_compile, sys
+draft, home, stub, bundle = sys.argv[1:]
 unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-done = compileall.compile_dir(sys.argv[1], quiet=2, workers=1, invalidation_mode=unchecked)
-py_compile.compile(sys.argv[2] + ".py", cfile=sys.argv[2] + ".pyc", dfile=sys.argv[3], doraise=True, invalidation_mode=unchecked)
+done = compileall.compile_dir(draft, quiet=2, workers=1, invalidation_mode=unchecked)
+# The stub is run by path, so the name in tracebacks is the one given here: where it will lie. Likewise what is in the bundle.
+source = f"/{stub}.py"
+py_compile.compile(draft + source, cfile=f"{draft}/{stub}.pyc", dfile=home + source, doraise=True, invalidation_mode=unchecked)
+sys.path.append(draft)
+import annexe_sdk.runner
+files = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "annexe_sdk"}
+codes = {name: compile(open(file, "rb").read(), home + file[len(draft):], "exec", dont_inherit=True) for name, file in files.items()}
+with open(f"{draft}/{bundle}", "wb") as file:
+    marshal.dump(codes, file)
 sys.exit(not done)
 """
 
@@ -90,7 +102,7 @@ class RuntimeFolders:
         contents = {f"{package.name}/{name}": package / name for package in packages for name in _files(package)}
         contents[f"{_STUB}.py"] = _source_of("annexe.sandbox.stub")
         contents[f"{_FORK_SERVER}.py"] = _source_of("annexe.sandbox.fork_server")
-        digest = hashlib.sha256(f"{interpreter.path}\0{interpreter.version}\0{interpreter.suffix}\0".encode())
+        digest = hashlib.sha256(f"{_BUILD}{interpreter.path}\0{interpreter.version}\0{interpreter.suffix}\0".encode())
         blobs = {name: path.read_bytes() for name, path in sorted(contents.items())}
         for name, blob in blobs.items():
             digest.update(f"{name}\0{len(blob)}\0".encode() + blob)
@@ -115,8 +127,7 @@ class RuntimeFolders:
 
 
 def _compile(draft: Path, interpreter: Interpreter, *, home: Path) -> None:
-    # The stub is run by path, so the name in tracebacks is the one given here: where it will lie.
-    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(draft / _STUB), str(home / f"{_STUB}.py")]
+    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(home), _STUB, _BUNDLE]
     try:
         subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, cwd="/", env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=True

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__: "list[str]" = []
 
 _CHANNEL = 3
+_SDK, _BUNDLE = "annexe_sdk", "/annexe_sdk.bundle"  # what annexe.launch.runtime calls it
 _FAILED = 71
 _MAX_FRAME_BYTES = 65536
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -210,6 +211,37 @@ def _put_up(frame: "dict[str, Any]", kept: "list[int]", server: int) -> None:
     _filter_calls(frame["filters"])
 
 
+def _bundle() -> "list[Any]":
+    """Return a finder of the SDK's modules, which has their code from one file: half a millisecond less than from a file for each.
+
+    None where there is no such file; and where the plugin has an SDK of its own, it finds nothing.
+    """
+    from _frozen_importlib_external import PathFinder, SourceFileLoader, spec_from_file_location
+
+    try:
+        fd = posix.open(sys.argv[0].rpartition("/")[0] + _BUNDLE, posix.O_RDONLY | posix.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    codes = marshal.loads(_read(fd, posix.fstat(fd).st_size))  # noqa: S302 - from the host, like all byte code beside it
+    posix.close(fd)
+
+    # The modules keep their loader: with a function of ours it would have all that is in here.
+    loader = type("Loader", (SourceFileLoader,), {"get_code": codes.pop})
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, _path: "Any" = None, _target: "Any" = None) -> "Any":
+            if name not in codes:
+                return None
+            file = codes[name].co_filename
+            if name == _SDK and getattr(PathFinder.find_spec(name), "origin", None) != file:
+                codes.clear()
+                return None
+            return spec_from_file_location(name, file, loader=loader(name, file))
+
+    return [Finder]
+
+
 def _serve(orders: "dict[str, Any]") -> "dict[str, Any]":
     """Become a fork server; return in each fork, behind its walls, with what it is to be."""
     path = sys.path[:]
@@ -239,6 +271,8 @@ def _main() -> "tuple[Any, str]":
             stream.reconfigure(  # type: ignore[union-attr]
                 line_buffering=True, errors="backslashreplace"
             )
+        finders = _bundle()
+        sys.meta_path[:0] = finders
         if frame["serves"]:
             frame = _serve(frame["serves"])
         import _thread
@@ -247,6 +281,8 @@ def _main() -> "tuple[Any, str]":
         sys.path += frame["libraries"]
         sys.argv[:] = [frame["entry"]]
         __import__(frame["runner"])
+        for finder in finders:
+            sys.meta_path.remove(finder)
         # Only now: a module of the plugin that is named like one of the runner's imports must not be loaded before the handshake.
         sys.path.insert(0, frame["folder"])
         return sys.modules[frame["runner"]].main, frame["entry"]
