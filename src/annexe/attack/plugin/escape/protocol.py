@@ -19,6 +19,12 @@ _CHANNEL = 3
 _MIB = 1024 * 1024
 
 
+def _write(content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(_CHANNEL, view) :]
+
+
 def _asks(targets: Targets, method: str, params: object) -> Outcome:
     from annexe_sdk import CallFailed
 
@@ -64,10 +70,10 @@ def _log_escapes(targets: Targets) -> Outcome:
     return judge("wrote them")
 
 
-@attack("log-flood", "Log 30,000 lines at once.", stopped_by=("host",), check="host-answers")
-def _log_flood(targets: Targets) -> Outcome:
-    for number in range(30_000):
-        targets.ctx.log.info("flood", number=number)
+@attack("log-flood", "Log 100,000 lines at once.", stopped_by=("host",), check="host-answers")
+def _log_flood(_targets: Targets) -> Outcome:
+    body = b'[2,"log",{"level":"info","message":"flood","fields":{}},{}]'  # by hand: faster than the host can write them
+    _write((struct.pack(">I", len(body)) + body) * 100_000)
     return judge("wrote them")
 
 
@@ -91,11 +97,9 @@ def _huge_answer(targets: Targets) -> Outcome:
     call = targets.ctx._call
     assert call is not None
     head, tail = b'[1,%d,null,{"verdict":"judge","facts":{},"detail":"' % call.id, b'"},{}]'  # by hand: the SDK would send an error
-    os.write(_CHANNEL, struct.pack(">I", len(head) + 256 * _MIB + len(tail)) + head)
+    _write(struct.pack(">I", len(head) + 256 * _MIB + len(tail)) + head)
     for block in (*[b"x" * _MIB] * 256, tail):
-        view = memoryview(block)
-        while view:
-            view = view[os.write(_CHANNEL, view) :]
+        _write(block)
     return judge("answered")
 
 
