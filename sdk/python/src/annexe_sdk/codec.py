@@ -82,11 +82,8 @@ def _refuse_constant(name: str) -> "Any":
 
 
 def json_codec() -> Codec:
-    """Make the JSON codec."""
-    try:
-        encode_text, decode_text = _accelerated()
-    except (ImportError, TypeError, AttributeError):  # pragma: no cover - other Pythons, or an accelerator that changed
-        encode_text, decode_text = _plain()
+    """Make the JSON codec, for one connection."""
+    encode_text, decode_text = _accelerated() if _IS_ACCELERATED else _plain()
 
     def encode(value: "Any") -> bytes:
         try:
@@ -109,19 +106,22 @@ def json_codec() -> Codec:
     return Codec("json", encode, decode, (CodecError,), encode_plain=encode_plain)
 
 
+class _Settings:
+    """What the C scanner asks for."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = staticmethod(_refuse_constant)
+    memo: "dict[str, str]" = {}  # noqa: RUF012 - the C scanner wants it here
+
+
 def _accelerated() -> "tuple[Callable[..., str], Callable[[str], Any]]":
     from _json import encode_basestring, make_encoder, make_scanner
 
-    class Settings:
-        strict = True
-        object_hook = None
-        object_pairs_hook = None
-        parse_float = float
-        parse_int = int
-        parse_constant = staticmethod(_refuse_constant)
-        memo: "dict[str, str]" = {}  # noqa: RUF012 - the C scanner wants it here
-
-    scan = make_scanner(Settings)  # type: ignore[arg-type]  # any object with these attributes will do
+    scan = make_scanner(_Settings)  # type: ignore[arg-type]  # any object with these attributes will do
 
     def encode(value: "Any", default: "Callable[[Any], Any]" = _fields_of) -> str:
         # A set of markers finds cycles; the last argument refuses NaN and infinity.
@@ -134,10 +134,17 @@ def _accelerated() -> "tuple[Callable[..., str], Callable[[str], Any]]":
             raise ValueError("something follows the value")
         return value
 
-    # The accelerator is not a public interface: prove it before relying on it.
-    if decode(encode([0, "é\n", {"a": [None, True, 1.5]}])) != [0, "é\n", {"a": [None, True, 1.5]}]:  # pragma: no cover
-        raise TypeError("the JSON accelerator does not do what is expected")
     return encode, decode
+
+
+def _is_accelerated() -> bool:
+    """Prove the accelerator before it is relied on, for it is not a public interface."""
+    sample = [0, "é\n", {"a": [None, True, 1.5]}]
+    try:
+        encode, decode = _accelerated()
+        return bool(decode(encode(sample)) == sample)
+    except (ImportError, TypeError, AttributeError, ValueError):  # pragma: no cover - other Pythons, or an accelerator that changed
+        return False
 
 
 def _plain() -> "tuple[Callable[..., str], Callable[[str], Any]]":
@@ -150,6 +157,9 @@ def _plain() -> "tuple[Callable[..., str], Callable[[str], Any]]":
         return json.loads(text, parse_constant=_refuse_constant)
 
     return encode, decode
+
+
+_IS_ACCELERATED = _is_accelerated()  # once for all connections, and in a fork server for all forks
 
 
 def has_msgspec(path: "list[str]") -> bool:
