@@ -1,8 +1,9 @@
 """The shipped attacks: each works where nothing stops it, and none where the walls of level ``full`` stand.
 
 An attack that would not work anyway proves nothing about a wall. So every one is made without the walls first, and must succeed then.
-What is left on without walls (a plugin's own user, its clean environment, the host's own code) still stops what it stops: that is not the
-same as root and as an unprivileged user, and the gate runs both.
+What is left on without walls still stops what it stops. A plugin's own user is not the same as root and as an unprivileged user, and the
+gate runs both; what the host's own code and a clean start stop is made again on careless hosts (``test_careless_channel``,
+``test_careless_processes``).
 """
 
 from __future__ import annotations

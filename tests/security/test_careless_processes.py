@@ -41,6 +41,7 @@ from annexe.launch.launched import LaunchedProcess
 from annexe.launch.preparation import Preparation
 from annexe.launch.removal import remove_tree
 from annexe.launch.uids import UidAllocator
+from tests.security import test_careless_channel
 from tests.security.test_attacks import without_walls
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,6 +51,7 @@ STUB = Path(annexe.sandbox.stub.__file__)
 UIDS = range(63100, 63164)  # with a table of their own: nobody else's hosts give them out
 THROUGH = "through"
 SURVIVOR = re.compile(r"process (\d+) is alive")
+ALWAYS_ON = {"host", "environment", "descriptors", "no-new-privileges"}
 MAKES_ROOM_FOR_TWO = 64  # numbers of descriptors that the stub uses for nothing
 IN_A_SESSION = """
 import os, sys
@@ -496,3 +498,9 @@ def test_attack_on_the_terminal_works_on_a_careless_host(folder: Path) -> None:
         os.close(person)
         os.close(programs)
     assert done.stdout == b"through opened it\n", done.stderr.decode()
+
+
+def test_every_attack_that_is_held_by_what_is_never_off_is_made_on_a_careless_host() -> None:
+    held = {attack.name for attack in attacks() if not attack.unix and ALWAYS_ON & set(attack.stopped_by)}
+    elsewhere = {"own-environment"}  # in test_attacks
+    assert held == CARELESS.keys() | IN_A_TERMINAL.keys() | test_careless_channel.CARELESS.keys() | elsewhere

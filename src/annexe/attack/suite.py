@@ -123,6 +123,7 @@ async def run_attacks(
         settings: dict[str, Any] = {
             "plugins": world.root / "plugins",
             "contracts": [Escape, Bystander],
+            "capabilities": [_Vault()],
             "grants": "manifest",
             "state_dir": world.root / "state",
             "name": "annexe attack",
@@ -138,6 +139,16 @@ async def run_attacks(
                 if progress is not None:
                     progress(results[-1])
             return Report(level=run.level, layers=run.layers, results=tuple(results))
+
+
+@final
+class _Vault:
+    """What the application offers, and grants to no attacker."""
+
+    name = "attack-vault"
+
+    async def read(self, name: str) -> str:
+        return f"the {name} to everything"
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def _asks(targets: Targets, method: str, params: object) -> Outcome:
 
 @attack("capability-not-granted", "Use what the application offers and did not grant.", stopped_by=("host",))
 def _capability_not_granted(targets: Targets) -> Outcome:
-    return _asks(targets, "cap.vault.read", {"name": "key"})
+    return _asks(targets, "cap.attack-vault.read", {"name": "key"})
 
 
 @attack("host-method", "Call what only the host calls.", stopped_by=("host",))
