@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from annexe.host.known import KnownPlugin
 from annexe.supervision.instance import Instance
 from benchmarks.harness import Bench, Cell, Mark, Subject, reference
-from benchmarks.subject import Ours, installed
+from benchmarks.subject import Ours
 
 __all__ = ["MARKS", "NAME", "TITLE", "Crowd", "Pool", "measure"]
 
@@ -104,31 +105,34 @@ class Pool(Ours):
             await instance.discard(kill_s=5.0)
 
 
-class Crowd(Ours):
-    """A host that is opened with one plugin, and again with many."""
+class Crowd:
+    """Hosts that are opened with one plugin, and with many."""
 
     def start(self) -> None:
-        self.folders = {1: self.folder}
+        """Open nothing yet."""
 
     def growth_kb(self, plugins: int) -> list[float]:
-        """Return what the host grows for each plugin more, each time measured in a process of its own that only opens hosts."""
-        few, many = (self.run(self._rss_kb(count)) for count in (1, plugins))
+        """Return what the host grows for each plugin more.
+
+        Each time in a process of its own that only opens hosts: one that has had many plugins does not give all of their memory back.
+        """
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+            few, many = (fresh.submit(_taken_kb, count).result() for count in (1, plugins))
         return [(many - few) / (plugins - 1)]
 
-    async def _rss_kb(self, plugins: int) -> float:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(mode=0o755)
-        self.options["plugins"] = installed(self.folder, plugin=self.plugin, copies=plugins, concurrency=1)
-        await Ours.open(self)
-        await asyncio.sleep(0.5)
-        gc.collect()
-        taken = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
-        await self.host.close()
-        return taken
-
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.runner.close()
+        """Close nothing any more."""
+
+
+def _taken_kb(plugins: int) -> float:
+    """Return what this process takes once a host with so many plugins is open."""
+    crowd = Ours(copies=plugins)
+    crowd.start()
+    crowd.run(asyncio.sleep(0.5))
+    gc.collect()
+    taken = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+    crowd.close()
+    return taken
 
 
 def _outermost(pid: int) -> int:
