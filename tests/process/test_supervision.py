@@ -162,7 +162,8 @@ def test_quarantine_and_counters_outlive_the_host_and_a_restart_lifts_them(tmp_p
             await wait_state(plugin, "quarantined")
             (event,) = events(host, EventKind.QUARANTINED, "alpha")
             assert event.facts["failures"] == 4 and event.reason == "exited with status 9"
-            assert "annexe restart alpha" in plugin.reason and "annexe logs alpha" in plugin.reason
+            where = f"alpha --state {host.state_dir.path}"
+            assert f"annexe restart {where}" in plugin.reason and f"annexe logs {where}" in plugin.reason
 
     async def third() -> None:
         async with open_host(tmp_path, policies=rules) as host:

@@ -19,6 +19,7 @@ from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.host.advice import command
 from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
@@ -163,6 +164,7 @@ class Registry:
                 clock=self._clock,
                 memory=self._memory,
                 policies=self._settings.policies,
+                command=self._command,
             )
             verdict = await self._judged(known)
             if verdict is not None:
@@ -274,7 +276,7 @@ class Registry:
             PluginBlockedError: It is disabled.
         """
         async with self._acting_on(plugin) as known:
-            _check_enabled(known)
+            self._check_enabled(known)
             if known.supervisor is not None:
                 known.supervisor.start()
             return known
@@ -310,7 +312,7 @@ class Registry:
             return self.get(plugin)
         discovered = await self._in_its_folder(self.get(plugin))
         async with self._acting_on(plugin) as known:
-            _check_enabled(known)
+            self._check_enabled(known)
             if known.supervisor is None:
                 return known
             await known.supervisor.stop("restarted")
@@ -436,14 +438,18 @@ class Registry:
             if known.supervisor is not None:
                 await known.supervisor.stop(reason)
 
+    def _command(self, words: str) -> str:
+        """Return a command of ``annexe`` for this host."""
+        return command(words, self._settings.state_dir)
+
+    def _check_enabled(self, known: KnownPlugin) -> None:
+        if not known.enabled:
+            text = f"plugin {known.id!r} is disabled; let it run with: {self._command(f'enable {known.id}')}"
+            raise PluginBlockedError(text, plugin=known.id)
+
 
 async def _loaded(discovered: Discovered) -> LoadedManifest:
     """Return what is in a folder now, or raise why it cannot be used."""
     if discovered.error is not None or discovered.manifest is None:
         raise discovered.error or UnknownPluginError(f"plugin {discovered.id!r} has no manifest", plugin=discovered.id)
     return LoadedManifest(discovered.manifest, discovered.folder, await asyncio.to_thread(folder_digest, discovered.folder))
-
-
-def _check_enabled(known: KnownPlugin) -> None:
-    if not known.enabled:
-        raise PluginBlockedError(f"plugin {known.id!r} is disabled; let it run with: annexe enable {known.id}", plugin=known.id)

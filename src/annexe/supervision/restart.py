@@ -61,8 +61,7 @@ class RestartPolicy:
         # Before any arithmetic: a limit of 0 must never launch.
         if failures >= self.max_failures:
             raise QuarantinedError(
-                f"plugin {plugin!r} failed {failures} times in a row, the limit is {self.max_failures}; see `annexe logs {plugin}`, then "
-                f"try again with `annexe restart {plugin}`.",
+                f"plugin {plugin!r} failed {failures} times in a row, the limit is {self.max_failures}",
                 plugin=plugin,
                 failures=failures,
                 max_failures=self.max_failures,

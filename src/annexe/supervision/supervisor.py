@@ -65,6 +65,7 @@ class Supervisor:
         clock: For times that people read.
         memory: Where failures are remembered.
         policies: Rules.
+        command: Makes words of ``annexe`` a command for this host, for people to paste.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Supervisor:
         clock: Clock,
         memory: FailureMemory,
         policies: Policies,
+        command: Callable[[str], str],
     ) -> None:
         self.id = plugin
         self.connection: Connection | None = None
@@ -98,6 +100,7 @@ class Supervisor:
         self._clock = clock
         self._memory = memory
         self._policies = policies
+        self._cure = f"see `{command(f'logs {plugin}')}`, then try again with `{command(f'restart {plugin}')}`"
         self._loop = asyncio.get_running_loop()
         self._wanted = False
         self._armed = False  # lazy, and to be started by its first call
@@ -344,22 +347,19 @@ class Supervisor:
         self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
         self._memory.failed(self.id, reason=reason, count=self.failures)
         self._log.write("error", f"failed: {reason}", {"failures_in_a_row": self.failures}, source="host")
-        is_final, self._fault_is_final = self._fault_is_final, False
+        told = reason if self._fault_is_final else ""
+        self._fault_is_final = False
         try:
             delay_s = policy.delay_s(self.failures, plugin=self.id, jitter=random.uniform(-1.0, 1.0))  # noqa: S311 - no secret
         except QuarantinedError as error:
-            self._quarantine(reason, error.message)
-            return None
-        if is_final:
-            self._quarantine(reason, f"{reason}; try again with `annexe restart {self.id}`")
+            told = error.message
+        if told:
+            self._memory.quarantined(self.id, reason=reason)
+            self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
+            self._move(_S.QUARANTINED, f"{told}; {self._cure}")
             return None
         self._move(_S.BACKING_OFF, f"{reason}; failure {self.failures}, started again in {delay_s:.1f} s")
         return delay_s
-
-    def _quarantine(self, reason: str, told: str) -> None:
-        self._memory.quarantined(self.id, reason=reason)
-        self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
-        self._move(_S.QUARANTINED, told)
 
     async def _back_off(self, delay_s: float) -> None:
         try:
