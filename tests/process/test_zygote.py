@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -594,17 +595,21 @@ def test_warm_launch_that_is_called_off_leaves_nothing(make_plugin: MakePlugin, 
     asyncio.run(scenario())
 
 
+def write_sleepy(folder: Path) -> None:
+    write_plugin(
+        folder,
+        "sleepy",
+        "@plugin.filter('t.edit')\ndef edit(doc):\n    doc['marks'].append('awake')\n    return doc\n",
+        hooks=["t.edit"],
+        runtime='start = "lazy"\n',
+    )
+
+
 def test_second_wake_of_a_lazy_plugin_is_warm(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
 
     async def scenario() -> None:
-        write_plugin(
-            tmp_path / "plugins",
-            "sleepy",
-            "@plugin.filter('t.edit')\ndef edit(doc):\n    doc['marks'].append('awake')\n    return doc\n",
-            hooks=["t.edit"],
-            runtime='start = "lazy"\n',
-        )
+        write_sleepy(tmp_path / "plugins")
         async with open_host(tmp_path) as host:
             sleepy = host.plugin("sleepy")
             servers = set()
@@ -617,5 +622,30 @@ def test_second_wake_of_a_lazy_plugin_is_warm(tmp_path: Path) -> None:
                 await sleepy.stop()
                 await wait_state(sleepy, "stopped")
             assert len(servers) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["disabled", "removed"])
+def test_plugin_that_is_not_to_run_soon_keeps_no_server(tmp_path: Path, how: str) -> None:
+    tmp_path.chmod(0o755)
+
+    async def scenario() -> None:
+        write_sleepy(tmp_path / "plugins")
+        async with open_host(tmp_path) as host:
+            sleepy = host.plugin("sleepy")
+            await sleepy.start()
+            await host.hooks(T).edit(Doc("x"))
+            assert sleepy.pid is not None
+            server = parent_of(sleepy.pid)
+            assert server is not None
+            await sleepy.stop()
+            assert is_alive(server)
+            if how == "disabled":
+                await sleepy.disable()
+            else:
+                shutil.rmtree(tmp_path / "plugins" / "sleepy")
+                await host.scan()
+            await until(lambda: not is_alive(server))
 
     asyncio.run(scenario())

@@ -212,7 +212,7 @@ class Registry:
         async with known.lock:
             if known.supervisor is not None:
                 self._dispatcher.remove(plugin)
-                await known.supervisor.stop("its folder is gone")
+                await self._stop(known, "its folder is gone")
         self._kv.release(plugin)
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
@@ -254,15 +254,20 @@ class Registry:
         if known.enabled and start:
             supervisor.start(reason)
 
-    @staticmethod
-    async def _block(known: KnownPlugin, verdict: str, *, because: str = "") -> None:
+    async def _block(self, known: KnownPlugin, verdict: str, *, because: str = "") -> None:
         known.withdraw_rights()
         supervisor = known.supervisor
         assert supervisor is not None
-        await supervisor.stop(because or verdict)
+        await self._stop(known, because or verdict)
         if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
             supervisor.allow(because or verdict)
             supervisor.block(verdict)
+
+    async def _stop(self, known: KnownPlugin, reason: str) -> None:
+        """Stop a plugin that is not to run soon, and keep nothing ready for it."""
+        assert known.supervisor is not None
+        await known.supervisor.stop(reason)
+        self._strategies[self._settings.strategy_of(known.id)].release(known.id)
 
     async def wait_settled(self) -> None:
         """Wait until none is starting."""
@@ -298,7 +303,7 @@ class Registry:
                 await self._reconsider(known, "enabled")
             elif known.supervisor is not None:
                 self._dispatcher.remove(plugin)
-                await known.supervisor.stop("disabled")
+                await self._stop(known, "disabled")
             return known
 
     async def restart(self, plugin: str) -> KnownPlugin:

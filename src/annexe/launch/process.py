@@ -142,6 +142,9 @@ class ProcessStrategy(LaunchStrategy):
             discard.add_done_callback(self._discarding.discard)
             raise
 
+    def release(self, plugin: str) -> None:
+        self._servers.retire(plugin)
+
     async def close(self) -> None:
         await asyncio.gather(*self._discarding)
         await self._servers.close()

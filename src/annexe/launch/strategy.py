@@ -191,6 +191,13 @@ class LaunchStrategy(ABC):
             SandboxError: The level that can be had here is below ``request.floor``.
         """
 
+    def release(self, plugin: str) -> None:  # noqa: B027 - where nothing is kept ready, nothing is given back
+        """Keep nothing ready for a plugin that is not to run soon; without effect on what runs. Called on the event loop.
+
+        Args:
+            plugin: Id.
+        """
+
     @abstractmethod
     async def close(self) -> None:
         """Give the strategy's own resources back.

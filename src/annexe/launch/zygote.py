@@ -92,6 +92,15 @@ class ForkServers:
                 del self._failures[plugin]
             return forked
 
+    def retire(self, plugin: str) -> ForkServer | None:
+        """Give a plugin's server, if it has one, nothing more to do: it ends when it has no fork. Return it."""
+        server = self._servers.pop(plugin, None)
+        if server is not None:
+            server.is_retired = True
+            if server.forks == 0:
+                server.process.kill()
+        return server
+
     async def close(self) -> None:
         """End all servers; every fork is gone."""
         self._servers.clear()
@@ -109,7 +118,7 @@ class ForkServers:
             forked = await self._forked(server, request, partial(self._prepared_again, server, request))
             if forked is not None:
                 return forked
-            self._retire(request.plugin)
+            self.retire(request.plugin)
         if len(self._servers) >= self._most and not self._make_room():
             return None
         opened = await self._open(request)
@@ -198,7 +207,7 @@ class ForkServers:
         status = await server.process.wait()
         if not server.is_retired:
             _logger.warning("the fork server of plugin %s %s %s", plugin, status.text, server.process.said())
-            self._retire(plugin)
+            self.retire(plugin)
         try:
             await server.process.close()
         except LaunchError as error:
@@ -209,21 +218,12 @@ class ForkServers:
         """Let the server go that was not used for longest, if there is one without forks."""
         idle = next((plugin for plugin, server in self._servers.items() if server.forks == 0), None)
         if idle is not None:
-            self._retire(idle)
+            self.retire(idle)
         return idle is not None
-
-    def _retire(self, plugin: str) -> ForkServer | None:
-        """Give a plugin's server, if it has one, nothing more to do."""
-        server = self._servers.pop(plugin, None)
-        if server is not None:
-            server.is_retired = True
-            if server.forks == 0:
-                server.process.kill()
-        return server
 
     def _give_up(self, plugin: str, error: NotServedError) -> None:
         """End a plugin's server, and its forks with it."""
-        server, said = self._retire(plugin), ""
+        server, said = self.retire(plugin), ""
         if server is not None:
             said = server.process.said()
             server.process.kill()
