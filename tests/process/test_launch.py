@@ -29,7 +29,7 @@ from annexe.launch.offer import OfferFinder
 from annexe.launch.processes import identity_of
 from annexe.launch.python_env import PythonFinder
 from annexe.sandbox import IsolationLevel, Profile, Walls
-from annexe.sandbox.cgroup import ControlGroups, Flavour, Group, GroupLimits, NoControlGroups
+from annexe.sandbox.cgroup import CONTROLLERS, ControlGroups, Flavour, Group, GroupLimits, GroupUsage, NoControlGroups
 from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_namespaces, needs_other, needs_root
 from tests.process.hosts import without_walls
 from tests.unit.launch.test_project_quota import FakeKernel
@@ -647,6 +647,82 @@ def test_wait_for_a_control_group_is_taken_beside_the_start_where_there_is_one(
     waits = [groups.waits.get(timeout=10) for _ in range(expected)]
     assert groups.waits.empty()
     assert threading.get_ident() not in waits
+
+
+@final
+class ScopeLike(Group):
+    """A group that claims nothing before a process is in it, as those of ``systemd-run`` do; what it limits is played."""
+
+    def __init__(self, name: str, limits: GroupLimits, claims: frozenset[str]) -> None:
+        self.name = name
+        self.controllers = frozenset()
+        self.notes = ()
+        self._limits, self._claims, self._pids = limits, claims, set[int]()
+
+    def add(self, pid: int) -> None:
+        self._pids.add(pid)
+        self.controllers = self._claims
+
+    def usage(self) -> GroupUsage:
+        return GroupUsage()
+
+    def holds(self, pid: int) -> bool:
+        return bool(self._pids)
+
+    def read_limits(self) -> GroupLimits:
+        return self._limits
+
+    def kill(self, *, deadline_s: float = 5.0) -> bool:
+        return True
+
+    def remove(self) -> bool:
+        return True
+
+
+@final
+class ScopesLike(ControlGroups):
+    def __init__(self, claims: frozenset[str]) -> None:
+        self.controllers = CONTROLLERS
+        self.flavour = "v2-scope"
+        self._claims = claims
+
+    def make(self, name: str, limits: GroupLimits) -> Group:
+        return ScopeLike(name, limits, self._claims)
+
+    def take_wait(self) -> None:
+        pass
+
+    def sweep(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("claims", [CONTROLLERS, frozenset({"pids"})], ids=["all", "some"])
+def test_receipt_claims_what_a_group_limits_that_is_there_only_once_the_process_is(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, claims: frozenset[str]
+) -> None:
+    async def scenario() -> None:
+        async with open_strategy(groups=ScopesLike(claims)) as strategy:
+            plugin = await strategy.launch(make_plugin(WAIT))
+            try:
+                await read_line(plugin)
+                for confirmed in (False, True):
+                    if confirmed:
+                        plugin.confirm()
+                    rights = plugin.receipt.rights
+                    by_group = {
+                        name for name, found in rights.items() if found.state == "enforced" and found.why.startswith("a control group")
+                    }
+                    assert by_group == ({"memory", "cpu", "processes"} if claims == CONTROLLERS else {"processes"})
+                layers = {layer.name: layer for layer in plugin.receipt.layers}
+                assert layers["memory"].state == ("on" if "memory" in claims else "soft")
+                assert layers["tasks"].confirmed
+            finally:
+                await plugin.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("may_move", [True, False])

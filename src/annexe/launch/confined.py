@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from abc import abstractmethod
+from dataclasses import replace
 
 from annexe.errors import LaunchError, SandboxError
 from annexe.launch.egress import Egress
@@ -78,6 +79,13 @@ class ConfinedProcess(LaunchedPlugin):
         asked = GroupLimits(memory_bytes=profile.memory_bytes, cpu=profile.cpu, tasks=profile.tasks)
         loose = sorted(group.controllers - asked.kept_by(group.read_limits()))
         return [f"its control group does not limit {', '.join(loose)} as it was told"] if loose else []
+
+    def _has_joined(self) -> None:
+        """Take over what its control group limits, now that it is in it: a scope of systemd's claims nothing before."""
+        walls = replace(self._put_up.walls, cgroup=self._group.controllers)
+        if walls != self._put_up.walls:
+            self._put_up = replace(self._put_up, walls=walls)
+            self.receipt = self._put_up.receipt()
 
     async def wait(self) -> ExitStatus:
         return await asyncio.shield(self._ended)

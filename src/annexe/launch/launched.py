@@ -137,6 +137,7 @@ class LaunchedProcess(ConfinedProcess):
             if spawned.info is not None:
                 self._first = _first_process(spawned.info)
             spawned.group.add(self._first or spawned.child.pid)
+            self._has_joined()
             if spawned.gate is not None:
                 os.write(spawned.gate, b"\n")
             if egress is not None:
