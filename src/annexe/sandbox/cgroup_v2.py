@@ -9,7 +9,7 @@ Where groups are made, the first of:
 Invariants:
 
 * No process but the host's own is ever moved, and that only within its own group: it keeps all limits from outside, and its service.
-* Where systemd runs the machine, only what it marked as delegated is touched, even by root: all else is systemd's to change.
+* Where systemd runs the machine, only what it gave away is touched, even by root: all else is systemd's to change.
 * A move that brings no controllers is undone.
 
 Source: docs/adr/0072-control-groups.md; the kernel's cgroup-v2 documentation; systemd's "Control Group APIs and Delegation".
@@ -33,6 +33,7 @@ HOST_LEAF = "annexe-host"
 WEIGHT = 33
 """Share of the processor when there is a rush, of 100: what the kernel gives niceness 5, which counts only inside a group."""
 
+_UNITS = (".service", ".scope", ".slice")
 _PERIOD_US = 100_000
 
 
@@ -173,6 +174,8 @@ def find_base(own: Place, machine: Machine, *, may_move_host: bool) -> tuple[Pla
 
 def _is_ready_parent(own: Place, above: Place, machine: Machine) -> bool:
     if not machine.exists(above.folder / "cgroup.procs"):  # above what is mounted
+        return False
+    if machine.has_systemd and own.folder.suffix in _UNITS:  # what is above a unit is a systemd's, be it one of a user's own
         return False
     is_ours = machine.is_delegated(above.folder) if machine.has_systemd else own.folder.name == HOST_LEAF
     return is_ours and not _members(above, machine)

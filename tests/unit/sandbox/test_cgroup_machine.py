@@ -49,6 +49,50 @@ def test_a_folder_that_systemd_marked_is_delegated(tmp_path: Path) -> None:
     assert not LinuxMachine().is_delegated(tmp_path)
 
 
+GIVEN = "Delegate=yes"
+
+
+@pytest.mark.parametrize(
+    ("manager", "unit", "answer", "expected"),
+    [
+        pytest.param("user@{uid}.service", "host.service", f"ControlGroup={{folder}}\n{GIVEN}", True, id="given"),
+        pytest.param("user@{uid}.service", "host.scope", f"ControlGroup={{folder}}\n{GIVEN}", True, id="scope"),
+        pytest.param("user@{uid}.service", "host.service", "ControlGroup={folder}\nDelegate=no", False, id="not-given"),
+        pytest.param("user@{uid}.service", "host.service", f"ControlGroup=/elsewhere/host.service\n{GIVEN}", False, id="namesake"),
+        pytest.param("user@{uid}.service", "host.service", f"ControlGroup=\n{GIVEN}", False, id="not-running"),
+        pytest.param("user@{uid}.service", "host.service", "", False, id="no-answer"),
+        pytest.param("user@{uid}.service", "app.slice", f"ControlGroup={{folder}}\n{GIVEN}", False, id="no-such-unit-can-be-given"),
+        pytest.param("user@1{uid}.service", "host.service", f"ControlGroup={{folder}}\n{GIVEN}", False, id="somebody-else's"),
+        pytest.param("system.slice", "host.service", f"ControlGroup={{folder}}\n{GIVEN}", False, id="the-machine's"),
+    ],
+)
+def test_a_users_systemd_which_marks_nothing_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manager: str, unit: str, answer: str, expected: bool
+) -> None:
+    """Its systemctl is played as that of systemd 252 answered; ``getfattr`` showed no mark on the group."""
+    folder = tmp_path / manager.format(uid=os.geteuid()) / "app.slice" / unit
+    folder.mkdir(parents=True)
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    asked = f"/run/user/{os.geteuid()} --user show --property=Delegate --property=ControlGroup -- {unit}"
+    said = answer.format(folder=folder)
+    program.write_text(f'#!/bin/sh\n[ "$XDG_RUNTIME_DIR $*" = "{asked}" ] && echo "{said}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    assert LinuxMachine().is_delegated(folder) is expected
+
+
+@pytest.mark.parametrize("text", [None, "", "not a program"])
+def test_a_users_systemd_that_cannot_be_asked_gave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    folder = tmp_path / f"user@{os.geteuid()}.service" / "host.service"
+    folder.mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "systemctl").write_text(text)
+        (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not LinuxMachine().is_delegated(folder)
+
+
 def test_a_process_is_killed_only_while_it_is_a_member() -> None:
     machine = LinuxMachine()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

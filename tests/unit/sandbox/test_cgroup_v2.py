@@ -16,6 +16,7 @@ from tests.support.fake_cgroups import HOST_PID, NAMESPACE, FakeMachine
 
 LIMITS = GroupLimits(memory_bytes=1 << 20, cpu=0.5, tasks=8)
 SERVICE = "/system.slice/app.service"
+USER_MANAGER = "/user.slice/user-1000.slice/user@1000.service"  # given by the machine's systemd, to the user's
 
 
 def base_on(machine: FakeMachine, *, may_move_host: bool = True) -> tuple[Place | None, str]:
@@ -200,6 +201,13 @@ def test_a_container_without_systemd_divides_its_group_for_its_only_process(tmp_
 Refusal = tuple[str, dict[str, Any], Sequence[int], bool, str]
 REFUSALS: dict[str, Refusal] = {
     "not-delegated-even-for-root": (SERVICE, {"has_systemd": True}, (), True, "not delegated"),
+    "unit-of-a-users-systemd": (
+        f"{USER_MANAGER}/host.service",
+        {"has_systemd": True, "delegated": [USER_MANAGER]},
+        (),
+        True,
+        "not delegated",
+    ),
     "root-of-systemd": ("/", {"has_systemd": True}, (), True, "systemd owns the root"),
     "with-other-processes": (SERVICE, {"has_systemd": True, "delegated": [SERVICE]}, (500, 501), True, "with 2 other processes"),
     "not-to-be-moved": (SERVICE, {"has_systemd": True, "delegated": [SERVICE]}, (), False, "may not be moved"),
