@@ -133,7 +133,8 @@ def test_memory_bomb_is_killed_at_the_limit_and_counted(groups: ControlGroups, k
         with made(groups, GroupLimits(memory_bytes=LIMIT_BYTES)) as group:
             assert finish(start(code, str(BOMB_BYTES), str(path), group=group)) == (-9, "")
             usage = group.usage()
-        assert usage.oom_kills
+        # All of it is killed at once, and systemd may have removed an empty scope before anybody could read what happened in it.
+        assert usage.oom_kills or (groups.flavour == "v2-scope" and usage.oom_kills is None)
         assert usage.memory_peak_bytes is None or usage.memory_peak_bytes <= LIMIT_BYTES
     finally:
         path.unlink(missing_ok=True)
@@ -201,11 +202,12 @@ def test_processes_and_threads_are_capped_and_refusals_counted(groups: ControlGr
         finish(child)
 
 
+# From its first line on: what systemd-run and the interpreter's start took may have been used outside the group.
 SPIN = """
-    end = time.monotonic() + 1.0
+    before, end = time.process_time(), time.monotonic() + 1.0
     while time.monotonic() < end:
         pass
-    print(time.process_time(), flush=True)
+    print(time.process_time() - before, before, flush=True)
     time.sleep(1000)
     """
 
@@ -214,15 +216,15 @@ def test_spinning_gets_no_more_of_the_processor_than_its_share(groups: ControlGr
     needs(groups, "cpu")
     with made(groups, GroupLimits(cpu=0.2)) as group:
         child = start(SPIN, group=group)
-        used_s = float(line_of(child))
+        used_s, before_s = map(float, line_of(child).split())
         usage = group.usage()
         group.kill()
         finish(child)
     assert 0.05 < used_s < 0.4
-    assert usage.cpu_s is None or abs(usage.cpu_s - used_s) < 0.2
+    assert usage.cpu_s is None or used_s - 0.2 < usage.cpu_s < used_s + before_s + 0.2
     assert usage.throttled_s
     free = start(SPIN)
-    free_s = float(line_of(free))
+    free_s = float(line_of(free).split()[0])
     free.kill()
     finish(free)
     assert free_s > 0.4
