@@ -653,18 +653,18 @@ def test_wait_for_a_control_group_is_taken_beside_the_start_where_there_is_one(
 class ScopeLike(Group):
     """A group that claims nothing before a process is in it, as those of ``systemd-run`` do; what it limits is played."""
 
-    def __init__(self, name: str, limits: GroupLimits, claims: frozenset[str]) -> None:
+    def __init__(self, name: str, limits: GroupLimits, claims: frozenset[str], usage: GroupUsage) -> None:
         self.name = name
         self.controllers = frozenset()
         self.notes = ()
-        self._limits, self._claims, self._pids = limits, claims, set[int]()
+        self._limits, self._claims, self._usage, self._pids = limits, claims, usage, set[int]()
 
     def add(self, pid: int) -> None:
         self._pids.add(pid)
         self.controllers = self._claims
 
     def usage(self) -> GroupUsage:
-        return GroupUsage()
+        return self._usage
 
     def holds(self, pid: int) -> bool:
         return bool(self._pids)
@@ -681,13 +681,14 @@ class ScopeLike(Group):
 
 @final
 class ScopesLike(ControlGroups):
-    def __init__(self, claims: frozenset[str]) -> None:
+    def __init__(self, claims: frozenset[str] = CONTROLLERS, *, usage: GroupUsage | None = None) -> None:
         self.controllers = CONTROLLERS
         self.flavour = "v2-scope"
         self._claims = claims
+        self._usage = usage or GroupUsage()
 
     def make(self, name: str, limits: GroupLimits) -> Group:
-        return ScopeLike(name, limits, self._claims)
+        return ScopeLike(name, limits, self._claims, self._usage)
 
     def take_wait(self) -> None:
         pass
@@ -721,6 +722,29 @@ def test_receipt_claims_what_a_group_limits_that_is_there_only_once_the_process_
                 assert layers["tasks"].confirmed
             finally:
                 await plugin.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("usage", "serve", "expected"),
+    [
+        pytest.param(GroupUsage(oom_kills=2), "os.kill(os.getpid(), 9)", ExitStatus(signal=9, out_of_memory=True), id="killed-for-it"),
+        pytest.param(GroupUsage(oom_kills=0), "os.kill(os.getpid(), 9)", ExitStatus(signal=9), id="killed-by-another"),
+        pytest.param(GroupUsage(), "os.kill(os.getpid(), 9)", ExitStatus(signal=9), id="group-is-gone"),
+        pytest.param(GroupUsage(oom_kills=2), "raise SystemExit(3)", ExitStatus(code=3), id="only-a-child-was-killed"),
+    ],
+)
+def test_end_for_want_of_memory_is_told(
+    make_plugin: MakePlugin, open_strategy: OpenStrategy, usage: GroupUsage, serve: str, expected: ExitStatus
+) -> None:
+    """Such a group may be killed whole: the monitor, which looks now and then, comes too late."""
+
+    async def scenario() -> None:
+        async with open_strategy(groups=ScopesLike(usage=usage)) as strategy:
+            plugin = await strategy.launch(make_plugin(f"import os\n{serve}"))
+            assert await wait(plugin) == expected
+            await plugin.close()
 
     asyncio.run(scenario())
 

@@ -164,7 +164,9 @@ def test_plugin_over_its_memory_limit_is_ended_by_the_group_or_restarted_by_the_
             by_group, by_monitor = any(facts["kills"] for facts in told), any(facts["action"] == "restart" for facts in told)
             if not (by_group or by_monitor):  # the group may be gone before the monitor looks; by itself the plugin would get a MemoryError
                 assert receipt is not None and "memory" in receipt.walls.cgroup
-                assert [event.reason for event in events(host, EventKind.PLUGIN_EXITED)] == ["killed by SIGKILL"]
+                assert [event.reason for event in events(host, EventKind.PLUGIN_EXITED)] == [
+                    "killed by SIGKILL: its control group was out of memory"
+                ]
 
     run(scenario)
 

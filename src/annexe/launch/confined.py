@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from abc import abstractmethod
 from dataclasses import replace
@@ -79,6 +80,12 @@ class ConfinedProcess(LaunchedPlugin):
         asked = GroupLimits(memory_bytes=profile.memory_bytes, cpu=profile.cpu, tasks=profile.tasks)
         loose = sorted(group.controllers - asked.kept_by(group.read_limits()))
         return [f"its control group does not limit {', '.join(loose)} as it was told"] if loose else []
+
+    def _has_ended(self, status: ExitStatus) -> None:
+        """Tell whoever waits, with what its control group says of the end: where it is killed whole, nobody else sees that in time."""
+        if status.signal == signal.SIGKILL and self._group.usage().oom_kills:
+            status = replace(status, out_of_memory=True)
+        self._ended.set_result(status)
 
     def _has_joined(self) -> None:
         """Take over what its control group limits, now that it is in it: a scope of systemd's claims nothing before."""

@@ -130,7 +130,7 @@ class ForkedProcess(ConfinedProcess):
 
     def _finish(self, status: ExitStatus) -> None:
         if not self._ended.done():
-            self._ended.set_result(status)
+            self._has_ended(status)
             self._on_gone()
 
     def _found(self) -> int | None:

@@ -208,7 +208,7 @@ class LaunchedProcess(ConfinedProcess):
         self._signal_group(signal.SIGKILL)
         self._stop_watching()
         if not self._ended.done():
-            self._ended.set_result(_reap(self._spawned.child, is_told=self._spawned.info is not None))
+            self._has_ended(_reap(self._spawned.child, is_told=self._spawned.info is not None))
 
     def _stop_watching(self) -> None:
         if self._pidfd is not None:

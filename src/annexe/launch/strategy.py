@@ -62,10 +62,17 @@ class LaunchRequest:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitStatus:
-    """How a plugin ended; both None when that cannot be known (something else in the application reaped the child)."""
+    """How a plugin ended; neither status nor signal when that cannot be known (something else in the application reaped the child).
+
+    Attributes:
+        code: Its exit status.
+        signal: What killed it.
+        out_of_memory: The kernel had killed processes of its control group for the group's memory limit.
+    """
 
     code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False
 
     @property
     def text(self) -> str:
@@ -75,7 +82,7 @@ class ExitStatus:
                 name = signals.Signals(self.signal).name
             except ValueError:  # real-time signals have no name
                 name = f"signal {self.signal}"
-            return f"killed by {name}"
+            return f"killed by {name}" + (": its control group was out of memory" if self.out_of_memory else "")
         return "ended in an unknown way" if self.code is None else f"exited with status {self.code}"
 
 
