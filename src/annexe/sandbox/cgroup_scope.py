@@ -171,6 +171,9 @@ class _ScopeGroup(Group):
         while (line := lines_of(self._machine, pid).get(UNIFIED)) is not None:
             if line.endswith(f"/{self._unit}"):
                 return line
+            if self._has_ended(pid):
+                line = None
+                break
             if self._machine.now() >= give_up_at:
                 break
             self._machine.pause(_PAUSE_S)
@@ -179,3 +182,11 @@ class _ScopeGroup(Group):
             f"{line or 'its end'}; try `systemd-run --user --scope true`.",
             group=self._unit,
         )
+
+    def _has_ended(self, pid: int) -> bool:
+        """Return whether a process has ended; until somebody has waited for it, it is still there and in its group."""
+        try:
+            stat = self._machine.read(self._machine.proc / str(pid) / "stat")
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[:1] in (["Z"], ["X"])

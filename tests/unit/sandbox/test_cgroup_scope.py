@@ -111,6 +111,18 @@ def test_a_process_that_ends_before_it_is_in_its_scope_is_an_error(tmp_path: Pat
     assert caught.value.data["group"].endswith(".sample-1.scope")
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_systemd_run_that_found_no_systemd_of_the_user_is_not_waited_for(tmp_path: Path, forgets: bool) -> None:
+    """It ends at once; nobody has waited for it yet, so that the kernel still tells its group, which is the host's."""
+    machine = Desktop(tmp_path)
+    machine.add_process(500, state="Z")
+    if forgets:
+        (machine.proc / "500" / "stat").unlink()
+    with pytest.raises(SandboxError, match="got its end"):
+        groups_on(machine).make("sample-1", LIMITS).add(500)
+    assert machine.clock_s == 0
+
+
 def test_a_scope_is_killed_by_us_and_removed_by_systemd(tmp_path: Path) -> None:
     machine = Desktop(tmp_path)
     group = groups_on(machine).make("sample-1", LIMITS)
