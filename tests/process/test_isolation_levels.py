@@ -101,10 +101,14 @@ def lacking(told: dict[str, Any]) -> dict[str, str]:
     return {lack["wall"]: f"{lack['why']} {lack['cure']}" for lack in told["receipt"]["lacks"] if lack["wall"] != "cgroup"}
 
 
+ABI = landlock_abi()
+BY_LANDLOCK = "landlock" if ABI >= 6 else "landlock-partial"  # what an older one is worth where it is the only wall
+
+
 @pytest.fixture(autouse=True)
 def _needs_the_kernel() -> None:
-    if landlock_abi() < 6:
-        pytest.skip("this kernel's Landlock is too old for the levels above landlock-partial")
+    if ABI == 0:
+        pytest.skip("this kernel has no Landlock")
 
 
 def test_full_is_reached_with_nothing_refused(tmp_path: Path, open_folder: Path) -> None:
@@ -133,11 +137,12 @@ def test_full_is_reached_with_nothing_refused(tmp_path: Path, open_folder: Path)
 )
 def test_landlock_is_reached_without_namespaces(tmp_path: Path, open_folder: Path, refused: str, hidden: bool, why: str) -> None:
     told = told_by_host(tmp_path, open_folder, refused=refused, hidden=hidden)
-    assert (told["state"], told["receipt"]["level"], told["receipt"]["tree_kill"]) == ("ready", "landlock", "hard")
+    assert (told["state"], told["receipt"]["level"], told["receipt"]["tree_kill"]) == ("ready", BY_LANDLOCK, "hard")
     assert why in lacking(told)["namespaces"]
     found = told["found"]
     assert {found[name] for name in ("read", "list", "socket", "mount")} == {"Permission denied"}
-    assert {found[name] for name in ("fork", "signal", "mode", "times")} == {"Operation not permitted"}
+    assert {found[name] for name in ("fork", "mode", "times")} == {"Operation not permitted"}
+    assert found["signal"] == ("Operation not permitted" if ABI >= 6 or IS_ROOT else "worked")
     assert found["write"] == "worked"
 
 
@@ -160,7 +165,7 @@ def test_limits_is_what_is_left_without_both_and_lets_through_what_the_others_st
 
 
 @pytest.mark.parametrize(
-    ("refused", "hidden", "got"), [("", True, "landlock"), ("landlock", False, "namespaces"), ("landlock", True, "limits")]
+    ("refused", "hidden", "got"), [("", True, BY_LANDLOCK), ("landlock", False, "namespaces"), ("landlock", True, "limits")]
 )
 def test_level_that_is_required_and_not_to_be_had_blocks_the_plugin_with_the_cure(
     tmp_path: Path, open_folder: Path, refused: str, hidden: bool, got: str
