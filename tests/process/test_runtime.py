@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import marshal
 import os
 import shutil
 import subprocess
@@ -85,6 +86,18 @@ def test_sdk_that_starts_a_plugin_comes_from_one_file_unless_it_has_its_own(here
     orders = frame(libraries=[str(packages), str(runtime.folder)], runner="probe")
     expected = str((packages / "annexe_sdk" if is_own else sdk) / "__init__.py"), 3, "class Reject"
     assert run_stub(orders, runtime.stub) == (0, repr(expected).encode(), b"")
+
+
+def test_sdk_that_is_installed_for_the_interpreter_is_not_the_one_that_is_built(here: Interpreter, tmp_path: Path) -> None:
+    subprocess.run([str(here.path), "-m", "venv", "--copies", "--without-pip", str(tmp_path / "venv")], check=True)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "annexe_sdk").mkdir()
+    (packages / "annexe_sdk" / "__init__.py").write_text("raise SystemExit('another SDK')\n")
+    python = replace(here, path=tmp_path / "venv" / "bin" / "python")
+    runtime = RuntimeFolders(tmp_path / "runtime").for_interpreter(python)
+    codes = marshal.loads((runtime.folder / "annexe_sdk.bundle").read_bytes())
+    assert {code.co_filename for code in codes.values()} <= {str(path) for path in runtime.folder.glob("annexe_sdk/*.py")}
+    assert "annexe_sdk.runner" in codes
 
 
 def test_runtime_folder_of_another_abi_has_no_msgspec(here: Interpreter, tmp_path: Path) -> None:

@@ -649,3 +649,17 @@ def test_plugin_that_is_not_to_run_soon_keeps_no_server(tmp_path: Path, how: str
             await until(lambda: not is_alive(server))
 
     asyncio.run(scenario())
+
+
+def test_server_that_was_being_made_for_a_plugin_that_is_released_ends(make_plugin: MakePlugin, open_strategy: OpenStrategy) -> None:
+    async def scenario() -> None:
+        async with open_strategy() as strategy:
+            launching = asyncio.ensure_future(strategy.launch(replace(make_plugin(WAIT), warm=True)))
+            await asyncio.sleep(0)  # it has begun, and nothing is made yet
+            launching.cancel()
+            await asyncio.wait([launching])
+            strategy.release("sample")
+            await until(lambda: not strategy._discarding)
+            await until(lambda: not children())
+
+    asyncio.run(scenario())

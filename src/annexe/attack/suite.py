@@ -185,7 +185,7 @@ class _Run:
             if isinstance(outcome, Outcome) and outcome.verdict == "judge":
                 await self._fresh()
                 outcome = await self._attempt(attack, phase=phase)
-        if not attack.check or (isinstance(outcome, Outcome) and outcome.verdict != "judge"):
+        if not attack.check or (isinstance(outcome, Outcome) and outcome.verdict in ("absent", "through")):
             return self._told(attack, outcome)
         if attack.check in AFTER_END:
             await self._plugin.stop()
@@ -197,6 +197,8 @@ class _Run:
             await asyncio.to_thread(self._world.clear, self._host.state_dir.path / "cache" / "scratch", facts.get("folder"))
         if seen is not None:
             return AttackResult(attack=attack, outcome="through", detail=f"{said}; {seen}")
+        if isinstance(outcome, Outcome) and outcome.verdict != "judge":  # stopped, it says, and nothing is seen that says otherwise
+            return self._told(attack, outcome)
         # What worked inside, in folders or processes of its own, is no contradiction.
         return self._held(attack, f"{said}; outside nothing came of it" if isinstance(outcome, Outcome) else said)
 

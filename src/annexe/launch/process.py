@@ -93,7 +93,7 @@ class ProcessStrategy(LaunchStrategy):
         self._servers = ForkServers(self._starter, runner=runner, most=most_fork_servers)
         self._runner = runner
         self._platform = platform
-        self._discarding: set[asyncio.Task[None]] = set()
+        self._discarding: dict[asyncio.Task[None], str] = {}  # with the plugin's id
 
     async def expected_walls(self) -> Walls:
         if self._platform not in ("linux", "darwin"):
@@ -138,12 +138,15 @@ class ProcessStrategy(LaunchStrategy):
         except asyncio.CancelledError:
             # A fork cannot be called off half-way: let it happen, then take it back.
             discard = asyncio.create_task(_discard(work), name=f"annexe-discard-{request.instance}")
-            self._discarding.add(discard)
-            discard.add_done_callback(self._discarding.discard)
+            self._discarding[discard] = request.plugin
+            discard.add_done_callback(self._discarding.pop)
             raise
 
     def release(self, plugin: str) -> None:
         self._servers.retire(plugin)
+        for discard, released in self._discarding.items():
+            if released == plugin:  # it may be making a server just now
+                discard.add_done_callback(lambda _: self._servers.retire(plugin))
 
     async def close(self) -> None:
         await asyncio.gather(*self._discarding)

@@ -44,6 +44,7 @@ source = f"/{stub}.py"
 py_compile.compile(draft + source, cfile=f"{draft}/{stub}.pyc", dfile=home + source, doraise=True, invalidation_mode=unchecked)
 sys.path.append(draft)
 import annexe_sdk.runner
+# Without site: an SDK that is installed for this interpreter is not the one that is built here.
 files = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "annexe_sdk"}
 codes = {name: compile(open(file, "rb").read(), home + file[len(draft):], "exec", dont_inherit=True) for name, file in files.items()}
 with open(f"{draft}/{bundle}", "wb") as file:
@@ -127,7 +128,7 @@ class RuntimeFolders:
 
 
 def _compile(draft: Path, interpreter: Interpreter, *, home: Path) -> None:
-    command = [str(interpreter.path), "-I", "-c", _BUILD, str(draft), str(home), _STUB, _BUNDLE]
+    command = [str(interpreter.path), "-I", "-S", "-c", _BUILD, str(draft), str(home), _STUB, _BUNDLE]
     try:
         subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, cwd="/", env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=True

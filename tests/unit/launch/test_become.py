@@ -18,6 +18,8 @@ from annexe.launch.python_env import PythonFinder
 from annexe.launch.removal import remove_tree
 
 USER, GROUP = 61290, 61291  # nobody's
+TELLS = r"printf 'Uid:\t65534\t65534\t65534\t65534\n'"
+BECOMES = f"cat /proc/self/attr/current 2>/dev/null; {TELLS}"
 
 
 def test_host_user_needs_nothing() -> None:
@@ -34,7 +36,7 @@ def test_host_user_needs_nothing() -> None:
 )
 def test_first_program_that_changes_users_does_so_outside_the_host(tmp_path: Path, programs: tuple[str, ...], expected: list[str]) -> None:
     for name in programs:
-        make_program(tmp_path / name, "echo util-linux 2.38")
+        make_program(tmp_path / name, BECOMES)
     command, options = as_user(64100, gid=64101, folder=tmp_path)
     assert command == [str(tmp_path / expected[0]), *expected[1:]] if expected else command == []
     assert options == ({} if expected else {"user": 64100, "group": 64101, "extra_groups": []})
@@ -44,12 +46,13 @@ def test_first_program_that_changes_users_does_so_outside_the_host(tmp_path: Pat
     "text",
     [
         pytest.param("echo unshare: unrecognized option >&2; exit 1", id="too old, or refused"),
-        pytest.param("echo BusyBox v1.35", id="another's of that name"),
+        pytest.param('while [ $1 != -- ]; do shift; done; shift; exec "$@"', id="it does nothing"),
+        pytest.param(f"echo 'unpriv_unshare (enforce)'; {TELLS}", id="it brings a profile of its own"),
     ],
 )
 def test_program_that_does_not_change_users_is_not_used(tmp_path: Path, text: str) -> None:
     make_program(tmp_path / "unshare", text)
-    make_program(tmp_path / "setpriv", "echo setpriv from util-linux 2.38")
+    make_program(tmp_path / "setpriv", BECOMES)
     assert as_user(64100, folder=tmp_path)[0][0] == str(tmp_path / "setpriv")
 
 
@@ -65,6 +68,13 @@ def test_command_runs_as_the_user_and_in_its_group_alone(open_folder: Path, name
     assert status["Gid"].split() == [str(GROUP)] * 4
     assert status["Groups"].split() == []
     assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == int(status["CapInh"], 16) == 0
+
+
+def test_program_whose_trial_comes_to_nothing_is_tried_again(tmp_path: Path) -> None:
+    make_program(tmp_path / "unshare", "kill -9 $$")
+    assert as_user(64100, folder=tmp_path)[0] == []
+    make_program(tmp_path / "unshare", BECOMES)
+    assert as_user(64100, folder=tmp_path)[0] != []
 
 
 def make_program(path: Path, text: str) -> None:
