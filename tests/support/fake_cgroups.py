@@ -103,10 +103,12 @@ class FakeMachine(Machine):
             if not label:
                 (folder / "cgroup.type").unlink()
             for part in line.strip("/").split("/") if line != "/" else ():
-                if not label:  # systemd gives on what it has
-                    (folder / "cgroup.subtree_control").write_text(v2_controllers)
+                # systemd gives on what it has, but not for whom it has given a group to: a part of that has nothing yet.
+                given = "" if folder in self.delegated else v2_controllers
+                if not label:
+                    (folder / "cgroup.subtree_control").write_text(given)
                 folder = folder / part
-                self._populate(folder, v2_controllers)
+                self._populate(folder, given)
             if not label and granted is not None:
                 (folder / "cgroup.controllers").write_text(granted)
         (self.proc / "self" / "mountinfo").write_text("\n".join(lines) + "\n")

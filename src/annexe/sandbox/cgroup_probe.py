@@ -21,7 +21,7 @@ from annexe.sandbox.cgroup_machine import LinuxMachine, Machine
 from annexe.sandbox.cgroup_places import Place, Places, places
 from annexe.sandbox.cgroup_scope import ScopeGroups
 from annexe.sandbox.cgroup_v1 import V1Groups
-from annexe.sandbox.cgroup_v2 import V2Groups, cure, find_base, listed
+from annexe.sandbox.cgroup_v2 import V2Groups, cure, find_base, listed, offered
 
 __all__ = ["find_control_groups"]
 
@@ -68,7 +68,7 @@ def find_control_groups(*, machine: Machine | None = None, may_move_host: bool =
 def _ways(here: Places, machine: Machine, *, may_move_host: bool) -> Iterator[_Found]:
     """Yield every way, best first; each is looked at only when those before it gave nothing."""
     v1_count = len(CONTROLLERS & here.v1.keys())
-    v2_count = 0 if here.v2 is None else len(listed(here.v2, machine))
+    v2_count = 0 if here.v2 is None else len(offered(here.v2, machine))
     if v1_count > v2_count:
         yield _v1(here, machine)
     if here.v2 is not None and v2_count:

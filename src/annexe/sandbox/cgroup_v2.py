@@ -27,7 +27,7 @@ from annexe.sandbox.cgroup_folders import FolderGroup, FolderGroups, reason, uni
 from annexe.sandbox.cgroup_machine import Machine
 from annexe.sandbox.cgroup_places import UNIFIED, Place, lines_of
 
-__all__ = ["HOST_LEAF", "WEIGHT", "UnifiedGroup", "V2Groups", "cure", "find_base", "listed"]
+__all__ = ["HOST_LEAF", "WEIGHT", "UnifiedGroup", "V2Groups", "cure", "find_base", "listed", "offered"]
 
 HOST_LEAF = "annexe-host"
 WEIGHT = 33
@@ -147,6 +147,15 @@ def listed(place: Place, machine: Machine, *, name: str = "cgroup.controllers") 
         return CONTROLLERS.intersection(machine.read(place.folder / name).split())
     except OSError:
         return frozenset()
+
+
+def offered(own: Place, machine: Machine) -> frozenset[str]:
+    """Return which controllers the host may be able to give on; in a part of a group that was given away, those of that group.
+
+    Such a part (``DelegateSubgroup=``) has none itself before they are enabled above it, which systemd leaves to us.
+    """
+    above = own.parent()
+    return listed(above if above is not None and _is_ready_parent(own, above, machine) else own, machine)
 
 
 def find_base(own: Place, machine: Machine, *, may_move_host: bool) -> tuple[Place | None, str]:

@@ -34,6 +34,16 @@ def test_a_machine_of_version_2_is_used_without_moving_anybody_from_its_root(tmp
     assert machine.groups() == set()
 
 
+@pytest.mark.parametrize("may_move", [True, False])
+def test_a_part_of_a_delegated_service_is_enough_though_it_has_no_controllers_yet(tmp_path: Path, may_move: bool) -> None:
+    """As with ``DelegateSubgroup=``: systemd enables nothing in what it gave away, so that the part has nothing to begin with."""
+    service = "/system.slice/app.service"
+    machine = FakeMachine(tmp_path, {"": f"{service}/host"}, delegated=[service], has_systemd=True)
+    groups, why = find(machine, may_move_host=may_move)
+    assert (groups.flavour, groups.controllers, why) == ("v2", CONTROLLERS, "")
+    assert machine.lines_of_host() == {"": f"{service}/host"}
+
+
 def test_trying_leaves_nothing_behind(tmp_path: Path) -> None:
     machine = FakeMachine(tmp_path, V1)
     find(machine)
