@@ -30,6 +30,7 @@ _LIMIT_LINES = {
     "RLIMIT_NPROC": "Max processes",
     "RLIMIT_RTTIME": "Max realtime timeout",
     "RLIMIT_SIGPENDING": "Max pending signals",
+    "RLIMIT_MEMLOCK": "Max locked memory",
 }
 _FILTERING = "2"
 

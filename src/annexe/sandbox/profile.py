@@ -20,6 +20,7 @@ __all__ = ["Profile"]
 
 _MIB = 1024 * 1024
 _PENDING_SIGNALS = 1024  # of all processes of its user together: the host's own limit is some 30 times that
+_LOCKED_BYTES = 8 * _MIB  # the kernel's own default; a session of systemd's passes on an eighth of the machine's memory
 
 
 @final
@@ -81,6 +82,7 @@ class Profile:
             "RLIMIT_FSIZE": self.file_bytes,
             "RLIMIT_CORE": 0,
             "RLIMIT_SIGPENDING": _PENDING_SIGNALS,
+            "RLIMIT_MEMLOCK": _LOCKED_BYTES,
         }
         if python:
             limits["RLIMIT_AS"] = 2 * self.memory_bytes + 512 * _MIB

@@ -17,14 +17,16 @@ def test_python_gets_address_space_above_its_private_memory() -> None:
         "RLIMIT_FSIZE": 5,
         "RLIMIT_CORE": 0,
         "RLIMIT_SIGPENDING": 1024,
+        "RLIMIT_MEMLOCK": 8 * MIB,
         "RLIMIT_AS": 712 * MIB,
     }
 
 
 @pytest.mark.parametrize("own_uid", [False, True])
 @pytest.mark.parametrize("python", [False, True])
-def test_signals_that_wait_are_limited_for_everybody(python: bool, own_uid: bool) -> None:
-    assert Profile().limits_for(python=python, own_uid=own_uid)["RLIMIT_SIGPENDING"] == 1024
+def test_signals_that_wait_and_memory_that_is_locked_are_limited_for_everybody(python: bool, own_uid: bool) -> None:
+    limits = Profile().limits_for(python=python, own_uid=own_uid)
+    assert (limits["RLIMIT_SIGPENDING"], limits["RLIMIT_MEMLOCK"]) == (1024, 8 * MIB)
 
 
 def test_other_runtimes_get_no_address_space_limit() -> None:
