@@ -6,7 +6,7 @@ Invariants:
 
 * The command runs once it is in its scope: systemd-run puts itself there, then executes it, with the same number.
 * A group claims no controller before ``add`` has found the process in the scope and read its limits back from the kernel.
-* What systemd-run needs of the environment does not reach the command.
+* What systemd-run needs of the environment, and what it adds there, does not reach the command.
 
 Source: docs/adr/0072-control-groups.md; systemd-run(1), systemd.resource-control(5).
 """
@@ -27,6 +27,7 @@ from annexe.sandbox.cgroup_v2 import WEIGHT, UnifiedGroup
 
 __all__ = ["ScopeGroups"]
 
+_WITHOUT = ("-u", "INVOCATION_ID")  # which systemd-run adds
 _PAUSE_S = 0.002
 _START_DEADLINE_S = 5.0
 _REMOVE_DEADLINE_S = 1.0
@@ -96,11 +97,11 @@ class ScopeGroups(ControlGroups):
         properties = [word for setting in settings for word in ("-p", setting)]
         run = (self._systemd_run, "--scope", "--quiet", "--collect", f"--unit={unit}", *properties)
         if self._machine.uid == 0:
-            return (*run, "--")
+            return (*run, "--", self._env, *_WITHOUT)
         # Whoever launches gives the command an environment made for the plugin, in which systemd-run would not find the user's systemd.
         runtime = "XDG_RUNTIME_DIR"
         found = f"{runtime}=/run/user/{self._machine.uid}"
-        return (self._env, found, run[0], "--user", *run[1:], "--", self._env, "-u", runtime)
+        return (self._env, found, run[0], "--user", *run[1:], "--", self._env, "-u", runtime, *_WITHOUT)
 
     def _clear(self, is_ours: Callable[[str], bool]) -> int:
         """Kill what is left in scopes with such names, and return how many went; systemd removes them."""

@@ -51,14 +51,14 @@ def test_systemd_is_asked_for_every_limit(tmp_path: Path) -> None:
     assert groups.make("sample-1", LIMITS).prefix == (
         "/bin/env", "XDG_RUNTIME_DIR=/run/user/1000", "/bin/systemd-run", "--user", "--scope", "--quiet", "--collect", f"--unit={unit}",
         "-p", "Delegate=yes", "-p", "MemoryMax=1048576", "-p", "MemorySwapMax=0", "-p", "CPUQuota=50%", "-p", "CPUWeight=33",
-        "-p", "TasksMax=8", "--", "/bin/env", "-u", "XDG_RUNTIME_DIR",
+        "-p", "TasksMax=8", "--", "/bin/env", "-u", "XDG_RUNTIME_DIR", "-u", "INVOCATION_ID",
     )  # fmt: skip
 
 
 def test_a_root_host_asks_the_machines_systemd(tmp_path: Path) -> None:
     prefix = groups_on(Desktop(tmp_path, uid=0)).make("sample-1", GroupLimits(cpu=0.019)).prefix
     assert prefix[:4] == ("/bin/systemd-run", "--scope", "--quiet", "--collect")
-    assert prefix[5:] == ("-p", "Delegate=yes", "-p", "CPUQuota=1%", "-p", "CPUWeight=33", "--")
+    assert prefix[5:] == ("-p", "Delegate=yes", "-p", "CPUQuota=1%", "-p", "CPUWeight=33", "--", "/bin/env", "-u", "INVOCATION_ID")
 
 
 def test_what_is_not_wanted_or_not_to_be_had_is_not_asked_for(tmp_path: Path) -> None:
