@@ -43,6 +43,7 @@ MACHINES = {
     "open-devices": "a container may have no device that is open to all",
     "performance-events": "kernel.perf_event_paranoid may forbid it to all",
     "page-faults": "vm.unprivileged_userfaultfd may",
+    "memory-locked": "few machines let a user lock that much",
     "io-uring": "kernel.io_uring_disabled may",
     "user-namespace": "user namespaces may be off for all",
     "chase": "the host hunts what hides from it, and may win",

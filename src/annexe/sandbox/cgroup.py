@@ -8,7 +8,7 @@ Invariants:
 * ``controllers`` names what is really limited, of a host's groups and of one group. What could not be limited is missing there, and said
   in ``notes``; nothing is claimed because it was asked for.
 * A process is put into its group before it runs anything of the plugin, or not at all: ``add`` raises.
-* Groups are made below the host's own, so that limits set on the host from outside hold for its plugins too.
+* Groups are made below the host's own, so that limits set on the host from outside hold for its plugins too; but for scopes of systemd's.
 
 Source: features IS7, IS8, IS11; docs/adr/0072-control-groups.md.
 """

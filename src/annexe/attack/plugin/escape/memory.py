@@ -140,7 +140,7 @@ def _memory_children(targets: Targets) -> Outcome:
         return through(text) if left * each > targets.memory_bytes else capped(text)
 
 
-@attack("memory-locked", "Lock more memory than any user may, so that it is never paged out.", stopped_by=("seccomp",), unix=True)
+@attack("memory-locked", "Lock more memory than is allowed, so that it is never paged out.", capped_by=("rlimits",))
 def _memory_locked(targets: Targets) -> Outcome:
     import ctypes
 
