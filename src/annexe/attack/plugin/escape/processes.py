@@ -71,7 +71,7 @@ def _thread_bomb(targets: Targets) -> Outcome:
     check="left-alive",
 )
 def _daemon(targets: Targets) -> Outcome:
-    _leave(lambda: _linger(targets))
+    _leave(targets, _linger)
     return judge("left one")
 
 
@@ -89,9 +89,9 @@ def _deaf_daemon(targets: Targets) -> Outcome:
             except (OSError, ValueError):
                 continue
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGALRM})
-        _linger(targets)
+        _linger()
 
-    _leave(stay)
+    _leave(targets, stay)
     return judge("left one")
 
 
@@ -103,7 +103,6 @@ def _deaf_daemon(targets: Targets) -> Outcome:
 )
 def _chase(targets: Targets) -> Outcome:
     def run() -> NoReturn:
-        prctl(_PR_SET_NAME, targets.marker.encode() + b"\0")
         until = time.monotonic() + _CHASE_S
         try:
             beats = os.open(os.path.join(targets.open_folder, targets.marker), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
@@ -118,18 +117,17 @@ def _chase(targets: Targets) -> Outcome:
                 os.write(beats, b".")
         os._exit(0)
 
-    _leave(run)
+    _leave(targets, run)
     return judge("left one")
 
 
 @attack("stopped-daemon", "Leave a process behind that is stopped.", stopped_by=("host", "namespaces", "seccomp"), check="left-alive")
 def _stopped_daemon(targets: Targets) -> Outcome:
     def stop() -> NoReturn:
-        prctl(_PR_SET_NAME, targets.marker.encode() + b"\0")
         os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)
 
-    _leave(stop)
+    _leave(targets, stop)
     return judge("left one")
 
 
@@ -140,7 +138,7 @@ def _stopped_daemon(targets: Targets) -> Outcome:
     check="left-alive",
 )
 def _channel_keeper(targets: Targets) -> Outcome:
-    _leave(lambda: _linger(targets), keeps=3)
+    _leave(targets, _linger, keeps=3)
     os._exit(0)
 
 
@@ -219,8 +217,8 @@ def _core_dump(targets: Targets) -> Outcome:
     return stopped("it did not die")
 
 
-def _leave(act: Callable[[], NoReturn], *, keeps: int = -1) -> None:
-    """Start a grandchild that nobody waits for, bounded in time alone; return when it is there."""
+def _leave(targets: Targets, act: Callable[[], NoReturn], *, keeps: int = -1) -> None:
+    """Start a grandchild that nobody waits for, bounded in time alone; return when it is there and has the name it is known by."""
     reader, writer = os.pipe()
     try:
         pid = os.fork()
@@ -232,6 +230,7 @@ def _leave(act: Callable[[], NoReturn], *, keeps: int = -1) -> None:
             if os.fork() == 0:
                 bound()
                 prctl(_PR_SET_PDEATHSIG, 0)
+                prctl(_PR_SET_NAME, targets.marker.encode() + b"\0")
                 os.write(writer, b".")
                 for fd in range(64):
                     if fd != keeps:
@@ -250,7 +249,6 @@ def _leave(act: Callable[[], NoReturn], *, keeps: int = -1) -> None:
         raise OSError(1, "no grandchild was to be had", "fork")
 
 
-def _linger(targets: Targets) -> NoReturn:
-    prctl(_PR_SET_NAME, targets.marker.encode() + b"\0")
+def _linger() -> NoReturn:
     time.sleep(LIFE_S)
     os._exit(0)
