@@ -165,7 +165,7 @@ def test_plugin_over_its_memory_limit_is_ended_by_the_group_or_restarted_by_the_
             if not (by_group or by_monitor):  # the group may be gone before the monitor looks; by itself the plugin would get a MemoryError
                 assert receipt is not None and "memory" in receipt.walls.cgroup
                 assert [event.reason for event in events(host, EventKind.PLUGIN_EXITED)] == [
-                    "killed by SIGKILL: its control group was out of memory"
+                    "killed by SIGKILL; its control group had been at its memory limit"
                 ]
 
     run(scenario)

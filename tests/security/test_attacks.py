@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 
 from annexe import Host
+from annexe.attack import suite
 from annexe.attack.catalogue import Attack, attacks
+from annexe.attack.contract import Outcome, Verdict
 from annexe.attack.suite import AttackResult, Report, run_attacks
 from annexe.attack.terms import Terms
 from annexe.host.state_dir import default_data_dir
@@ -119,6 +122,21 @@ def test_secret_in_the_environment_is_found_where_all_of_it_is_given(monkeypatch
     monkeypatch.setattr("annexe.host.host.ProcessStrategy", without_walls())
     report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name == "own-environment"]))
     assert [(result.outcome, result.detail) for result in report.results] == [("through", "found it in ANNEXE_ATTACK_CANARY")]
+
+
+@pytest.mark.parametrize("claim", ["stopped", "capped", "judge"])
+def test_what_an_attacker_claims_hides_nothing_that_is_seen(monkeypatch: pytest.MonkeyPatch, claim: Verdict) -> None:
+    attempt = suite._Run._attempt
+
+    async def claimed(run: Any, attack: Attack, *, phase: int) -> Any:
+        outcome = await attempt(run, attack, phase=phase)
+        assert isinstance(outcome, Outcome), outcome
+        return replace(outcome, verdict=claim)
+
+    monkeypatch.setattr("annexe.host.host.ProcessStrategy", without_walls())
+    monkeypatch.setattr(suite._Run, "_attempt", claimed)
+    report = asyncio.run(run_attacks([attack for attack in attacks() if attack.name == "udp"]))
+    assert [result.outcome for result in report.results] == ["through"]
 
 
 def test_run_leaves_nothing_behind() -> None:

@@ -82,7 +82,7 @@ class ExitStatus:
                 name = signals.Signals(self.signal).name
             except ValueError:  # real-time signals have no name
                 name = f"signal {self.signal}"
-            return f"killed by {name}" + (": its control group was out of memory" if self.out_of_memory else "")
+            return f"killed by {name}" + ("; its control group had been at its memory limit" if self.out_of_memory else "")
         return "ended in an unknown way" if self.code is None else f"exited with status {self.code}"
 
 

@@ -22,7 +22,10 @@ from tests.unit.sandbox.walls import FULL, LANDLOCK, LIMITS, NONE, OWN_USER
     [
         (ExitStatus(code=0), "exited with status 0"),
         (ExitStatus(signal=9), "killed by SIGKILL"),
-        (ExitStatus(signal=9, out_of_memory=True), "killed by SIGKILL: its control group was out of memory"),
+        (
+            ExitStatus(signal=9, out_of_memory=True),
+            "killed by SIGKILL; its control group had been at its memory limit",
+        ),
         (ExitStatus(signal=40), "killed by signal 40"),
         (ExitStatus(), "ended in an unknown way"),
     ],
