@@ -53,7 +53,7 @@ THROUGH = "through"
 SURVIVOR = re.compile(r"process (\d+) is alive")
 ALWAYS_ON = {"host", "environment", "descriptors", "no-new-privileges"}
 MAKES_ROOM_FOR_TWO = 64  # numbers of descriptors that the stub uses for nothing
-IN_A_SESSION = """
+LEADING_A_SESSION = """
 import os, sys
 from pathlib import Path
 name, terminal, folder, *sys.path = sys.argv[1:]
@@ -407,7 +407,6 @@ CARELESS: dict[str, Careless] = {
     "descriptors-for-host": taking_descriptors,
     "channel-elsewhere": channel_by_tcp,
     "channel-second-end": channel_of_pipes,
-    "shared-group": sharing_session,
     "setuid-program": leaving_privileges,
     "new-privileges": leaving_privileges,
     "read-other-plugin": leaving_memory_open,
@@ -430,7 +429,10 @@ CARELESS: dict[str, Careless] = {
     "trap-many": clearing_up(a_thousand),
     "trap-swap": in_a_folder_open_to_all,
 }
-IN_A_TERMINAL: dict[str, Careless] = {"own-terminal": sharing_session}
+IN_A_SESSION: dict[str, tuple[Careless, str]] = {  # with what the attack says
+    "shared-group": (sharing_session, "it does"),
+    "own-terminal": (sharing_session, "opened it"),
+}
 CLEARED_ALL_THE_SAME = {
     name: "trap-names" if CARELESS[name] is not CARELESS["trap-names"] else "trap-socket" for name in CARELESS if "trap" in name
 }
@@ -461,7 +463,8 @@ def made_on_a_careless_host(name: str, folder: Path) -> tuple[AttackResult, ...]
     with contextlib.ExitStack() as undoing, pytest.MonkeyPatch.context() as patch:
         settings = {"cache_dir": folder, "uids": UidAllocator(uids=UIDS, folder=folder / "uids")}
         patch.setattr("annexe.host.host.ProcessStrategy", partial(without_walls(), **settings))
-        (CARELESS | IN_A_TERMINAL)[name](Ground(patch=patch, folder=folder, undoing=undoing))
+        careless = IN_A_SESSION[name][0] if name in IN_A_SESSION else CARELESS[name]
+        careless(Ground(patch=patch, folder=folder, undoing=undoing))
         results = asyncio.run(run_attacks([by_name[one] for one in (before, name) if one is not None])).results
     survivor = SURVIVOR.search(results[-1].detail)
     if survivor is not None:
@@ -480,14 +483,16 @@ def test_attack_works_on_a_careless_host(name: str, folder: Path) -> None:
     assert [one.outcome for one in before] in ([], ["stopped"]), before
 
 
-def test_attack_on_the_terminal_works_on_a_careless_host(folder: Path) -> None:
+@pytest.mark.parametrize("name", IN_A_SESSION)
+def test_attack_on_the_session_works_on_a_careless_host(name: str, folder: Path) -> None:
+    """Make it on a host that leads a session with a terminal; this process's may be led from outside a container, and have no number."""
     person, programs = os.openpty()
     try:
         command = [
             sys.executable,
             "-c",
-            IN_A_SESSION,
-            "own-terminal",
+            LEADING_A_SESSION,
+            name,
             os.ttyname(programs),
             str(folder),
             str(ROOT),
@@ -497,10 +502,10 @@ def test_attack_on_the_terminal_works_on_a_careless_host(folder: Path) -> None:
     finally:
         os.close(person)
         os.close(programs)
-    assert done.stdout == b"through opened it\n", done.stderr.decode()
+    assert done.stdout.decode() == f"through {IN_A_SESSION[name][1]}\n", done.stderr.decode()
 
 
 def test_every_attack_that_is_held_by_what_is_never_off_is_made_on_a_careless_host() -> None:
     held = {attack.name for attack in attacks() if not attack.unix and ALWAYS_ON & set(attack.stopped_by)}
     elsewhere = {"own-environment"}  # in test_attacks
-    assert held == CARELESS.keys() | IN_A_TERMINAL.keys() | test_careless_channel.CARELESS.keys() | elsewhere
+    assert held == CARELESS.keys() | IN_A_SESSION.keys() | test_careless_channel.CARELESS.keys() | elsewhere
