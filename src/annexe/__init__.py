@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from annexe.contract import ExtensionPoint, HookSpec, hook
     from annexe.dispatch.breaker import BreakerPolicy
     from annexe.dispatch.outcomes import Responded
+    from annexe.dispatch.services import ServicePolicy
     from annexe.host.host import Host
     from annexe.host.plugin_handle import PluginHandle
     from annexe.host.requests import RequestScope
@@ -45,6 +46,7 @@ __all__ = [
     "Responded",
     "RestartPolicy",
     "Rule",
+    "ServicePolicy",
     "StopPolicy",
     "SyncHost",
     "__version__",
@@ -72,6 +74,7 @@ _HOMES = {
     "Responded": "annexe.dispatch.outcomes",
     "RestartPolicy": "annexe.supervision.restart",
     "Rule": "annexe.supervision.violations",
+    "ServicePolicy": "annexe.dispatch.services",
     "StopPolicy": "annexe.supervision.instance",
     "SyncHost": "annexe.host.sync",
     "hook": "annexe.contract",

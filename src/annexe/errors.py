@@ -3,7 +3,8 @@
 AnnexeError
 ├── ManifestError                a plugin.toml that cannot be accepted; all problems at once
 ├── ContractError                a hook spec, extension point or capability defined wrongly, or a plugin that does not fit it
-│   └── RevisionMismatchError    plugin and host speak of different revisions
+│   ├── RevisionMismatchError    plugin and host speak of different revisions
+│   └── DependencyError          a plugin whose requirements make a ring, or too many
 ├── PermissionDeniedError        a right that was not asked for, or not granted
 ├── SandboxError                 an isolation layer failed or is missing
 ├── LaunchError                  a plugin did not start
@@ -59,6 +60,7 @@ __all__ = [
     "ConfigInvalidError",
     "ConflictError",
     "ContractError",
+    "DependencyError",
     "HandshakeError",
     "HookError",
     "HostAlreadyRunningError",
@@ -173,6 +175,17 @@ class RevisionMismatchError(ContractError):
             expected=expected,
             actual=actual,
         )
+
+
+class DependencyError(ContractError):
+    """What a plugin requires, or who requires it, makes a ring of requirements or more than a host keeps; it is not taken up.
+
+    Attributes:
+        path: The ring, from the plugin over what it requires back to itself; empty where there is none.
+    """
+
+    code = "dependency-refused"
+    path: list[str]
 
 
 class PermissionDeniedError(AnnexeError):

@@ -30,7 +30,7 @@ from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
 from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PermissionDeniedError, PluginBusyError
 from annexe.launch.egress import Egress
-from annexe.manifest import Manifest
+from annexe.manifest import Manifest, names
 from annexe.record import EventKind, Events, PluginLog, PluginMetrics
 from annexe.storage.kv_values import MAX_VALUE_BYTES
 from annexe.trust.grants import denial
@@ -69,6 +69,7 @@ class PluginServices:
         granted: Rights it was granted, in normal form.
         kv: Its part of the key-value store.
         capabilities: The application's, by name; those not granted are refused.
+        services: By name of each service that it was granted, what takes a call of one of its methods on its way to who offers it.
         log: The plugin's.
         metrics: The plugin's.
         events: The host's.
@@ -84,6 +85,7 @@ class PluginServices:
         *,
         kv: KvHandle | None,
         capabilities: Mapping[str, Capability],
+        services: Mapping[str, Callable[[PluginCall], Any]],
         log: PluginLog,
         metrics: PluginMetrics,
         events: Events,
@@ -96,6 +98,8 @@ class PluginServices:
         self._grant_command = grant_command
         self._manifest = manifest
         self._capabilities = capabilities
+        self._services = dict(services)
+        self._unseen: set[str] = set()  # services whose first call has yet to be told of
         self._log = log
         self._metrics = metrics
         self._events = events
@@ -130,13 +134,25 @@ class PluginServices:
         Raises:
             AnnexeError: It is refused.
         """
-        method = self._methods.get(call.method)
-        if method is None:
-            raise self._refusal(call)
+        method = self._methods.get(call.method) or self._service(call)
         return method(call)
+
+    def _service(self, call: PluginCall) -> Callable[[PluginCall], Any]:
+        """Return what takes a call of another plugin's service on its way."""
+        family, _, rest = call.method.partition(".")
+        name = rest.partition(".")[0]
+        begin = self._services.get(name) if family == "svc" else None
+        if begin is None:
+            raise self._refusal(call)
+        if name in self._unseen:
+            self._unseen.discard(name)
+            if self._on_used is not None:
+                self._on_used(f"services:{name}")
+        return begin
 
     def look_again(self) -> None:
         """Tell of the next use of each right, too."""
+        self._unseen.update(self._services)
         for right, functions in self._by_right.items():
             if self._on_used is None:
                 self._methods.update(functions)
@@ -153,6 +169,7 @@ class PluginServices:
         """Take every right back."""
         self._methods.clear()
         self._by_right.clear()
+        self._services.clear()
         if self._fetch is not None:
             self._fetch.close()
         if self._proxy is not None:
@@ -191,6 +208,8 @@ class PluginServices:
             return self._denial(f"cap:{name}")
         if family == "kv":
             return self._denial("kv")
+        if family == "svc" and names.is_word(name := rest.partition(".")[0]):
+            return self._denial(f"services:{name}")
         if call.method == "fetch":
             return self._denial(fetch_target(call).right)
         return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)

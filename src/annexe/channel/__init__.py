@@ -1,11 +1,11 @@
 """The channel to one plugin: calls, streams, cancellation, deadlines, flow control."""
 
-from annexe.channel.calls import CHAIN, HostCall, PluginCall
+from annexe.channel.calls import CHAIN, HostCall, Onward, PluginCall
 from annexe.channel.connection import Connection
 from annexe.channel.handshake import Greeting, Provided, activate, hello
 from annexe.channel.incoming import Notify
 from annexe.channel.limits import ARENA_BYTES, ChannelLimits
-from annexe.channel.messages import CodecName, RequestMeta, Response
+from annexe.channel.messages import CodecName, RequestMeta, Response, passed_on
 from annexe.channel.requests import Refused, Serve
 from annexe.channel.streams import Stream
 
@@ -18,6 +18,7 @@ __all__ = [
     "Greeting",
     "HostCall",
     "Notify",
+    "Onward",
     "PluginCall",
     "Provided",
     "Refused",
@@ -27,4 +28,5 @@ __all__ = [
     "Stream",
     "activate",
     "hello",
+    "passed_on",
 ]

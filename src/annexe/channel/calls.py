@@ -9,8 +9,9 @@ Source: docs/reference/protocol.md, "Concurrency, slots, stuck"; ADR-0004.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import msgspec
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from annexe.channel.connection import Connection
     from annexe.channel.messages import CodecName
 
-__all__ = ["CHAIN", "HostCall", "PluginCall"]
+__all__ = ["CHAIN", "HostCall", "Onward", "PluginCall"]
 
 CHAIN: ContextVar[tuple[HostCall, ...]] = ContextVar("annexe_chain", default=())
 """The open host calls on whose behalf the running code works, outermost first."""
@@ -65,6 +66,24 @@ class HostCall(msgspec.Struct, eq=False):
         call.future.add_done_callback(lambda _: inner.discard(call))
 
 
+class Onward(Protocol):
+    """A request that another plugin answers: what answers it gives that plugin's ``Response``, which is passed on undecoded.
+
+    Attributes:
+        plugin: Id of the plugin that was asked last.
+    """
+
+    plugin: str
+
+    def ended(self, error: BaseException | None) -> Awaitable[Any] | None:
+        """Told how the last attempt ended (None: with a result); returns what answers instead, None where nothing does."""
+        ...
+
+    def give_up(self) -> None:
+        """Nobody wants the answer any more: tell the plugin."""
+        ...
+
+
 @final
 class PluginCall:
     """A request of a plugin's to the host.
@@ -73,10 +92,12 @@ class PluginCall:
         params: Raw, in ``codec``.
         deadline: Monotonic time, in seconds: the smaller of the parent's and the plugin's own.
         parent: The host call on whose behalf it was made, as the host knows it; None for work of the plugin's own.
+        key: What the plugin would have alike calls go to the same place by; None: it does not care.
         task: What answers it, while that takes time.
+        onward: Set by whoever serves it by asking another plugin.
     """
 
-    __slots__ = ("codec", "connection", "deadline", "id", "method", "params", "parent", "task")
+    __slots__ = ("codec", "connection", "deadline", "id", "key", "method", "onward", "params", "parent", "task")
 
     def __init__(
         self,
@@ -88,6 +109,7 @@ class PluginCall:
         codec: CodecName,
         deadline: float,
         parent: HostCall | None,
+        key: str | None = None,
     ) -> None:
         self.connection = connection
         self.id = ident
@@ -96,7 +118,14 @@ class PluginCall:
         self.codec = codec
         self.deadline = deadline
         self.parent = parent
+        self.key = key
         self.task: asyncio.Future[Any] | None = None
+        self.onward: Onward | None = None
+
+    @property
+    def chain(self) -> tuple[HostCall, ...]:
+        """The open host calls on whose behalf it was made, outermost first."""
+        return () if self.parent is None else (*self.parent.chain, self.parent)
 
     @property
     def request_id(self) -> str | None:

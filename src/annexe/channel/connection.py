@@ -237,9 +237,22 @@ class Connection:
             raise error_from_wire(response.error, plugin=self.plugin, method=method)
         return response
 
-    def begin(self, method: str, params: Any, meta: RequestMeta, *, deadline: float, run_s: float | None = None) -> HostCall:
-        """Start a call without waiting; see ``call``. Raises what keeps it from being started."""
-        chain = CHAIN.get()
+    def begin(
+        self,
+        method: str,
+        params: Any,
+        meta: RequestMeta,
+        *,
+        deadline: float,
+        run_s: float | None = None,
+        chain: tuple[HostCall, ...] | None = None,
+    ) -> HostCall:
+        """Start a call without waiting; see ``call``. Raises what keeps it from being started.
+
+        ``chain`` has the open host calls on whose behalf it is made, outermost first; None: those of the running code.
+        """
+        if chain is None:
+            chain = CHAIN.get()
         if chain:
             deadline = min(deadline, chain[-1].deadline)
         call = HostCall(self, method, params, meta, deadline, run_s, self._loop.create_future(), chain)

@@ -60,7 +60,7 @@ class ProvidedMethod(msgspec.Struct, frozen=True):
 
 
 class ProvidedExtension(msgspec.Struct, frozen=True):
-    """What it says of one extension point: its methods, and ``at``, file and line of the class."""
+    """What it says of one extension point or service: its methods, and ``at``, file and line of the class."""
 
     methods: dict[str, ProvidedMethod] = {}
     at: str | None = None
@@ -71,6 +71,7 @@ class Provided(msgspec.Struct, frozen=True):
 
     hooks: dict[str, ProvidedHook] = {}
     extensions: dict[str, ProvidedExtension] = {}
+    services: dict[str, ProvidedExtension] = {}
 
 
 async def hello(

@@ -17,8 +17,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 import msgspec
 
-from annexe.contract.blobs import Blob, BlobsFound, as_inline
-from annexe.contract.values import CodecName
+from annexe.contract.blobs import Blob, BlobPayload, BlobsFound, as_inline
+from annexe.contract.values import CodecName, Written
+from annexe.contract.wire_check import check_written
 from annexe_sdk import wire
 from annexe_sdk.frames import JSON_FIRST_BYTE
 
@@ -53,6 +54,7 @@ __all__ = [
     "decode_msgpack",
     "decode_with_blobs",
     "kind_of",
+    "passed_on",
     "read_map",
 ]
 
@@ -92,6 +94,7 @@ class PluginMeta(msgspec.Struct, gc=False):
     deadline_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
     parent: int | None = None
     stream: str | None = None
+    key: Annotated[str, msgspec.Meta(max_length=wire.MAX_KEY_CHARS)] | None = None
     blobs: _Regions | None = None
 
 
@@ -296,6 +299,32 @@ def read_map(raw: msgspec.Raw, *, limit_bytes: int) -> dict[str, Any] | None:
         return _json_map(raw) if view[0] == _MAP_IN_JSON else _msgpack_map(raw)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def passed_on(payload: msgspec.Raw | BlobPayload, written: Written, *, to: CodecName) -> Any:
+    """Return what one plugin sent so that it can be sent to another one.
+
+    Args:
+        payload: As it came.
+        written: How.
+        to: What the other one is spoken to in.
+
+    Returns:
+        The payload itself where both speak one codec. Else plain values, in which bytes become base64 text on the way to JSON; blobs are
+        marked, for a channel to put where it likes.
+
+    Raises:
+        ValueError: It cannot be decoded, or holds what the other codec has no word for.
+    """
+    if written == to:
+        return payload
+    try:
+        value = payload.plain(Blob) if isinstance(payload, BlobPayload) else (JSON if written == "json" else MSGPACK).decode(payload)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    if to == "json":
+        check_written(value)
+    return value
 
 
 ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)

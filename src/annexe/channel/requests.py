@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, final
 import msgspec
 
 from annexe.channel.arenas import NoRoomError, Regions
-from annexe.channel.calls import CHAIN, PluginCall
-from annexe.channel.faults import error_to_wire
-from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest
+from annexe.channel.calls import CHAIN, Onward, PluginCall
+from annexe.channel.faults import error_from_wire, error_to_wire
+from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest, Response, passed_on
 from annexe.contract.blobs import BlobPayload
-from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, PluginBusyError, RemoteProtocolError
+from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, InvalidResultError, PluginBusyError, RemoteProtocolError
 from annexe_sdk import wire
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ class PluginRequests:
         roof = parent.deadline if parent is not None else now + connection.limits.default_deadline_s
         if message.meta.deadline_ms is not None:
             roof = min(roof, now + message.meta.deadline_ms / 1000)
-        return PluginCall(connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent)
+        return PluginCall(
+            connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent, key=message.meta.key
+        )
 
     def _wait_for(self, call: PluginCall, answer: Any) -> None:
         if call.parent is not None:
@@ -140,20 +142,43 @@ class PluginRequests:
             # What the application does to answer is done on behalf of the call that the plugin works on.
             context = contextvars.copy_context()
             if call.parent is not None:
-                context.run(CHAIN.set, (*call.parent.chain, call.parent))
+                context.run(CHAIN.set, call.chain)
             call.task = self._loop.create_task(answer, context=context)
         call.task.add_done_callback(partial(self._done, call))
         self._connection.wake_at(call.deadline)
 
     def _done(self, call: PluginCall, work: asyncio.Future[Any]) -> None:
-        fault = None if work.cancelled() else work.exception()
-        if work.cancelled():
-            self._close(call, CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method))
-        elif fault is not None:
+        if call.id not in self._open:
+            if not work.cancelled():
+                work.exception()  # answered already: nobody asks for it, and nobody misses it
+            return
+        fault = self._called_off(call) if work.cancelled() else work.exception()
+        result: Any = None if fault is not None else work.result()
+        onward = call.onward
+        if onward is not None:
+            if fault is None:
+                fault, result = self._passed_on(call, onward, result)
+            again = onward.ended(fault)
+            if again is not None:
+                self._wait_for(call, again)
+                return
+            call.onward = None
+        if fault is not None:
             self._close(call, fault)
-        elif self._open.pop(call.id, None) is not None:
-            self._forget(call)
-            self._answer(call, work.result())
+            return
+        del self._open[call.id]
+        self._forget(call)
+        self._answer(call, result)
+
+    def _passed_on(self, call: PluginCall, onward: Onward, response: Response) -> tuple[AnnexeError | None, Any]:
+        """Return the error or the result that another plugin answered, undecoded where both speak one codec."""
+        if response.error is not None:
+            return error_from_wire(response.error, plugin=onward.plugin, method=call.method), None
+        try:
+            return None, passed_on(response.result, response.codec, to=self._connection.codec.name)
+        except ValueError as error:
+            text = f"plugin {onward.plugin!r} answered {call.method} with what cannot be passed on: {error}"
+            return InvalidResultError(text, plugin=onward.plugin, method=call.method), None
 
     def _close(self, call: PluginCall, error: BaseException) -> None:
         """Answer with an error now, and stop the work; later answers are dropped."""
@@ -161,6 +186,8 @@ class PluginRequests:
             return
         self._forget(call)
         self._fail(call, error)
+        if call.onward is not None:
+            call.onward.give_up()
         if call.task is not None:
             call.task.cancel()
 
@@ -214,7 +241,10 @@ class PluginRequests:
     def abandon(self, calls: Iterable[PluginCall]) -> None:
         """Call off what was asked on behalf of a call that is over."""
         for call in list(calls):
-            self._close(call, CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method))
+            self._close(call, self._called_off(call))
+
+    def _called_off(self, call: PluginCall) -> CallCancelledError:
+        return CallCancelledError(f"{call.method} was cancelled", plugin=self._connection.plugin, method=call.method)
 
     def abandon_all(self) -> None:
         """Call off everything: the connection is over."""

@@ -65,8 +65,8 @@ class BlobPayload:
     def __bytes__(self) -> bytes:
         return self.raw
 
-    def plain(self) -> Any:
-        """Return the value in plain builtins, blobs in their places.
+    def plain(self, make: Callable[[bytes], Any] = bytes) -> Any:
+        """Return the value in plain builtins, blobs in their places: as ``bytes``, or as what ``make`` makes of them.
 
         Each may be named once: whoever writes the value out again would else make gigabytes of a small message.
 
@@ -75,12 +75,12 @@ class BlobPayload:
         """
         left = dict(enumerate(self.blobs))
 
-        def blob(code: int, index: memoryview) -> bytes:
+        def blob(code: int, index: memoryview) -> Any:
             if code != wire.BLOB_EXTENSION or len(index) != 1:
                 raise ValueError(f"an extension of type {code} with {len(index)} bytes; expected type {wire.BLOB_EXTENSION} with 1")
             if index[0] not in left:
                 raise ValueError(f"blob {index[0]} is named twice, or is none of the {len(self.blobs)} that the message brought")
-            return left.pop(index[0])
+            return make(left.pop(index[0]))
 
         return msgspec.msgpack.decode(self.raw, ext_hook=blob)
 

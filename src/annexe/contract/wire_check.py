@@ -22,11 +22,12 @@ from typing import Any, final, get_origin
 import msgspec
 from msgspec import inspect as shapes
 
+from annexe.contract.blobs import Blob
 from annexe.contract.invalid import InvalidValueError, bounded, nesting_error
 from annexe.contract.shape import ObjectNode, Shape, children, reachable, unwrap
 from annexe_sdk.wire import MAX_NESTING
 
-__all__ = ["Check", "check_plain", "compile_check"]
+__all__ = ["Check", "check_plain", "check_written", "compile_check"]
 
 Check = Callable[[Any, int], None]  # value, levels of nesting left; raises InvalidValueError
 
@@ -70,6 +71,25 @@ def check_plain(value: Any, room: int = MAX_NESTING) -> None:
         _check_items(value, room, check_plain)
     else:
         raise InvalidValueError(path="$", expected="a plain JSON value, for this place has no declared type", actual=type(value).__name__)
+
+
+def check_written(value: Any, room: int = MAX_NESTING) -> None:
+    """Check a value of undeclared type that goes from MessagePack to JSON: as ``check_plain``, and bytes, which become base64 text.
+
+    Args:
+        value: Plain builtins; blobs may be marked.
+        room: Levels of nesting left.
+
+    Raises:
+        InvalidValueError: With the first thing that JSON has no word for.
+    """
+    if isinstance(value, dict):
+        _check_keys(value)
+        _check_values(value, room, check_written)
+    elif isinstance(value, list):
+        _check_items(value, room, check_written)
+    elif not isinstance(value, (bytes, Blob)):
+        check_plain(value, room)
 
 
 @final
@@ -243,7 +263,7 @@ def _are_plain_scalars(items: Sequence[Any]) -> bool:
 def _check_items(value: Any, room: int, check: Check) -> None:
     _check_room(room)
     # As below, for Any: half a million numbers would take a second one by one.
-    if check is check_plain and _are_plain_scalars(value):
+    if (check is check_plain or check is check_written) and _are_plain_scalars(value):
         return
     if check is _check_float and all(map(isfinite, value)):
         return  # a vector of many numbers deserves the fast way
@@ -264,7 +284,11 @@ def _check_values(value: Any, room: int, check: Check) -> None:
 
 
 def _check_plain_object(value: dict[Any, Any], room: int) -> None:
+    _check_keys(value)
+    _check_values(value, room, check_plain)
+
+
+def _check_keys(value: dict[Any, Any]) -> None:
     for key in value:
         if not isinstance(key, str):
             raise InvalidValueError(path="$[key]", expected="str", actual=type(key).__name__)
-    _check_values(value, room, check_plain)

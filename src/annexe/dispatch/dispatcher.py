@@ -33,6 +33,7 @@ from annexe.dispatch.observers import ObserverQueue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
+from annexe.dispatch.services import ServicePolicy, Services
 from annexe.errors import ActivationError, ContractError, PluginUnavailableError
 from annexe.ids import is_plugin_id
 from annexe.manifest import Manifest, contract_problems
@@ -53,11 +54,13 @@ class DispatchPolicy:
         order: By qualified hook name (or extension point): plugin ids that come first, in this order.
         on_failure: By qualified hook name, or by plugin id: a policy that can only make the others stricter.
         breaker: When a plugin is passed over at a hook.
+        services: By service: which plugin answers where several offer it.
     """
 
     order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     on_failure: Mapping[str, Literal["open", "closed"]] = field(default_factory=dict)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    services: Mapping[str, ServicePolicy] = field(default_factory=dict)
 
 
 @final
@@ -104,6 +107,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._plugins: dict[str, _Added] = {}
         self._queues: dict[str, ObserverQueue] = {}
+        self.services = Services(policy.services, metrics=metrics, events=events)
         self.pipelines: dict[str, Pipeline] = {}
         self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
         self._extension_callers: dict[str, tuple[type[ExtensionCaller], ...]] = {}
@@ -175,6 +179,7 @@ class Dispatcher:
                 self._arrange(before.manifest)
             self._arrange(manifest)
             raise
+        self.services.add(manifest, provider)
         if before is None:
             self._queues[manifest.id] = ObserverQueue(provider, events=self._events, loop=self._loop)
 
@@ -184,6 +189,7 @@ class Dispatcher:
         if added is None:
             return
         self._arrange(added.manifest)
+        self.services.remove(plugin)
         self._queues.pop(plugin).close()
 
     def forgive(self, plugin: str) -> None:
@@ -265,7 +271,12 @@ class Dispatcher:
             ActivationError: It answers what it does not declare, or declares what it does not answer.
         """
         plugin, declared = manifest.id, manifest.provides
-        for what, given, wanted in (("hook", provided.hooks, declared.hooks), ("extension", provided.extensions, declared.extensions)):
+        kinds: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
+            ("hook", provided.hooks, declared.hooks),
+            ("extension", provided.extensions, declared.extensions),
+            ("service", provided.services, declared.services),
+        )
+        for what, given, wanted in kinds:
             for name in sorted(given.keys() - wanted.keys()):
                 where = f" (at {_cut(at)})" if (at := given[name].at) else ""
                 text = f"plugin {plugin!r} answers {what} {_cut(name)!r}{where}, which its plugin.toml does not declare"
@@ -284,6 +295,12 @@ class Dispatcher:
             missing = sorted(self.points[name].methods.keys() - extension.methods.keys())
             if missing:
                 raise ActivationError(f"plugin {plugin!r} fills extension point {name!r} without method {missing[0]!r}", plugin=plugin)
+        for name, service in provided.services.items():
+            missing = sorted(set(declared.services[name].idempotent) - service.methods.keys())
+            if missing:
+                text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have"
+                raise ActivationError(text, plugin=plugin)
+        self.services.learn(plugin, provided)
 
     # What the application calls.
 

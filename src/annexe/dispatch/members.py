@@ -11,6 +11,7 @@ from typing import Protocol, final
 from annexe.channel import Connection
 from annexe.dispatch.breaker import Breaker
 from annexe.record import MethodFigures
+from annexe.supervision.state import PluginState
 
 __all__ = ["HookMember", "Provider"]
 
@@ -27,6 +28,11 @@ class Provider(Protocol):
     id: str
     connection: Connection | None
     last_used: float
+
+    @property
+    def state(self) -> PluginState:
+        """Where the plugin is in its life."""
+        ...
 
     async def wait_ready(self, deadline: float, *, method: str) -> Connection:
         """Return the connection as soon as there is one; starts a lazy plugin.

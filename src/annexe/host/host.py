@@ -25,17 +25,20 @@ from annexe.contract import ExtensionPoint, HookSpec, capability_definition, che
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from annexe.dispatch.request import Request
+from annexe.dispatch.services import ServicePolicy
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
 from annexe.host.advice import Advice, command
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
+from annexe.host.known import KnownPlugin
 from annexe.host.learning import Learning
 from annexe.host.permissions import Permissions
 from annexe.host.planner import Planner
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.requests import RequestScope
+from annexe.host.requirements import Requirements
 from annexe.host.right_uses import RightUses
 from annexe.host.settings import Grants, HostSettings, StrategyName
 from annexe.host.state_dir import StateDir, default_data_dir, default_state_dir
@@ -93,6 +96,7 @@ class Host:
         pythons: Further Python interpreters that plugins may run on, for those whose ``.venv`` fits neither the host's nor the system's.
         order: By hook or extension point: plugin ids that come first.
         on_failure: By hook or plugin id: ``"closed"`` makes a policy stricter.
+        services: By service: which plugin answers where several offer it.
         policies: Restart, health and stop rules.
         breaker: When a plugin is passed over at a hook where it keeps failing.
         name: Of the application, as told to plugins.
@@ -130,6 +134,7 @@ class Host:
         pythons: Sequence[str | Path] = (),
         order: Mapping[str, Sequence[str]] | None = None,
         on_failure: Mapping[str, Literal["open", "closed"]] | None = None,
+        services: Mapping[str, ServicePolicy] | None = None,
         policies: Policies | None = None,
         breaker: BreakerPolicy | None = None,
         name: str = "application",
@@ -162,7 +167,9 @@ class Host:
             control=control,
             explain_values=explain_values,
             unsafe_learning=unsafe_learning,
-            dispatch=DispatchPolicy(order=order or {}, on_failure=on_failure or {}, breaker=breaker or BreakerPolicy()),
+            dispatch=DispatchPolicy(
+                order=order or {}, on_failure=on_failure or {}, breaker=breaker or BreakerPolicy(), services=services or {}
+            ),
             policies=policies or Policies(),
         )
         self._clock = clock or SystemClock()
@@ -235,10 +242,13 @@ class Host:
         data = self._data
         policy = await asyncio.to_thread(_read_policy, settings.grants)
         advice = Advice(settings.state_dir, settings.grants if isinstance(settings.grants, Path) else None)
-        judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock, advice=advice)
+        plugins: dict[str, KnownPlugin] = {}
+        requirements = Requirements(plugins)
+        judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock, requirements=requirements, advice=advice)
         planner = Planner(
             settings,
             judge=judge,
+            requirements=requirements,
             dispatcher=dispatcher,
             kv=kv,
             capabilities=_capabilities(settings.capabilities),
@@ -251,6 +261,8 @@ class Host:
         )
         self._registry = Registry(
             settings,
+            plugins,
+            requirements=requirements,
             judge=judge,
             planner=planner,
             dispatcher=dispatcher,

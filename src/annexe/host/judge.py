@@ -19,6 +19,7 @@ from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin
+from annexe.host.requirements import Requirements
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
 from annexe.manifest import LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
@@ -39,6 +40,7 @@ class Judge:
         thread: The store, with grants and configuration.
         policy: The operator's policy file, which then stands in for stored grants.
         clock: For configuration.
+        requirements: What plugins require of each other.
         advice: How rights are granted here.
     """
 
@@ -50,6 +52,7 @@ class Judge:
         thread: StoreThread,
         policy: Policy | None,
         clock: Clock,
+        requirements: Requirements,
         advice: Advice,
     ) -> None:
         self._settings = settings
@@ -58,13 +61,14 @@ class Judge:
         self._thread = thread
         self._policy = policy
         self._clock = clock
+        self._requirements = requirements
 
     async def judge(self, known: KnownPlugin) -> str | None:
         """Bring what is known of a plugin up to date; return why it must not start, None when it may."""
         known.judged_at = monotonic()
         manifest = known.manifest
         assert manifest is not None
-        known.error = None
+        known.error, known.lacks = None, ""
         try:
             return await self._judge(known, manifest)
         except AnnexeError as error:
@@ -93,7 +97,8 @@ class Judge:
             cure = self._advice.grant(known.id, manifest.permission_set(), to_content=decision.was_to_content)
             return f"{decision.problem}; {cure}"
         known.config = await self._configuration(known.loaded)
-        return None
+        known.lacks = self._requirements.admit(manifest)
+        return f"{known.lacks}; it starts once all is there" if known.lacks else None
 
     async def _decide(self, loaded: LoadedManifest) -> GrantDecision:
         manifest, folder = loaded.manifest, str(loaded.folder)

@@ -29,6 +29,9 @@ class KnownPlugin:
         config: As it is now.
         enabled: The operator's choice.
         judged_at: Monotonic time of the last verdict.
+        lacks: What it requires and nobody gave when it was to start; it is started once somebody does. Empty: nothing.
+        is_leaving: It is about to be stopped, and those who require it are stopped first.
+        taken_up: Set once it was judged for the first time.
         is_told: An event said which of its rights and limits cannot be enforced here.
         services: What its latest instance may use.
         lock: Held by whoever acts on the plugin.
@@ -41,6 +44,9 @@ class KnownPlugin:
     decision: GrantDecision | None = None
     config: PluginConfig | None = None
     enabled: bool = True
+    lacks: str = ""
+    is_leaving: bool = False
+    taken_up: asyncio.Event = field(default_factory=asyncio.Event)
     is_told: bool = False
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
@@ -64,8 +70,19 @@ class KnownPlugin:
             return self.supervisor.life.reason
         return self.error.message if self.error is not None else ""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it takes calls, or would start at the first one."""
+        return self.supervisor is not None and self.supervisor.is_there and not self.is_leaving
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is what it will be for a while: not starting, nor about to."""
+        return self.taken_up.is_set() and self.state is not PluginState.STARTING
+
     async def wait_settled(self) -> None:
-        """Wait while it is starting."""
+        """Wait while it is starting, or about to."""
+        await self.taken_up.wait()
         if self.supervisor is not None:
             await self.supervisor.wait_settled()
 

@@ -23,6 +23,7 @@ from annexe.errors import PluginBlockedError
 from annexe.host.advice import Advice
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
+from annexe.host.requirements import Requirements
 from annexe.host.right_uses import RightUses
 from annexe.host.settings import HostSettings
 from annexe.launch import LaunchRequest, plugin_environment
@@ -49,6 +50,7 @@ class Planner:
     Args:
         settings: The host's.
         judge: Says whether a plugin may start.
+        requirements: Says whether what it requires is there.
         dispatcher: Holds what a plugin provides against its manifest.
         kv: The key-value service.
         capabilities: The application's, by name.
@@ -64,6 +66,7 @@ class Planner:
         settings: HostSettings,
         *,
         judge: Judge,
+        requirements: Requirements,
         dispatcher: Dispatcher,
         kv: KvService,
         capabilities: Mapping[str, Capability],
@@ -79,6 +82,7 @@ class Planner:
         self._data = data
         self._uses = uses
         self._judge = judge
+        self._requirements = requirements
         self._dispatcher = dispatcher
         self._kv = kv
         self._capabilities = capabilities
@@ -90,8 +94,9 @@ class Planner:
         """Decide everything about a plugin's next instance, as things stand now.
 
         Raises:
-            PluginBlockedError: It may not start any more: what was judged earlier has changed.
+            PluginBlockedError: It may not start any more: what was judged earlier has changed, or what it requires does not come.
         """
+        await self._requirements.wait_met(known)
         if monotonic() - known.judged_at > _VERDICT_HOLDS_S:
             verdict = await self._judge.judge(known)
             if verdict is not None:
@@ -115,6 +120,7 @@ class Planner:
             granted,
             kv=kv,
             capabilities=self._capabilities,
+            services={name: self._dispatcher.services.route(manifest, name).begin for name in _names(granted, "services")},
             log=log,
             metrics=self._metrics.plugin(known.id),
             events=self._events,

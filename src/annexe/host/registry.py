@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, final
 
@@ -18,12 +18,13 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, DependencyError, HostClosedError, PluginBlockedError, UnknownPluginError
 from annexe.host.advice import command
 from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
+from annexe.host.requirements import Requirements
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
 from annexe.launch import LaunchStrategy
@@ -45,7 +46,9 @@ class Registry:
     def __init__(
         self,
         settings: HostSettings,
+        plugins: dict[str, KnownPlugin],
         *,
+        requirements: Requirements,
         judge: Judge,
         planner: Planner,
         dispatcher: Dispatcher,
@@ -58,6 +61,8 @@ class Registry:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self.plugins = plugins
+        self.requirements = requirements
         self._judge = judge
         self._planner = planner
         self._dispatcher = dispatcher
@@ -73,8 +78,8 @@ class Registry:
         self._grants = GrantBook(thread, events=events, clock=clock)
         self._scanning = asyncio.Lock()
         self._is_closing = False
+        self._following: set[asyncio.Task[None]] = set()  # what follows from another plugin's change
         self.monitor: Monitor | None = None
-        self.plugins: dict[str, KnownPlugin] = {}
 
     def get(self, plugin: str) -> KnownPlugin:
         """Return what is known of a plugin.
@@ -127,11 +132,17 @@ class Registry:
             stored = {row.plugin: row for row in await self._thread.run(lambda: self._thread.store.plugin_state.all())}
             for gone in self.plugins.keys() - found.keys():
                 await self._forget(gone)
+            new = {plugin: stored.get(plugin, StoredPluginState(plugin=plugin)) for plugin in found.keys() - self.plugins.keys()}
+            for plugin, discovered in found.items():  # all of them before the first is started: it may require the last
+                if plugin in new:
+                    self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=new[plugin].enabled)
+                    if discovered.manifest is not None:
+                        with suppress(DependencyError):  # said when it is judged
+                            self.requirements.admit(discovered.manifest)
             for plugin, discovered in found.items():
-                if plugin not in self.plugins:
-                    state = stored.get(plugin, StoredPluginState(plugin=plugin))
-                    self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=state.enabled)
-                    await self._take_up(plugin, discovered, state)
+                if plugin in new:
+                    await self._take_up(plugin, discovered, new[plugin])
+                    self._follow(self.plugins[plugin])
                 else:
                     await self._look_again(plugin, discovered)
 
@@ -146,35 +157,42 @@ class Registry:
     async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> None:
         async with self._acting_on(plugin) as known:
             known.found, known.error = discovered, discovered.error
-            manifest = discovered.manifest
-            if discovered.error is not None or manifest is None:
-                self._note_refusal(plugin, discovered)
-                return
-            facts = {"folder": str(discovered.folder), "version": manifest.version}
-            self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
-            supervisor = known.supervisor = Supervisor(
-                plugin,
-                plan=partial(self._planner.plan, known),
-                strategy=self._strategies[self._settings.strategy_of(plugin)],
-                lazy=manifest.runtime.start == "lazy",
-                idle_stop_s=manifest.runtime.idle_stop_s,
-                failures=stored.failures,
-                log=self._logs.sink(plugin),
-                events=self._events,
-                clock=self._clock,
-                memory=self._memory,
-                policies=self._settings.policies,
-                command=self._command,
-            )
-            verdict = await self._judged(known)
-            if verdict is not None:
-                supervisor.block(verdict)
-            elif stored.quarantined_at is not None:
-                supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
-            else:
-                supervisor.allow("accepted")
-                if known.enabled:
-                    supervisor.start("found")
+            try:
+                await self._begin_life(known, discovered, stored)
+            finally:
+                known.taken_up.set()
+
+    async def _begin_life(self, known: KnownPlugin, discovered: Discovered, stored: StoredPluginState) -> None:
+        plugin, manifest = known.id, discovered.manifest
+        if discovered.error is not None or manifest is None:
+            self._note_refusal(plugin, discovered)
+            return
+        facts = {"folder": str(discovered.folder), "version": manifest.version}
+        self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
+        supervisor = known.supervisor = Supervisor(
+            plugin,
+            plan=partial(self._planner.plan, known),
+            strategy=self._strategies[self._settings.strategy_of(plugin)],
+            lazy=manifest.runtime.start == "lazy",
+            idle_stop_s=manifest.runtime.idle_stop_s,
+            failures=stored.failures,
+            log=self._logs.sink(plugin),
+            events=self._events,
+            clock=self._clock,
+            memory=self._memory,
+            policies=self._settings.policies,
+            command=self._command,
+            on_moved=partial(self._moved, known),
+        )
+        verdict = await self._judged(known)
+        if verdict is not None:
+            supervisor.block(verdict)
+        elif stored.quarantined_at is not None:
+            supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
+        else:
+            supervisor.allow("accepted")
+            if known.enabled:
+                supervisor.start("found")
 
     async def _look_again(self, plugin: str, discovered: Discovered) -> None:
         """Take up what changed in the folder of a plugin that does not run; say of one that runs that it could not be started again."""
@@ -211,8 +229,8 @@ class Registry:
         known = self.plugins.pop(plugin)
         async with known.lock:
             if known.supervisor is not None:
-                self._dispatcher.remove(plugin)
-                await self._stop(known, "its folder is gone")
+                await self._stop(known, "its folder is gone", leaves=True)
+        self.requirements.graph.remove(plugin)
         self._kv.release(plugin)
         self._logs.release(plugin)
         self._events.add(EventKind.PLUGIN_REMOVED, plugin=plugin, reason="its folder is gone")
@@ -253,6 +271,7 @@ class Registry:
         supervisor.allow(reason)
         if known.enabled and start:
             supervisor.start(reason)
+            self._follow(known)
 
     async def _block(self, known: KnownPlugin, verdict: str, *, because: str = "") -> None:
         known.withdraw_rights()
@@ -263,11 +282,57 @@ class Registry:
             supervisor.allow(because or verdict)
             supervisor.block(verdict)
 
-    async def _stop(self, known: KnownPlugin, reason: str) -> None:
-        """Stop a plugin that is not to run soon, and keep nothing ready for it."""
-        assert known.supervisor is not None
-        await known.supervisor.stop(reason)
+    async def _stop(self, known: KnownPlugin, reason: str, *, leaves: bool = False) -> None:
+        """Stop a plugin that is not to run soon, and keep nothing ready for it; one that leaves keeps no place either."""
+        await self._take_down(known, reason, leaves=leaves)
         self._strategies[self._settings.strategy_of(known.id)].release(known.id)
+
+    # What follows for others.
+
+    def _moved(self, known: KnownPlugin, state: PluginState) -> None:
+        if state is PluginState.READY:
+            self._follow(known)
+        elif state is PluginState.BLOCKED and known.lacks and self.requirements.are_met(known):
+            self._start_later(known, "what it requires came meanwhile")
+
+    def _follow(self, known: KnownPlugin) -> None:
+        """Start what waits for a plugin that is there now."""
+        if not known.is_there or known.manifest is None:
+            return
+        for dependent in self.requirements.lacking_one_of(known.manifest):
+            self._start_later(dependent, f"plugin {known.id!r} is there")
+
+    def _start_later(self, known: KnownPlugin, reason: str) -> None:
+        if not self._is_closing:
+            task = asyncio.get_running_loop().create_task(self._start_dependent(known, reason))
+            self._following.add(task)
+            task.add_done_callback(self._following.discard)
+
+    async def _start_dependent(self, dependent: KnownPlugin, reason: str) -> None:
+        with suppress(UnknownPluginError, HostClosedError):
+            async with self._acting_on(dependent.id) as known:
+                if known.lacks and known.supervisor is not None and not known.supervisor.state.has_process:
+                    await self._reconsider(known, reason)
+
+    async def _take_down(self, known: KnownPlugin, reason: str, *, leaves: bool = False) -> None:
+        """Stop a plugin, and before it what cannot do without it; that is started again once it can be."""
+        assert known.supervisor is not None
+        known.is_leaving = True
+        try:
+            await self._stop_dependents(known, reason)
+            if leaves:
+                self._dispatcher.remove(known.id)
+            await known.supervisor.stop(reason)
+        finally:
+            known.is_leaving = False
+
+    async def _stop_dependents(self, known: KnownPlugin, reason: str) -> None:
+        for dependent in self.requirements.impact(known.id).stops:
+            with suppress(UnknownPluginError, HostClosedError):
+                async with self._acting_on(dependent) as other:
+                    if other.supervisor is not None and other.is_there:
+                        other.lacks = f"plugin {known.id!r}"
+                        await self._block(other, f"it requires plugin {known.id!r} ({reason}); it starts once that is there again")
 
     async def wait_settled(self) -> None:
         """Wait until none is starting."""
@@ -284,13 +349,15 @@ class Registry:
             self._check_enabled(known)
             if known.supervisor is not None:
                 known.supervisor.start()
+                self._follow(known)
             return known
 
     async def stop(self, plugin: str) -> KnownPlugin:
         """Stop a plugin until it is started again, or the host is."""
         async with self._acting_on(plugin) as known:
             if known.supervisor is not None:
-                await known.supervisor.stop()
+                known.lacks = ""
+                await self._take_down(known, "asked to")
             return known
 
     async def set_enabled(self, plugin: str, enabled: bool) -> KnownPlugin:
@@ -302,8 +369,7 @@ class Registry:
             if enabled:
                 await self._reconsider(known, "enabled")
             elif known.supervisor is not None:
-                self._dispatcher.remove(plugin)
-                await self._stop(known, "disabled")
+                await self._stop(known, "disabled", leaves=True)
             return known
 
     async def restart(self, plugin: str) -> KnownPlugin:
@@ -431,12 +497,23 @@ class Registry:
             supervisor.start(reason)
 
     async def stop_all(self, reason: str) -> None:
-        """Stop every plugin, all at once, for good."""
+        """Stop every plugin for good, each once what requires it is stopped."""
         self._is_closing = True
-        await asyncio.gather(*(self._stop_for_good(known, reason) for known in self.plugins.values()))
+        stopped = {plugin: asyncio.Event() for plugin in self.plugins}
+        await asyncio.gather(*(self._stop_for_good(known, reason, stopped) for known in self.plugins.values()))
+        if self._following:
+            await asyncio.wait(self._following)
+
+    async def _stop_for_good(self, known: KnownPlugin, reason: str, stopped: Mapping[str, asyncio.Event]) -> None:
+        try:
+            for dependent in self.requirements.graph.dependents(known.id):
+                await stopped[dependent].wait()
+            await self._stop_now(known, reason)
+        finally:
+            stopped[known.id].set()
 
     @staticmethod
-    async def _stop_for_good(known: KnownPlugin, reason: str) -> None:
+    async def _stop_now(known: KnownPlugin, reason: str) -> None:
         if known.supervisor is not None:
             await known.supervisor.stop(reason)
         async with known.lock:  # an act that was under way may have started it again

@@ -13,6 +13,7 @@ from typing import Any, Literal, final, get_args
 from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.dispatcher import DispatchPolicy
+from annexe.dispatch.services import SELECTIONS
 from annexe.host.learning import Learning
 from annexe.sandbox import IsolationLevel
 from annexe.supervision.policies import Policies
@@ -58,6 +59,7 @@ class HostSettings:
         strategies = {"strategy": self.strategy} if isinstance(self.strategy, str) else _by_name("strategy", self.strategy)
         wrong = _not_among(get_args(StrategyName), strategies)
         wrong += _not_among(get_args(_Policy), _by_name("on_failure", self.dispatch.on_failure))
+        wrong += _not_among(SELECTIONS, {f"services[{name!r}].select": one.select for name, one in self.dispatch.services.items()})
         wrong += _not_among(get_args(CodecName), {f"codecs[{number}]": codec for number, codec in enumerate(self.codecs)})
         wrong += _not_among(tuple(IsolationLevel), {"isolation": self.isolation})
         if not self.codecs:
@@ -76,6 +78,7 @@ class HostSettings:
         """Return every plugin id that the application named, with the argument that names it."""
         by_plugin = {name: "on_failure" for name in self.dispatch.on_failure if "." not in name}
         by_plugin |= {name: "order" for names in self.dispatch.order.values() for name in names}
+        by_plugin |= {name: "services" for policy in self.dispatch.services.values() for name in policy.order}
         by_plugin |= dict.fromkeys(self.config, "config")
         return by_plugin | ({} if isinstance(self.strategy, str) else dict.fromkeys(self.strategy, "strategy"))
 

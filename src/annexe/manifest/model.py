@@ -251,5 +251,5 @@ class Manifest:
     config_schema: str | None = None
 
     def permission_set(self) -> frozenset[str]:
-        """Return the rights asked for, as ``Permissions.as_set`` does."""
-        return self.permissions.as_set()
+        """Return the rights asked for, as ``Permissions.as_set`` does, and ``provide:tokenizer`` for each service that it claims."""
+        return self.permissions.as_set() | {f"provide:{service}" for service in self.provides.services}

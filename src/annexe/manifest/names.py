@@ -20,6 +20,7 @@ __all__ = [
     "dotted_name",
     "env_name",
     "is_env_name",
+    "is_word",
     "library_name",
     "method_name",
     "module_name",
@@ -44,12 +45,13 @@ _KERNEL_FOLDERS = ("proc", "sys", "dev")
 _NETWORK_EXPECTED = "an address as host:port, such as 'api.example.org:443' or '[2001:db8::1]:443'"
 
 
-def _is_word(value: str) -> bool:
+def is_word(value: str) -> bool:
+    """Say whether this may name a service, a capability, a secret."""
     return len(value) <= _MAX_NAME_CHARS and _WORD.fullmatch(value) is not None
 
 
 def _is_dotted(value: str) -> bool:
-    return "." in value and all(_is_word(part) for part in value.split("."))
+    return "." in value and all(is_word(part) for part in value.split("."))
 
 
 def _is_identifier(value: str) -> bool:
@@ -69,7 +71,7 @@ def _is_relative_path(value: str) -> bool:
     return value.isprintable() and "\\" not in value and all(part not in ("", ".", "..") for part in value.split("/"))
 
 
-word = matching("a lower-case name such as 'api-key'", accepts=_is_word)
+word = matching("a lower-case name such as 'api-key'", accepts=is_word)
 dotted_name = matching("lower-case names joined by dots, such as 'chat.on_request'", accepts=_is_dotted)
 method_name = matching("a method name such as 'count'", accepts=_is_identifier)
 module_name = matching(

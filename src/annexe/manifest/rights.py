@@ -29,6 +29,7 @@ RIGHT_KINDS: Mapping[str, Callable[[object], str] | None] = {
     "env": names.env_name,
     "secrets": names.word,
     "services": names.word,
+    "provide": names.word,
     "events.publish": names.dotted_name,
     "events.subscribe": names.dotted_name,
     "cap": names.word,

@@ -72,7 +72,8 @@ _BY_THE_HOST: Mapping[str, Enforcement] = {
     "start-timeout": _enforced("the host stops the start"),
     "call-timeout": _enforced("the host answers the caller"),
     "secrets": Enforcement(_NOT_AVAILABLE, "no secret store yet"),
-    "services": Enforcement(_NOT_AVAILABLE, "plugins cannot call each other yet"),
+    "services": _enforced("the host sends every call on its way"),
+    "provide": _enforced("the host sends calls of a service to nobody else"),
     "events.publish": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
     "events.subscribe": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
 }

@@ -66,6 +66,7 @@ class Supervisor:
         memory: Where failures are remembered.
         policies: Rules.
         command: Makes words of ``annexe`` a command for this host, for people to paste.
+        on_moved: Told of every change of state, after it.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Supervisor:
         memory: FailureMemory,
         policies: Policies,
         command: Callable[[str], str],
+        on_moved: Callable[[PluginState], None],
     ) -> None:
         self.id = plugin
         self.connection: Connection | None = None
@@ -100,6 +102,7 @@ class Supervisor:
         self._clock = clock
         self._memory = memory
         self._policies = policies
+        self._on_moved = on_moved
         self._cure = f"see `{command(f'logs {plugin}')}`, then try again with `{command(f'restart {plugin}')}`"
         self._loop = asyncio.get_running_loop()
         self._wanted = False
@@ -118,6 +121,11 @@ class Supervisor:
     def state(self) -> PluginState:
         """Where the plugin is in its life."""
         return self.life.state
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it takes calls, or would start at the first one."""
+        return self.connection is not None or (self._armed and self.state in (_S.STOPPED, _S.DRAINING))
 
     def where(self, hook: str) -> str | None:
         """Return ``file:line`` of the plugin's handler, as the plugin tells it; for messages alone."""
@@ -207,8 +215,7 @@ class Supervisor:
 
     async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> bool:
         """Push a new configuration to the plugin if it runs; say whether that is all: not if it asks for a restart, or did not take it."""
-        instance = self.instance
-        if instance is None or self.connection is None:
+        if (instance := self.instance) is None or self.connection is None:
             return True
         try:
             return not await instance.configure(config, timeout_s=timeout_s)
@@ -226,25 +233,15 @@ class Supervisor:
                 self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
                 self._move(_S.BLOCKED, error.message)
                 return
-            except AnnexeError as error:
-                self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
-                delay_s = self._failed(error.message, ready_s=0.0)
-                if delay_s is None:
-                    return
-                await self._back_off(delay_s)
-                continue
             except Exception as error:  # noqa: BLE001 - whatever it was, the plugin did not start and the host goes on
-                _LOG.exception("starting plugin %r failed inside the host", self.id)
-                self._log.write("error", f"starting failed inside the host: {error!r}", source="host")
-                delay_s = self._failed(f"the host failed to start it: {error!r}", ready_s=0.0)
+                delay_s = self._failed(self._note_launch(error), ready_s=0.0)
                 if delay_s is None:
                     return
                 await self._back_off(delay_s)
                 continue
             if instance is None:
                 break
-            reason = await self._serve(instance)
-            if reason is None:
+            if (reason := await self._serve(instance)) is None:
                 await self._take_down(instance)
                 return
             self._note_end(instance, reason)
@@ -263,18 +260,20 @@ class Supervisor:
             self._move(_S.STARTING, "starting again")
         self.starts += 1
         starting = self._loop.create_task(self._launch())
-        changed = self._loop.create_task(self._changed.wait())
-        either: list[asyncio.Future[Any]] = [starting, changed]
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
+        await self._done_or_changed(starting)
         if not starting.done():
             starting.cancel()
             await asyncio.wait([starting])
             if starting.cancelled() or starting.exception() is not None:
                 return None
         return starting.result()
+
+    def _note_launch(self, error: Exception) -> str:
+        if isinstance(error, AnnexeError):
+            self._events.add(EventKind.LAUNCH_FAILED, plugin=self.id, reason=error.message, code=error.code)
+            return error.message
+        _LOG.error("starting plugin %r failed inside the host", self.id, exc_info=error)
+        return f"the host failed to start it: {error!r}"
 
     async def _launch(self) -> Instance:
         return await Instance.start(await self._plan(self.starts), self._strategy, self._log)
@@ -291,7 +290,7 @@ class Supervisor:
         instance.plan.on_ready(instance.launched.receipt)
         try:
             while self._wanted and not instance.ended.done():
-                await self._wait_for_change(instance)
+                await self._done_or_changed(instance.ended, timeout_s=self._policies.health.ping_interval_s)
                 if self._fault is not None and self._wanted:
                     self._changed.clear()
                     return self._fault
@@ -303,11 +302,12 @@ class Supervisor:
             self.connection = None
         return instance.ended.result() if self._wanted else None
 
-    async def _wait_for_change(self, instance: Instance) -> None:
+    async def _done_or_changed(self, work: asyncio.Future[Any], *, timeout_s: float | None = None) -> None:
+        """Wait until something is done, what is wanted has changed, or the time is over."""
         changed = self._loop.create_task(self._changed.wait())
-        either: list[asyncio.Future[Any]] = [instance.ended, changed]
+        either: list[asyncio.Future[Any]] = [work, changed]
         try:
-            await asyncio.wait(either, timeout=self._policies.health.ping_interval_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
 
@@ -394,7 +394,5 @@ class Supervisor:
         self.life = self.life.moved(state, reason=reason, at=self._clock.now())
         self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
         self._log.write("info", f"{before} → {state}: {reason}", source="host")
-        if state is _S.STARTING:
-            self._settled.clear()
-        else:
-            self._settled.set()
+        (self._settled.clear if state is _S.STARTING else self._settled.set)()
+        self._on_moved(state)

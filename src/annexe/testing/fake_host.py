@@ -116,7 +116,7 @@ class FakeHost:
 
     # What contexts call.
 
-    def ask(self, _call: Any, method: str, params: Any) -> Any:
+    def ask(self, _call: Any, method: str, params: Any, _key: str | None = None) -> Any:
         """Answer a request of the plugin's.
 
         Raises:
@@ -200,7 +200,7 @@ class _AsyncAsk:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    async def ask(self, call: Any, method: str, params: Any) -> Any:
+    async def ask(self, call: Any, method: str, params: Any, _key: str | None = None) -> Any:
         if method.startswith("kv."):
             return self._host.ask(call, method, params)
         self._host._check_granted(method)

@@ -91,6 +91,7 @@ class _Desk:
             frozenset({"kv", "cap:orders"}),
             kv=cast(Any, self.kv),
             capabilities={"orders": capability},
+            services={},
             log=cast(PluginLog, self.log),
             metrics=self.metrics,
             events=self.events,

@@ -92,8 +92,8 @@ class AsyncContext(Context):
 
         return response_of(await self._ask("fetch", params_of(url, method, headers, body, timeout_s)))
 
-    def _ask(self, method: str, params: Any) -> Any:
-        return self._loop.ask(self._call, method, params)
+    def _ask(self, method: str, params: Any, key: str | None = None) -> Any:
+        return self._loop.ask(self._call, method, params, key)
 
 
 class EventLoop:
@@ -232,13 +232,13 @@ class EventLoop:
         except Stopped:
             self._loop.stop()
 
-    async def ask(self, call: Call | None, method: str, params: Any) -> Any:
+    async def ask(self, call: Call | None, method: str, params: Any, key: str | None = None) -> Any:
         """Call the host and wait for the answer; calls that serve ``call`` are run meanwhile."""
         wait = self._wait()
         if call is not None and call.wait is None:
             call.wait = wait
         try:
-            await self._with_room(lambda: self._runner.send_request(call, method, params, wait))
+            await self._with_room(lambda: self._runner.send_request(call, method, params, wait, key))
             await wait.result_ready
         finally:
             if call is not None and call.wait is wait:

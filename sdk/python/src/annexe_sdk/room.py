@@ -34,7 +34,7 @@ def result_with_room(runner: "Runner", call: "Call", handler: "Handler", value: 
     return runner.session.error(call.id, "busy", "no room in shared memory for the result") if frame is None else frame
 
 
-def request_with_room(runner: "Runner", call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
+def request_with_room(runner: "Runner", call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None) -> None:
     """Send a request once there is room for it.
 
     Raises:
@@ -42,7 +42,7 @@ def request_with_room(runner: "Runner", call: "Call | None", method: str, params
     """
 
     def send() -> bool:
-        runner.send_request(call, method, params, wait)
+        runner.send_request(call, method, params, wait, key)
         return True
 
     if _when_room(runner, call, send) is None:

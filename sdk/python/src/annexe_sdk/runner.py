@@ -16,7 +16,7 @@ from annexe_sdk.codec import CodecError, NoRoom, json_codec
 from annexe_sdk.context import UNCHANGED, Context
 from annexe_sdk.errors import Reject, Respond, call_failed
 from annexe_sdk.life import Life, describe, last_frame, with_hint
-from annexe_sdk.plugin import Handler, Plugin
+from annexe_sdk.plugin import Handler, Misfit, Plugin
 from annexe_sdk.reader import Reader
 from annexe_sdk.session import Session, Stopped, sendable
 
@@ -184,6 +184,8 @@ class Runner:
                 call.drop()
 
     def _failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
+        if type(error) is Misfit:  # not the plugin's fault
+            return self.session.error(call.id, "invalid-params", str(error))
         unsaid = ""
         if isinstance(error, (Reject, Respond)):
             try:
@@ -251,14 +253,14 @@ class Runner:
             frames.append(self._releases.pop())
         return b"".join((*frames, frame))
 
-    def ask(self, call: "Call | None", method: str, params: "Any") -> "Any":
+    def ask(self, call: "Call | None", method: str, params: "Any", key: str | None = None) -> "Any":
         """Call the host and wait for the answer."""
         wait = Wait()
         if call is not None:
             # Before the request leaves: a call that serves this one may be read by another thread at once.
             outer, call.wait = call.wait, wait
             try:
-                self._send_request(call, method, params, wait)
+                self._send_request(call, method, params, wait, key)
                 self.pass_turn()
                 try:
                     self.reader.wait_for(wait)
@@ -267,24 +269,24 @@ class Runner:
             finally:
                 call.wait = outer
         else:
-            self._send_request(call, method, params, wait)
+            self._send_request(call, method, params, wait, key)
             self.reader.wait_for(wait)
         if wait.error is not None:
             raise call_failed(wait.error)
         return wait.result
 
-    def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
+    def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None) -> None:
         try:
-            self.send_request(call, method, params, wait)
+            self.send_request(call, method, params, wait, key)
         except NoRoom:
             from annexe_sdk.room import request_with_room
 
-            request_with_room(self, call, method, params, wait)
+            request_with_room(self, call, method, params, wait, key)
 
-    def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait) -> None:
-        """Send a request of ours; ids go out in order."""
+    def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None = None) -> None:
+        """Send a request of ours; ids go out in order. ``key``: alike calls of a service go to the same plugin by it."""
         with self._send_lock:
-            frame = self.session.request(method, params, call, wait)
+            frame = self.session.request(method, params, call, wait, key)
             if self._releases:
                 frame = self._with_releases(frame)
             try:

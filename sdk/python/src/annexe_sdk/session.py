@@ -289,11 +289,12 @@ class Session:
 
     # Messages out: frames, ready to be written.
 
-    def request(self, method: str, params: "Any", parent: "Call | None", wait: Wait) -> bytes:
+    def request(self, method: str, params: "Any", parent: "Call | None", wait: Wait, key: str | None = None) -> bytes:
         """Make a request of ours; its answer finishes ``wait``. To be called and sent under one lock, so that ids go out in order."""
         ident = self._last_own_id + 2
         # A thread of the plugin's own may outlive the call whose context it uses: what it asks then belongs to the plugin alone.
-        meta = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
+        meta: dict[str, Any] = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
+        meta.update({} if key is None else {"key": key})
         message = (REQUEST, ident, method, params, meta)
         # What the application's functions take is declared; what the store takes is not.
         if method.startswith("kv."):
@@ -302,8 +303,7 @@ class Session:
             body = self._encoded(message, is_plain=False)
             if len(body) > self._large_bytes:
                 body = self._moved(message, body, self.limit_bytes)
-        self._last_own_id = ident
-        self.waits[ident] = wait
+        self._last_own_id, self.waits[ident] = ident, wait
         return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def notification(self, method: str, params: "Any", parent: "Call | None") -> bytes:

@@ -83,7 +83,10 @@ def _signal_other_plugin(targets: Targets) -> Outcome:
 
 @attack("signal-host-group", "Send a signal to the host's process group.", stopped_by=("namespaces", "landlock", "uid"))
 def _signal_host_group(targets: Targets) -> Outcome:
-    os.killpg(os.getpgid(targets.host_pid), 0)
+    group = os.getpgid(targets.host_pid)
+    if group == 0:  # to a signal that is the sender's own
+        return stopped("the host's has no number in here")
+    os.killpg(group, 0)
     return through("was allowed to")
 
 

@@ -1,0 +1,350 @@
+"""Services: what plugins offer each other, and the way of each call from one plugin to another.
+
+* Who offers what changes with the set of plugins, never with a call. What is resolved for a call is the caller's, made when it starts.
+* A call goes to a plugin that is ready, a healthy one before a degraded one; where none is, it waits for one that starts, within its
+  deadline.
+* A call that was not sent is tried with the next plugin that offers the service. One that may have happened is tried again only where the
+  method is declared idempotent; else the caller is told ``outcome-unknown``.
+* Nothing of a payload is decoded here.
+
+Source: features SV1, SV3, SV4; docs/explanation/services.md; ADR-0090.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal, final
+
+from annexe.channel import Connection, HostCall, PluginCall, Provided, RequestMeta, Response, passed_on
+from annexe.dispatch.faults import tell_whose_limit
+from annexe.dispatch.members import Provider
+from annexe.errors import (
+    AnnexeError,
+    CallCancelledError,
+    CallError,
+    CallTimeoutError,
+    InvalidParamsError,
+    MethodNotFoundError,
+    OutcomeUnknownError,
+    PluginBusyError,
+    PluginUnavailableError,
+)
+from annexe.manifest import Manifest
+from annexe.manifest.versions import is_in_range
+from annexe.record import EventKind, Events, MethodFigures, Metrics
+from annexe.supervision.state import PluginState
+
+__all__ = ["SELECTIONS", "Route", "Selection", "ServicePolicy", "Services"]
+
+Selection = Literal["first", "round-robin", "least-loaded", "sticky"]
+SELECTIONS: tuple[Selection, ...] = ("first", "round-robin", "least-loaded", "sticky")
+
+_NOT_SENT = (PluginUnavailableError, PluginBusyError)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePolicy:
+    """Which plugin answers a call where several offer one service; the operator's choice.
+
+    Attributes:
+        select: ``first`` in order, each in turn (``round-robin``), the one with the fewest open calls (``least-loaded``), or always the
+            same one for a key (``sticky``): the caller's, else that of the request.
+        order: Plugin ids that come first; the others follow by id.
+    """
+
+    select: Selection = "first"
+    order: Sequence[str] = ()
+
+
+@final
+class _Offer:
+    """One plugin's offer of one service."""
+
+    __slots__ = ("_figures", "_metrics", "call_timeout_s", "idempotent", "methods", "plugin", "provider", "version")
+
+    def __init__(self, service: str, manifest: Manifest, provider: Provider, metrics: Metrics) -> None:
+        offer = manifest.provides.services[service]
+        self.plugin = manifest.id
+        self.provider = provider
+        self.version = offer.version
+        self.idempotent = frozenset(f"svc.{service}.{method}" for method in offer.idempotent)
+        self.methods: frozenset[str] = frozenset()  # by their names on the wire, as its code says once it runs
+        self.call_timeout_s = manifest.resources.call_timeout_s
+        self._metrics = metrics
+        self._figures: dict[str, MethodFigures] = {}
+
+    def check_method(self, method: str) -> None:
+        """Refuse a method that the plugin does not have.
+
+        Raises:
+            MethodNotFoundError: It has not.
+        """
+        if method not in self.methods:
+            known = ", ".join(sorted(name.rpartition(".")[2] for name in self.methods)) or "none"
+            text = f"plugin {self.plugin!r} has no {method!r}; methods of that service there: {known}"
+            raise MethodNotFoundError(text, plugin=self.plugin, method=method)
+
+    def figures(self, method: str) -> MethodFigures:
+        """Return the counters of a method that it has."""
+        found = self._figures.get(method)
+        if found is None:
+            found = self._figures[method] = self._metrics.method(self.plugin, method)
+        return found
+
+
+@final
+class _Service:
+    """One service: who offers it."""
+
+    __slots__ = ("generation", "name", "offers", "policy", "turn")
+
+    def __init__(self, name: str, policy: ServicePolicy) -> None:
+        self.name = name
+        self.policy = policy
+        self.offers: dict[str, _Offer] = {}
+        self.generation = 0  # changes with the offers
+        self.turn = 0
+
+    def place_of(self, plugin: str) -> tuple[int, str]:
+        """Return where a plugin comes in order."""
+        order = list(self.policy.order)
+        return (order.index(plugin) if plugin in order else len(order), plugin)
+
+
+@final
+class Services:
+    """The services of one host.
+
+    Args:
+        policies: The operator's, by service.
+        metrics: Gets counts.
+        events: Is told of calls that gave no result.
+    """
+
+    def __init__(self, policies: Mapping[str, ServicePolicy], *, metrics: Metrics, events: Events) -> None:
+        self._policies = policies
+        self._metrics = metrics
+        self._events = events
+        self._services: dict[str, _Service] = {}
+
+    def add(self, manifest: Manifest, provider: Provider) -> None:
+        """Take over what a plugin offers, instead of what it offered before."""
+        self.remove(manifest.id, keep=manifest.provides.services.keys())
+        for name in manifest.provides.services:
+            service = self._service(name)
+            service.offers[manifest.id] = _Offer(name, manifest, provider, self._metrics)
+            service.generation += 1
+
+    def remove(self, plugin: str, *, keep: Collection[str] = ()) -> None:
+        """Let go of what a plugin offers, apart from some services."""
+        for service in self._services.values():
+            if service.name not in keep and service.offers.pop(plugin, None) is not None:
+                service.generation += 1
+
+    def learn(self, plugin: str, provided: Provided) -> None:
+        """Take over which methods a plugin's code has."""
+        for name, extension in provided.services.items():
+            offer = self._service(name).offers.get(plugin)
+            if offer is not None:
+                offer.methods = frozenset(f"svc.{name}.{method}" for method in extension.methods)
+
+    def _service(self, name: str) -> _Service:
+        service = self._services.get(name)
+        if service is None:
+            service = self._services[name] = _Service(name, self._policies.get(name, ServicePolicy()))
+        return service
+
+    def route(self, caller: Manifest, service: str) -> Route:
+        """Return a plugin's way to a service; the plugin was granted it."""
+        need = caller.requires.services.get(service)
+        return Route(self._service(service), caller.id, need.version if need is not None else "", self._events)
+
+
+@final
+class Route:
+    """One plugin's way to one service.
+
+    Args:
+        service: The service.
+        caller: Id of the plugin.
+        version: Range that the caller wants; empty: any.
+        events: Is told of calls that gave no result.
+    """
+
+    __slots__ = ("_events", "_generation", "_offers", "_service", "_version", "caller")
+
+    def __init__(self, service: _Service, caller: str, version: str, events: Events) -> None:
+        self._service = service
+        self._version = version
+        self._events = events
+        self._generation = -1
+        self._offers: tuple[_Offer, ...] = ()
+        self.caller = caller
+
+    @property
+    def name(self) -> str:
+        """Name of the service."""
+        return self._service.name
+
+    def begin(self, call: PluginCall) -> Awaitable[Response]:
+        """Send a call on its way; what comes of it is the other plugin's response.
+
+        Raises:
+            CallError: It cannot be sent to anybody.
+        """
+        passage = call.onward = _Passage(self, call)
+        return passage.send()
+
+    def fitting(self) -> tuple[_Offer, ...]:
+        """Return who offers it to this caller, in order."""
+        service = self._service
+        if self._generation != service.generation:
+            fitting = [
+                offer for plugin, offer in service.offers.items() if plugin != self.caller and is_in_range(offer.version, self._version)
+            ]
+            self._offers = tuple(sorted(fitting, key=lambda offer: service.place_of(offer.plugin)))
+            self._generation = service.generation
+        return self._offers
+
+    def in_turn(self, call: PluginCall, tried: Collection[str]) -> list[_Offer]:
+        """Return whom to ask, best first: those that are ready, a healthy one before others, and then those that may become so."""
+        offers = [offer for offer in self.fitting() if offer.plugin not in tried]
+        if len(offers) < 2:
+            return offers
+        ready = [offer for offer in offers if offer.provider.connection is not None]
+        healthy = [offer for offer in ready if offer.provider.state is PluginState.READY]
+        chosen = self._selected(healthy or ready or offers, call)
+        return [chosen, *(offer for group in (healthy, ready, offers) for offer in group if offer is not chosen)]
+
+    def _selected(self, offers: list[_Offer], call: PluginCall) -> _Offer:
+        service = self._service
+        match service.policy.select:
+            case "round-robin":
+                service.turn += 1
+                return offers[service.turn % len(offers)]
+            case "least-loaded":
+                return min(offers, key=_load)
+            case "sticky":
+                key = call.key if call.key is not None else call.parent.meta.key if call.parent is not None else None
+                if key is not None:
+                    return max(offers, key=lambda offer: _affinity(key, offer.plugin))
+        return offers[0]
+
+    def nobody(self, method: str) -> PluginUnavailableError:
+        """Make the error for a service that nobody offers to this caller."""
+        offers = [offer for plugin, offer in self._service.offers.items() if plugin != self.caller]
+        others = ", ".join(f"{offer.plugin} offers {offer.version}" for offer in offers)
+        wanted = f" {self._version}" if self._version else ""
+        there = others or f'install a plugin that has [provides.services] "{self.name}" in its plugin.toml'
+        text = f"no plugin offers service {self.name!r}{wanted} to plugin {self.caller!r}; {there}"
+        return PluginUnavailableError(text, method=method, service=self.name)
+
+    def failed(self, call: PluginCall, plugin: str, error: BaseException) -> None:
+        """Add the event of a call that gave no result; a refusal is an answer."""
+        if isinstance(error, CallError) and not isinstance(error, CallCancelledError):
+            facts = {"method": call.method, "code": error.code, "caller": self.caller, "request": call.request_id}
+            self._events.add(EventKind.CALL_FAILED, plugin=plugin, reason=error.message, **facts)
+
+
+def _load(offer: _Offer) -> int:
+    connection = offer.provider.connection
+    return connection.in_flight if connection is not None else 0
+
+
+def _affinity(key: str, plugin: str) -> bytes:
+    """Return what orders plugins for a key, so that the others' keys stay where they are when one comes or goes."""
+    return hashlib.blake2b(f"{plugin}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+@final
+class _Passage:
+    """One call on its way; see ``channel.Onward``. Each plugin is asked once at most."""
+
+    __slots__ = ("_call", "_figures", "_host_call", "_idempotent", "_route", "_started", "_tried", "plugin")
+
+    def __init__(self, route: Route, call: PluginCall) -> None:
+        self._route = route
+        self._call = call
+        self._tried: list[str] = []
+        self._figures: MethodFigures | None = None
+        self._host_call: HostCall | None = None
+        self._idempotent = False
+        self._started = 0.0
+        self.plugin = ""
+
+    def send(self) -> Awaitable[Response]:
+        """Send it to the best that was not asked yet.
+
+        Raises:
+            CallError: It cannot be sent to anybody.
+        """
+        refused: CallError | None = None
+        for offer in self._route.in_turn(self._call, self._tried):
+            self.plugin = offer.plugin
+            self._tried.append(offer.plugin)
+            connection = offer.provider.connection
+            if connection is None:
+                return self._when_ready(offer)
+            try:
+                return self._begin(offer, connection)
+            except _NOT_SENT as error:
+                refused = error
+        raise refused or self._route.nobody(self._call.method)
+
+    async def _when_ready(self, offer: _Offer) -> Response:
+        connection = await offer.provider.wait_ready(self._call.deadline, method=self._call.method)
+        return await self._begin(offer, connection)
+
+    def _begin(self, offer: _Offer, connection: Connection) -> asyncio.Future[Response]:
+        call, parent = self._call, self._call.parent
+        offer.check_method(call.method)
+        try:
+            params = passed_on(call.params, call.codec, to=connection.codec.name)
+        except ValueError as error:
+            text = f"the arguments of {call.method} for plugin {offer.plugin!r} cannot be passed on: {error}"
+            raise InvalidParamsError(text, plugin=offer.plugin, method=call.method) from error
+        meta = RequestMeta(caller=self._route.caller)
+        if parent is not None:
+            meta.request, meta.traceparent, meta.key = parent.meta.request, parent.meta.traceparent, parent.meta.key
+        self._started = offer.provider.last_used = monotonic()
+        self._figures, self._idempotent = offer.figures(call.method), call.method in offer.idempotent
+        host_call = self._host_call = connection.begin(
+            call.method, params, meta, deadline=call.deadline, run_s=offer.call_timeout_s, chain=call.chain
+        )
+        future: asyncio.Future[Response] = host_call.future
+        return future
+
+    def ended(self, error: BaseException | None) -> Awaitable[Response] | None:
+        """Count the last attempt; return another one where it may be tried again."""
+        if self._figures is not None:
+            self._note(self._figures, error)
+        if isinstance(error, _NOT_SENT) or (self._idempotent and isinstance(error, OutcomeUnknownError)):
+            self._figures, self._host_call = None, None
+            try:
+                return self.send()
+            except CallError:
+                return None  # the first error says more
+        return None
+
+    def _note(self, figures: MethodFigures, error: BaseException | None) -> None:
+        took_s = monotonic() - self._started
+        if error is None:
+            figures.add(took_s)
+            return
+        if isinstance(error, CallTimeoutError):
+            tell_whose_limit(error, budget_s=None)
+        figures.add_failure(took_s, error.code if isinstance(error, AnnexeError) else "internal")
+        self._route.failed(self._call, self.plugin, error)
+
+    def give_up(self) -> None:
+        """Nobody wants the answer any more."""
+        host_call, figures = self._host_call, self._figures
+        if host_call is not None:
+            host_call.connection.give_up(host_call)
+        if figures is not None:
+            figures.add_failure(monotonic() - self._started, CallCancelledError.code)

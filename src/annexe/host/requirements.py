@@ -1,0 +1,98 @@
+"""What plugins require of each other, held against which of them are there.
+
+Two questions. May a plugin be taken up at all: nobody here offers what it requires, or it would close a ring? Those are asked of the graph
+and answered by what manifests say. And may it start now: of those who fit, is one ready? That changes with every state.
+
+Source: features SV2, SV6, LC17; docs/explanation/services.md; ADR-0091.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import final
+
+from annexe.dispatch.graph import Graph, Impact, Requirement
+from annexe.errors import PluginBlockedError
+from annexe.host.known import KnownPlugin
+from annexe.manifest import Manifest
+
+__all__ = ["Requirements"]
+
+
+@final
+class Requirements:
+    """The requirements of one host's plugins.
+
+    Args:
+        plugins: All that are known, by id; the registry's own.
+
+    Attributes:
+        graph: Who requires whom.
+    """
+
+    def __init__(self, plugins: Mapping[str, KnownPlugin]) -> None:
+        self._plugins = plugins
+        self.graph = Graph()
+
+    def admit(self, manifest: Manifest) -> str:
+        """Go by a manifest from now on; return what it requires and nobody here offers, empty when all is there.
+
+        Raises:
+            DependencyError: It cannot be taken up, whoever comes; what was known of the plugin before still holds.
+        """
+        self.graph.add(manifest)
+        unmet = self.graph.unmet(manifest.id)
+        return f"it requires {'; '.join(unmet)}" if unmet else ""
+
+    async def wait_met(self, known: KnownPlugin) -> None:
+        """Wait while what a plugin requires is starting.
+
+        Raises:
+            PluginBlockedError: Something of it is not there, and does not come by itself.
+        """
+        known.lacks = ""
+        for requirement in self.graph.requirements(known.id):
+            if not requirement.optional:
+                await self._wait_for(known, requirement)
+
+    async def _wait_for(self, known: KnownPlugin, requirement: Requirement) -> None:
+        while True:
+            providers = [self._plugins[one] for one in self.graph.providers(known.id, requirement) if one in self._plugins]
+            if any(provider.is_there for provider in providers):
+                return
+            starting = [provider for provider in providers if not provider.is_settled]
+            if not starting:
+                known.lacks = str(requirement)
+                raise PluginBlockedError(f"it requires {requirement}: {_why(providers)}", plugin=known.id)
+            waits = [asyncio.ensure_future(provider.wait_settled()) for provider in starting]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+
+    def are_met(self, known: KnownPlugin) -> bool:
+        """Say whether all that a plugin requires is there now."""
+        return not self.graph.unmet(known.id) and all(
+            requirement.optional or any(self._is_there(one) for one in self.graph.providers(known.id, requirement))
+            for requirement in self.graph.requirements(known.id)
+        )
+
+    def _is_there(self, plugin: str) -> bool:
+        return plugin in self._plugins and self._plugins[plugin].is_there
+
+    def impact(self, plugin: str) -> Impact:
+        """Return what happens to others, as they are now, when a plugin goes."""
+        absent = [one for one in self.graph if not self._is_there(one) and (one not in self._plugins or self._plugins[one].is_settled)]
+        return self.graph.impact(plugin, absent=absent)
+
+    def lacking_one_of(self, manifest: Manifest) -> list[KnownPlugin]:
+        """Return the plugins that do not run for want of something, and name this plugin or a service of its."""
+        named = [self._plugins[one] for one in self.graph.concerned(manifest) if one in self._plugins]
+        return [known for known in named if known.lacks]
+
+
+def _why(providers: list[KnownPlugin]) -> str:
+    states = "; ".join(f"plugin {provider.id!r} is {provider.state} ({provider.reason})" for provider in providers)
+    return states or "no plugin that fits is there"
