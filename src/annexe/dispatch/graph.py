@@ -5,12 +5,14 @@ Pure. Kept up to date one plugin at a time; everything asked of it is answered f
 * What is not optional orders: a plugin starts after what it requires and is stopped before it. Optional requirements order nothing.
 * A plugin is refused when it is added, and nothing is changed, if it closes a ring or would make the graph larger than ``GraphLimits``.
 * A requirement is met by any plugin that fits; a plugin never meets its own requirement of a service.
+* Plugins that fit are in the order in which they first came: a plugin keeps its place when it goes by another manifest.
 
 Source: features SV2 and LC17; docs/explanation/services.md; ADR-0091.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -85,9 +87,9 @@ class _Node:
         self.dependents: set[str] = set()  # by what is not optional
 
     @property
-    def orders(self) -> Iterator[str]:
-        """Plugins that it starts after."""
-        return (plugin for requirement, plugins in self.providers.items() if not requirement.optional for plugin in plugins)
+    def orders(self) -> list[str]:
+        """Plugins that it starts after, each once."""
+        return list(dict.fromkeys(one for requirement, plugins in self.providers.items() if not requirement.optional for one in plugins))
 
 
 def _requirements(manifest: Manifest) -> Iterator[Requirement]:
@@ -104,6 +106,8 @@ class Graph:
     def __init__(self, limits: GraphLimits | None = None) -> None:
         self._limits = limits or GraphLimits()
         self._nodes: dict[str, _Node] = {}
+        self._places: dict[str, int] = {}  # which plugin came first; they are counted up for ever
+        self._last_place = 0
         self._offering: dict[str, list[str]] = {}  # plugins by service, in the order in which they came
         self._naming: dict[tuple[str, str], list[str]] = {}  # plugins that require something, by its kind and name
 
@@ -121,27 +125,34 @@ class Graph:
         Raises:
             DependencyError: It requires itself, closes a ring, or there would be too much; nothing was changed.
         """
-        before = self._nodes.get(manifest.id)
-        if before is not None:
-            self.remove(manifest.id)
+        plugin, before = manifest.id, self._nodes.get(manifest.id)
+        if before is not None and before.manifest == manifest:
+            return
+        self._check_alone(manifest)
+        if before is None:
+            self._last_place += 1
+            self._places[plugin] = self._last_place
+        else:
+            self._unlink(plugin)
+        self._link(manifest)
         try:
-            self._check_alone(manifest)
-            self._link(manifest)
-            try:
-                self._check_linked(manifest.id)
-            except DependencyError:
-                self.remove(manifest.id)
-                raise
+            self._check_linked(plugin)
         except DependencyError:
-            if before is not None:
+            if before is None:
+                self.remove(plugin)
+            else:
+                self._unlink(plugin)
                 self._link(before.manifest)
             raise
 
     def remove(self, plugin: str) -> None:
         """Let go of a plugin; what others require of it is not there any more."""
-        node = self._nodes.pop(plugin, None)
-        if node is None:
-            return
+        if plugin in self._nodes:
+            self._unlink(plugin)
+            del self._places[plugin]
+
+    def _unlink(self, plugin: str) -> None:
+        node = self._nodes.pop(plugin)
         for service in node.manifest.provides.services:
             _take_out(self._offering, service, plugin)
         for requirement, providers in node.providers.items():
@@ -157,7 +168,7 @@ class Graph:
         plugin = manifest.id
         node = self._nodes[plugin] = _Node(manifest)
         for service in manifest.provides.services:
-            self._offering.setdefault(service, []).append(plugin)
+            self._put_in(self._offering.setdefault(service, []), plugin)
         for requirement in node.requirements:
             self._naming.setdefault((requirement.kind, requirement.name), []).append(plugin)
             for candidate in self._candidates(requirement):
@@ -179,13 +190,13 @@ class Graph:
         return list(found)
 
     def _join(self, dependent: str, requirement: Requirement, plugin: str) -> None:
-        if dependent == plugin or not self._fits(requirement, plugin):
-            return
-        providers = self._nodes[dependent].providers[requirement]
-        if plugin not in providers:
-            providers.append(plugin)
+        if dependent != plugin and self._fits(requirement, plugin):
+            self._put_in(self._nodes[dependent].providers[requirement], plugin)
             if not requirement.optional:
                 self._nodes[plugin].dependents.add(dependent)
+
+    def _put_in(self, plugins: list[str], plugin: str) -> None:
+        insort(plugins, plugin, key=self._places.__getitem__)
 
     def _fits(self, requirement: Requirement, plugin: str) -> bool:
         manifest = self._nodes[plugin].manifest
@@ -214,7 +225,7 @@ class Graph:
             if len(self._offering[service]) > limits.providers:
                 raise _refused(plugin, f"service {service!r} is offered by {limits.providers} plugins already, expected at most that many")
         for one in (plugin, *node.dependents):
-            count = sum(1 for _ in self._nodes[one].orders)
+            count = len(self._nodes[one].orders)
             if count > limits.providers:
                 text = f"requirements of plugin {one!r} lead to {count} plugins; expected at most {limits.providers}"
                 raise _refused(plugin, text)
@@ -229,7 +240,7 @@ class Graph:
     def _ring(self, plugin: str) -> list[str]:
         """Return the way from a plugin over what it requires back to itself; empty when there is none."""
         came_from: dict[str, str] = {}
-        ahead = [plugin]
+        ahead = [plugin] if self._nodes[plugin].dependents else []  # nobody requires it: no way leads back
         while ahead:
             here = ahead.pop()
             for provider in self._nodes[here].orders:
@@ -249,13 +260,15 @@ class Graph:
         ahead = [plugin]
         while ahead:
             here = ahead[-1]
-            following = set(self._nodes[here].orders) if up else self._nodes[here].dependents
+            if here in longest:  # several ways lead to it
+                ahead.pop()
+                continue
+            following = self._nodes[here].orders if up else self._nodes[here].dependents
             waiting = [one for one in following if one not in longest]
             if waiting:
                 ahead += waiting
             else:
                 longest[here] = 1 + max((longest[one] for one in following), default=0)
-                ahead.pop()
         return longest[plugin]
 
     # What is asked.
@@ -270,15 +283,17 @@ class Graph:
 
     def unmet(self, plugin: str) -> list[str]:
         """Return what a plugin requires and nobody here can give, one text each with what is there instead."""
-        return [self._why_unmet(one) for one in self.requirements(plugin) if not one.optional and not self._nodes[plugin].providers[one]]
+        needs = [one for one in self.requirements(plugin) if not one.optional]
+        return [self._why_unmet(plugin, one) for one in needs if not self._nodes[plugin].providers[one]]
 
-    def _why_unmet(self, requirement: Requirement) -> str:
+    def _why_unmet(self, plugin: str, requirement: Requirement) -> str:
         if requirement.kind == "plugin":
             node = self._nodes.get(requirement.name)
             there = f"version {node.manifest.version} is there" if node is not None else "there is no such plugin"
         else:
-            offers = {one: self._nodes[one].manifest.provides.services[requirement.name] for one in self._candidates(requirement)}
-            there = ", ".join(f"{one} offers {offer.version}" for one, offer in offers.items()) or "no plugin offers it"
+            others = [self._nodes[one].manifest for one in self._candidates(requirement) if one != plugin]
+            offers = [f"{other.id} offers {other.provides.services[requirement.name].version}" for other in others]
+            there = ", ".join(offers) or "no plugin offers it"
         return f"{requirement}: {there}"
 
     def dependents(self, plugin: str) -> tuple[str, ...]:
@@ -309,8 +324,9 @@ class Graph:
         stops: set[str] = set()
         ahead = [plugin]
         while ahead:
-            for dependent in self._nodes[ahead.pop()].dependents - gone:
-                if self._is_lost(dependent, gone):
+            here = ahead.pop()
+            for dependent in self._nodes[here].dependents - gone:
+                if self._is_lost(dependent, here, gone):
                     gone.add(dependent)
                     stops.add(dependent)
                     ahead.append(dependent)
@@ -322,9 +338,10 @@ class Graph:
         order = [one for wave in self.waves() for one in wave if one in stops]
         return Impact(stops=tuple(reversed(order)), loses=loses)
 
-    def _is_lost(self, plugin: str, gone: Collection[str]) -> bool:
-        needs = self._nodes[plugin].providers.items()
-        return any(not one.optional and all(provider in gone for provider in providers) for one, providers in needs)
+    def _is_lost(self, dependent: str, plugin: str, gone: set[str]) -> bool:
+        """Say whether nobody is left for something that a plugin gave; what others failed to give before is not its doing."""
+        needs = [providers for one, providers in self._nodes[dependent].providers.items() if not one.optional]
+        return any(plugin in providers and gone.issuperset(providers) for providers in needs)
 
 
 def _take_out(table: dict[str, list[str]] | dict[tuple[str, str], list[str]], key: object, plugin: str) -> None:
