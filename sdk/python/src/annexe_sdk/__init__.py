@@ -13,6 +13,7 @@ from annexe_sdk.plugin import Plugin
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from annexe_sdk.aio import AsyncContext
+    from annexe_sdk.contract import Service
 
 __all__ = [
     "AsyncContext",
@@ -24,6 +25,7 @@ __all__ = [
     "Plugin",
     "Reject",
     "Respond",
+    "Service",
 ]
 
 __version__ = "0.1.0"
@@ -34,4 +36,8 @@ def __getattr__(name: str) -> object:
         from annexe_sdk.aio import AsyncContext
 
         return AsyncContext
+    if name == "Service":  # for plugins that offer or use services
+        from annexe_sdk.contract import Service
+
+        return Service
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

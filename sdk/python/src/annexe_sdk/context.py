@@ -12,13 +12,16 @@ from annexe_sdk.errors import right_missing
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, TypeVar, overload
 
     from annexe_sdk.calls import Call
+    from annexe_sdk.contract import Service
     from annexe_sdk.fetch import Response
     from annexe_sdk.runner import Runner
 
-__all__ = ["UNCHANGED", "Capability", "Context", "Kv", "Log", "Metrics"]
+    S = TypeVar("S", bound=Service)
+
+__all__ = ["UNCHANGED", "Capability", "Context", "Kv", "Log", "Metrics", "ServiceClient"]
 
 
 class _Unchanged:
@@ -141,6 +144,29 @@ class Capability:
         return ask
 
 
+class ServiceClient:
+    """A service of another plugin's by its name; needs the permission ``services``. ``ctx.service("tokenizer").count(text)``."""
+
+    __slots__ = ("_context", "_key", "_name")
+
+    def __init__(self, context: "Context", name: str, key: str | None) -> None:
+        self._context = context
+        self._name = name
+        self._key = key
+
+    def __getattr__(self, method: str) -> "Any":
+        if method.startswith("_"):
+            raise AttributeError(method)
+        context, wire_name, key = self._context, f"svc.{self._name}.{method}", self._key
+
+        def ask(*args: "Any", **named: "Any") -> "Any":
+            if named:
+                raise TypeError(f"{wire_name}: pass arguments by position, or give ctx.service the contract: it knows their names")
+            return context._ask(wire_name, list(args), key)
+
+        return ask
+
+
 class Context:
     """What a handler may use, for the length of one call.
 
@@ -175,6 +201,30 @@ class Context:
     def cap(self, name: str) -> Capability:
         """Return one of the application's capabilities."""
         return Capability(self, name)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def service(self, of: type[S], /, *, key: str | None = None) -> S: ...
+        @overload
+        def service(self, of: str, /, *, key: str | None = None) -> ServiceClient: ...
+
+    def service(self, of: "str | type[Service]", /, *, key: str | None = None) -> "Any":
+        """Return a service of another plugin's.
+
+        Args:
+            of: Its name, as in ``[requires.services]`` and ``services`` under ``[permissions]``: arguments and answers are as they
+                travel. Or its contract, a class: arguments are held against it before they are sent, and answers are of its types.
+            key: Where the operator chose ``sticky``, calls of the same key go to the same plugin; the request's key when left out.
+
+        Raises:
+            TypeError: It is neither.
+        """
+        if isinstance(of, str):
+            return ServiceClient(self, of, key)
+        from annexe_sdk.typed import TypedClient
+
+        return TypedClient(self, of, key)
 
     def fetch(
         self,
@@ -272,5 +322,5 @@ class Context:
         changed.update({key: None for key in self._before if key not in self._state})
         return changed or None
 
-    def _ask(self, method: str, params: "Any") -> "Any":
-        return self._runner.ask(self._call, method, params)
+    def _ask(self, method: str, params: "Any", key: str | None = None) -> "Any":
+        return self._runner.ask(self._call, method, params, key)

@@ -15,31 +15,38 @@ from typing import Any, Union, get_origin, get_type_hints
 
 from annexe_sdk.plugin import Handler
 
-__all__ = ["converter", "takes_views"]
+__all__ = ["UNIONS", "annotations_of", "bytes_of", "converter", "field_types", "takes_views", "view_of"]
 
 _Convert = Callable[[Any], Any]
 
 # A union is told by its origin, never by the name of its type: before Python 3.14 ``A | B`` and ``Optional[A]`` are of two types, since
 # then of one with yet another name. Their origin is one of these two in all versions; from 3.14 on the two are one.
-_UNIONS = (Union, UnionType)
+UNIONS = (Union, UnionType)
 _STREAMS = (Iterator, Iterable, Generator)
 _ASYNC_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
 def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
-    """Make the function that converts a call's parameters, its stream included; None when nothing needs converting."""
+    """Make the function that converts a call's parameters, its stream included; None when nothing needs converting.
+
+    What the handler does already to the arguments of a service is done first: converted are those that fit.
+    """
+    fit = handler.convert
     function: Any = getattr(handler.function, "__func__", handler.function)
     code = function.__code__
     names = list(code.co_varnames[: code.co_argcount])
     if getattr(handler.function, "__self__", None) is not None:
         names = names[1:]
-    annotations = _annotations_of(function)
+    annotations = annotations_of(function)
     converts = [_convert_for(_resolve(annotations.get(name), function.__globals__)) for name in names]
     if not any(converts):
-        return None
+        return fit
 
     def convert(params: list[Any]) -> list[Any]:
-        return [c(value) if c is not None else value for c, value in zip(converts, params, strict=False)]
+        if fit is not None:
+            params = fit(params)
+        converted = [c(value) if c is not None else value for c, value in zip(converts, params, strict=False)]
+        return converted if fit is None else converted + params[len(converts) :]  # with what a ``*args`` takes
 
     return convert
 
@@ -47,7 +54,7 @@ def converter(handler: Handler) -> "Callable[[list[Any]], list[Any]] | None":
 def takes_views(handler: Handler) -> bool:
     """Say whether a parameter, or something in it, is annotated ``memoryview``: then long bytes are not copied for the handler."""
     function: Any = getattr(handler.function, "__func__", handler.function)
-    annotations = _annotations_of(function)
+    annotations = annotations_of(function)
     return any(
         _mentions_view(_resolve(annotation, function.__globals__), set()) for name, annotation in annotations.items() if name != "return"
     )
@@ -60,11 +67,11 @@ def _mentions_view(annotation: Any, seen: set[Any]) -> bool:
         if annotation in seen:
             return False
         seen.add(annotation)
-        return any(_mentions_view(field, seen) for field in _field_types(annotation).values())
+        return any(_mentions_view(field, seen) for field in field_types(annotation).values())
     return any(_mentions_view(held, seen) for held in getattr(annotation, "__args__", ()))
 
 
-def _annotations_of(annotated: Any) -> dict[str, Any]:
+def annotations_of(annotated: Any) -> dict[str, Any]:
     """Return annotations by name; those that cannot be read now are left out or are of no use, but do not raise."""
     try:
         found: dict[str, Any] = annotated.__annotations__
@@ -95,16 +102,16 @@ def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
 def _convert_for(annotation: Any) -> _Convert | None:
     """Make the conversion to one type; None where the plain value will do."""
     if annotation is bytes:
-        return _bytes
+        return bytes_of
     if annotation is memoryview:
-        return _view
+        return view_of
     if hasattr(annotation, "__dataclass_fields__") and isinstance(annotation, type):
         return _dataclass(annotation)
     origin: Any = get_origin(annotation)
     args: tuple[Any, ...] = getattr(annotation, "__args__", ())
     if not args:
         return None
-    if origin in _UNIONS:
+    if origin in UNIONS:
         return _union(args)
     if origin is tuple and args[-1] is not ...:
         return _places([_convert_for(arg) for arg in args])
@@ -119,7 +126,7 @@ def _convert_for(annotation: Any) -> _Convert | None:
     return None
 
 
-def _bytes(value: Any) -> Any:
+def bytes_of(value: Any) -> Any:
     """Return bytes for what JSON brings where bytes are declared; MessagePack brings bytes."""
     if type(value) is memoryview:  # another parameter of the same handler is declared so
         return bytes(value)
@@ -131,9 +138,9 @@ def _bytes(value: Any) -> Any:
         return value
 
 
-def _view(value: Any) -> Any:
+def view_of(value: Any) -> Any:
     """Return a view of bytes: of the shared memory that they came in, or of what there is of them."""
-    value = _bytes(value) if isinstance(value, str) else value
+    value = bytes_of(value) if isinstance(value, str) else value
     return memoryview(value) if isinstance(value, bytes) else value
 
 
@@ -145,14 +152,14 @@ def _dataclass(cls: type) -> _Convert:
         if not isinstance(value, dict):
             return value
         if hints is None:  # at first use, so that a type may hold itself
-            hints = {name: _convert_for(hint) for name, hint in _field_types(cls).items()}
+            hints = {name: _convert_for(hint) for name, hint in field_types(cls).items()}
         taken = {name: (c(value[name]) if c else value[name]) for name, c in hints.items() if name in value}
         return cls(**taken)
 
     return convert
 
 
-def _field_types(cls: Any) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields by name; None for one that cannot be found, such as one for type checkers alone."""
     fields = cls.__dataclass_fields__
     try:
@@ -165,7 +172,7 @@ def _field_types(cls: Any) -> dict[str, Any]:
 
 def _union(members: tuple[Any, ...]) -> _Convert | None:
     # Text that may be text is left alone: what of it is meant to be bytes cannot be told.
-    converts = [c for c in map(_convert_for, members) if c is not None and not (c is _bytes and str in members)]
+    converts = [c for c in map(_convert_for, members) if c is not None and not (c is bytes_of and str in members)]
     if not converts:
         return None
 

@@ -10,20 +10,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from annexe_sdk.contract import Service
+
     F = TypeVar("F", bound=Callable[..., Any])
     C = TypeVar("C", bound=type)
 
-__all__ = ["Handler", "Plugin"]
+__all__ = ["Handler", "Misfit", "Plugin"]
 
 _ASYNC_FLAGS = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR: ``inspect`` costs 9 ms to import
 _GENERATOR_FLAGS = 0x20 | 0x200
+_VARARGS = 0x04
+
+
+class Misfit(TypeError):  # noqa: N818 - of the call, not of the plugin
+    """The arguments of a call are not those of the service's method; answered as ``invalid-params``."""
 
 
 class Handler:
     """One registered function and what is known of it.
 
     Attributes:
-        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter`` or ``extension``.
+        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension`` or ``service``.
         function: Called with the parameters of the hook and, when it has a parameter ``ctx``, the context last.
         at: ``file:line`` for messages.
         is_async: It is an ``async def``.
@@ -86,13 +93,42 @@ class Plugin:
 
     def extension(self, point: str) -> "Callable[[C], C]":
         """Fill an extension point with a class; each public method answers the method of that name."""
+        return self._class("extension", f"ext.{point}", point)
 
+    def service(self, of: "str | type[Service]") -> "Callable[[C], C]":
+        """Offer a service to other plugins by a class, whose methods answer the methods of their names.
+
+        Args:
+            of: The name of the service: each public method is offered. Or its contract: its methods are, and no others.
+
+        Raises:
+            TypeError: It is neither; or, when the class is decorated, that class does not have what the contract says.
+        """
+        if isinstance(of, str):
+            return self._class("service", f"svc.{of}", f"service {of}")
+        from annexe_sdk.contract import contract_of
+
+        contract = contract_of(of)
+
+        def register(cls: "C") -> "C":
+            for method, function in contract.provided_by(cls, cls()):
+                handler = Handler("service", function)
+                handler.convert = _fitting(method.name, handler.at, most=len(method.names), defaults=method.defaults)
+                self._add(f"svc.{contract.name}.{method.name}", handler, f"method {method.name!r} of service {contract.name}")
+            return cls
+
+        return register
+
+    def _class(self, kind: str, prefix: str, what: str) -> "Callable[[C], C]":
         def register(cls: "C") -> "C":
             instance = cls()
             for name in dir(cls):
                 method = getattr(instance, name)
                 if not name.startswith("_") and callable(method):
-                    self._add(f"ext.{point}.{name}", Handler("extension", method), f"method {name!r} of {point}")
+                    handler = Handler(kind, method)
+                    if kind == "service":
+                        handler.convert = _fitting_own(name, handler)
+                    self._add(f"{prefix}.{name}", handler, f"method {name!r} of {what}")
             return cls
 
         return register
@@ -128,14 +164,16 @@ class Plugin:
         """Return what is registered, as sent to the host in answer to ``annexe.activate``."""
         hooks: dict[str, Any] = {}
         extensions: dict[str, dict[str, Any]] = {}
+        services: dict[str, dict[str, Any]] = {}
         for method, handler in self.handlers.items():
             family, _, rest = method.partition(".")
             if family == "hook":
                 hooks[rest] = {"kind": handler.kind, "at": handler.at}
             else:
                 point, _, name = rest.rpartition(".")
-                extensions.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
-        return {"hooks": hooks, "extensions": extensions}
+                of_its_kind = services if family == "svc" else extensions
+                of_its_kind.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
+        return {"hooks": hooks, "extensions": extensions, "services": services}
 
     def _hook(self, kind: str, hook: str) -> "Callable[[F], F]":
         if not isinstance(hook, str) or "." not in hook:
@@ -152,3 +190,39 @@ class Plugin:
         if earlier is not None:
             raise ValueError(f"{what} is registered twice, at {earlier.at} and at {handler.at}; a plugin answers it once")
         self.handlers[method] = handler
+
+
+def _fitting_own(name: str, handler: Handler) -> "Callable[[list[Any]], list[Any]]":
+    """Make the function that fits a call's arguments to what a method of a service takes by its own word."""
+    method: Any = handler.function
+    most = method.__code__.co_argcount - (getattr(method, "__self__", None) is not None)
+    defaults: tuple[Any, ...] = method.__defaults__ or ()
+    if handler.wants_ctx:
+        return _fitting(name, handler.at, most=most - 1, defaults=defaults[:-1])
+    return _fitting(name, handler.at, most=most, defaults=defaults, takes_more=bool(method.__code__.co_flags & _VARARGS))
+
+
+def _fitting(name: str, at: str, *, most: int, defaults: "tuple[Any, ...]", takes_more: bool = False) -> "Callable[[list[Any]], list[Any]]":
+    """Make the function that completes a call's arguments, so that ``ctx`` has its place, and refuses those that do not fit.
+
+    Args:
+        name: Of the method.
+        at: Where it is.
+        most: How many arguments have a place.
+        defaults: Of the last of them, for a caller that leaves them out.
+        takes_more: It has room for more, in a ``*args``.
+    """
+    least = most - len(defaults)
+
+    def fit(params: "list[Any]") -> "list[Any]":
+        if type(params) is not list:
+            raise Misfit(f"{name} takes a list of arguments, got {type(params).__name__}")
+        given = len(params)
+        if given == most:
+            return params
+        if given < least or (given > most and not takes_more):
+            bounds = f"at least {least}" if takes_more else f"{least} to {most}" if least < most else f"{most}"
+            raise Misfit(f"{name} takes {bounds} argument{'' if bounds.endswith(' 1') or bounds == '1' else 's'}, got {given} ({at})")
+        return [*params, *defaults[given - least :]] if given < most else params
+
+    return fit
