@@ -300,7 +300,6 @@ class Dispatcher:
             if missing:
                 text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have"
                 raise ActivationError(text, plugin=plugin)
-        self.services.learn(plugin, provided)
 
     # What the application calls.
 

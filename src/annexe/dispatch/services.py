@@ -137,7 +137,9 @@ class Services:
         self.remove(manifest.id, keep=manifest.provides.services.keys())
         for name in manifest.provides.services:
             service = self._service(name)
-            service.offers[manifest.id] = _Offer(name, manifest, provider, self._metrics)
+            offer, before = _Offer(name, manifest, provider, self._metrics), service.offers.get(manifest.id)
+            offer.methods = before.methods if before is not None else frozenset()
+            service.offers[manifest.id] = offer
             service.generation += 1
 
     def remove(self, plugin: str, *, keep: Collection[str] = ()) -> None:

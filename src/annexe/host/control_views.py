@@ -66,7 +66,7 @@ def details(
         "strategy": strategy,
         "requires_level": manifest.sandbox_require if manifest is not None else None,
         "starts": known.supervisor.starts if known.supervisor is not None else 0,
-        "failures": known.supervisor.failures if known.supervisor is not None else 0,
+        "failures": known.supervisor.failures.count if known.supervisor is not None else 0,
         "breakers": dict(breakers),
         "problems": known.error.message if known.error is not None else None,
         "rights": [{"right": right, "granted": right not in missing, **_worth(worth, kind_of(right))} for right in asked],

@@ -33,7 +33,7 @@ class KnownPlugin:
         is_leaving: It is about to be stopped, and those who require it are stopped first.
         taken_up: Set once it was judged for the first time.
         is_told: An event said which of its rights and limits cannot be enforced here.
-        services: What its latest instance may use.
+        services: What its instance may use, and before it the one that it replaced.
         lock: Held by whoever acts on the plugin.
     """
 
@@ -50,7 +50,7 @@ class KnownPlugin:
     is_told: bool = False
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
-    services: PluginServices | None = None
+    services: tuple[PluginServices, ...] = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -87,6 +87,6 @@ class KnownPlugin:
             await self.supervisor.wait_settled()
 
     def withdraw_rights(self) -> None:
-        """Take every right back from the instance that runs, at once: it is about to be stopped, and may take its time."""
-        if self.services is not None:
-            self.services.withdraw()
+        """Take every right back from what runs, at once: it is about to be stopped, and may take its time."""
+        for services in self.services:
+            services.withdraw()

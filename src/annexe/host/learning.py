@@ -17,7 +17,7 @@ from typing import final
 import msgspec
 
 from annexe.capabilities.egress import EVERY_TARGET
-from annexe.channel import CodecName
+from annexe.channel import CodecName, Provided
 from annexe.launch.offer import OfferFinder
 from annexe.manifest.model import DEVICES, Manifest
 from annexe.manifest.names import is_env_name
@@ -103,9 +103,9 @@ class Learning:
             else:
                 on_notification(method, params, codec, request_id)
 
-        def ready(receipt: Receipt) -> None:
+        def ready(receipt: Receipt, provided: Provided) -> None:
             self.note("ran", str(receipt.level))
-            on_ready(receipt)
+            on_ready(receipt, provided)
 
         if self.rights is not None:
             return replace(plan, on_ready=ready)

@@ -17,7 +17,7 @@ from typing import final
 from annexe import __version__
 from annexe.capabilities.kv import KvService
 from annexe.capabilities.services import Capability, PluginServices
-from annexe.channel import ARENA_BYTES, ChannelLimits
+from annexe.channel import ARENA_BYTES, ChannelLimits, Provided
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import PluginBlockedError
 from annexe.host.advice import Advice
@@ -90,6 +90,12 @@ class Planner:
         self._metrics = metrics
         self._events = events
 
+    def runs_alone(self, known: KnownPlugin) -> bool:
+        """Say whether no two instances of a plugin may run at once: they would write to one folder, or share one interpreter's modules."""
+        keeps_files = known.decision is not None and "data" in known.decision.granted
+        in_memory = known.manifest is not None and known.manifest.permissions.data_kept == "memory"
+        return self._settings.strategy_of(known.id) == "in-process" or (keeps_files and not in_memory)
+
     async def plan(self, known: KnownPlugin, number: int) -> InstancePlan:
         """Decide everything about a plugin's next instance, as things stand now.
 
@@ -115,7 +121,7 @@ class Planner:
             text = f"it asks for capability {name!r}, which the application does not offer; offered: {offered}"
             log.write("warning", text, source="host")
         instance = f"{known.id}-{number}"
-        services = known.services = PluginServices(
+        services = PluginServices(
             manifest,
             granted,
             kv=kv,
@@ -128,6 +134,7 @@ class Planner:
             grant_command=self._advice.grant_command(known.id),
             on_used=on_used,
         )
+        known.services = (*known.services[-1:], services)  # what it replaces may still be under way
         self._uses.watch(known.id, services)
         resources, runtime = manifest.resources, manifest.runtime
         data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
@@ -182,9 +189,13 @@ class Planner:
             check=partial(self._dispatcher.check_provided, manifest),
             codecs=tuple(self._settings.codecs),
             open_egress=services.proxy,
-            on_ready=partial(self._tell_unenforced, known),
+            on_ready=partial(self._note_ready, known),
         )
         return plan if learning is None else learning.planned(plan)
+
+    def _note_ready(self, known: KnownPlugin, receipt: Receipt, provided: Provided) -> None:
+        self._dispatcher.services.learn(known.id, provided)
+        self._tell_unenforced(known, receipt)
 
     def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
         """Say once what a plugin asks for, or is limited to, that cannot be held here."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, final
 
 from annexe.channel import CodecName
+from annexe.dispatch.graph import Impact
 from annexe.host.grant_book import check_as_read
 from annexe.host.known import KnownPlugin
 from annexe.host.registry import Registry
@@ -105,6 +106,13 @@ class PluginView:
 class PluginHandle(PluginView):
     """A plugin of a host: what it is, how it is, and what can be done with it."""
 
+    def impact(self) -> Impact:
+        """Return what would happen to others if it were stopped, disabled or removed now; nothing is changed.
+
+        ``restart`` stops nobody else.
+        """
+        return self._registry.requirements.impact(self.id)
+
     async def start(self) -> None:
         """Start it and wait until it is ready or has failed.
 
@@ -121,6 +129,21 @@ class PluginHandle(PluginView):
     async def restart(self) -> None:
         """Start it afresh, also out of quarantine, and wait until it is ready or has failed."""
         known = await self._registry.restart(self.id)
+        await known.wait_settled()
+
+    async def reload(self) -> None:
+        """Take up what is in its folder now without losing a call: another instance becomes ready beside the one that runs and takes over.
+
+        One that keeps files in a private folder never runs twice: there the new instance starts once the old one has ended, and calls wait.
+
+        Raises:
+            ManifestError: What is in its folder now cannot be used. The old instance goes on, here and below.
+            PluginBlockedError: It is disabled, or may not run as it is now: it asks for other rights, say.
+            DependencyError: Plugins that require it could not use it as it is now.
+            LaunchError: It did not become ready.
+            PluginUnavailableError: It ended, or was stopped, meanwhile.
+        """
+        known = await self._registry.reload(self.id)
         await known.wait_settled()
 
     async def enable(self) -> None:

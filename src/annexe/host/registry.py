@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -399,6 +400,57 @@ class Registry:
             await self._reconsider(known, "restarted")
             return known
 
+    async def reload(self, plugin: str) -> KnownPlugin:
+        """Take up what is in a plugin's folder now, and its grants and configuration, without losing a call.
+
+        One that does not run is started afresh. Else another instance takes over from the one that runs, once it is ready; whatever keeps
+        it from that leaves the old one as it was.
+
+        Raises:
+            PluginBlockedError: It is disabled, or may not run as it is now.
+            ManifestError: What is in its folder now cannot be used.
+            DependencyError: Plugins that require it could not use it as it is now.
+            LaunchError: It did not become ready.
+            PluginUnavailableError: It ended, or was stopped, meanwhile.
+        """
+        known = self.get(plugin)
+        if known.supervisor is None or known.supervisor.connection is None:
+            return await self.restart(plugin)
+        discovered = await self._in_its_folder(known) or known.found
+        if discovered.error is not None:
+            raise discovered.error
+        async with self._acting_on(plugin) as known:
+            self._check_enabled(known)
+            coming = replace(known, found=discovered)
+            try:
+                await self._replace(known, coming)
+            except BaseException:
+                if known.manifest is not None:
+                    self.requirements.graph.add(known.manifest)  # it goes by that still
+                raise
+            self._follow(known)
+            return known
+
+    async def _replace(self, known: KnownPlugin, coming: KnownPlugin) -> None:
+        """Have a plugin taken over from by itself as it is coming."""
+        supervisor = known.supervisor
+        assert supervisor is not None and coming.manifest is not None
+        before = self.requirements.graph.dependents(known.id)
+        verdict = await self._judge.judge(coming)
+        if verdict is not None:
+            raise coming.error or PluginBlockedError(f"plugin {known.id!r} is not reloaded: {verdict}", plugin=known.id)
+        self.requirements.check_kept(coming.manifest, before)
+        is_alone = self._planner.runs_alone(known) or self._planner.runs_alone(coming)
+        await supervisor.replace(partial(self._planner.plan, coming), commit=partial(self._commit, known, coming), overlap=not is_alone)
+
+    def _commit(self, known: KnownPlugin, coming: KnownPlugin) -> None:
+        """Go by what is coming from now on: the one step of a reload that cannot be half done."""
+        assert known.supervisor is not None and coming.manifest is not None
+        self._dispatcher.add(coming.manifest, known.supervisor)
+        known.loaded, known.decision, known.config, known.services = coming.loaded, coming.decision, coming.config, coming.services
+        known.error, known.judged_at = None, coming.judged_at
+        self._adopt(known, coming.found)
+
     async def _in_its_folder(self, known: KnownPlugin) -> Discovered | None:
         """Return what is in a plugin's folder now; what is elsewhere under its id only when that folder is gone."""
         async with self._scanning:
@@ -493,8 +545,7 @@ class Registry:
         if supervisor.state is PluginState.BLOCKED:
             await self._reconsider(known, reason)
         elif not await supervisor.configure(config):
-            await supervisor.stop(reason)
-            supervisor.start(reason)
+            await self._replace(known, replace(known))
 
     async def stop_all(self, reason: str) -> None:
         """Stop every plugin for good, each once what requires it is stopped."""

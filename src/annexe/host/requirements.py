@@ -9,11 +9,11 @@ Source: features SV2, SV6, LC17; docs/explanation/services.md; ADR-0091.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import final
 
 from annexe.dispatch.graph import Graph, Impact, Requirement
-from annexe.errors import PluginBlockedError
+from annexe.errors import DependencyError, PluginBlockedError
 from annexe.host.known import KnownPlugin
 from annexe.manifest import Manifest
 
@@ -44,6 +44,17 @@ class Requirements:
         self.graph.add(manifest)
         unmet = self.graph.unmet(manifest.id)
         return f"it requires {'; '.join(unmet)}" if unmet else ""
+
+    def check_kept(self, manifest: Manifest, dependents: Iterable[str]) -> None:
+        """Refuse a manifest that takes away what plugins that run require.
+
+        Raises:
+            DependencyError: It does.
+        """
+        lost = [f"plugin {one!r} requires {why}" for one in dependents if self._is_there(one) for why in self.graph.unmet(one)]
+        if lost:
+            text = f"plugin {manifest.id!r} {manifest.version} would take away what others require: {'; '.join(lost)}; replace those first"
+            raise DependencyError(text, plugin=manifest.id, path=[])
 
     async def wait_met(self, known: KnownPlugin) -> None:
         """Wait while what a plugin requires is starting.

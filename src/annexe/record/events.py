@@ -60,6 +60,7 @@ class EventKind(StrEnum):
     STATE_CHANGED = "state-changed", "A plugin went from one state to another."
     LAUNCH_FAILED = "launch-failed", "A plugin could not be started, or failed before it was ready."
     PLUGIN_EXITED = "plugin-exited", "A plugin's instance ended without being asked to."
+    REPLACED = "replaced", "An instance of a plugin took over from another one, without losing a call."
     QUARANTINED = "quarantined", "A plugin failed too often in a row and waits for a person."
     STUCK = "stuck", "A plugin did not end cancelled calls and is restarted."
     PROTOCOL_ERROR = "protocol-error", "A plugin broke the wire protocol and its connection was ended."

@@ -49,7 +49,7 @@ class StopPolicy:
     kill_s: float = 5.0
 
 
-def _ignore(_receipt: Receipt) -> None:
+def _ignore(_receipt: Receipt, _provided: Provided) -> None:
     return None
 
 
@@ -81,7 +81,7 @@ class InstancePlan:
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
         open_egress: Makes the proxy behind the plugin's way out; None where it has none.
-        on_ready: Told what is really enforced, once the plugin takes calls.
+        on_ready: Told what is really enforced and what the code provides, once the plugin takes calls.
     """
 
     launch: LaunchRequest
@@ -96,7 +96,7 @@ class InstancePlan:
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
     open_egress: Callable[[Egress], Proxy] | None = None
-    on_ready: Callable[[Receipt], None] = _ignore
+    on_ready: Callable[[Receipt, Provided], None] = _ignore
 
 
 @final

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from time import monotonic
@@ -34,19 +33,25 @@ from annexe.errors import (
 )
 from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
+from annexe.supervision.ending import Ending
+from annexe.supervision.failures import Failures
 from annexe.supervision.health import Health, HealthStatus
 from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.memory import FailureMemory
 from annexe.supervision.policies import Policies
 from annexe.supervision.state import Lifecycle, PluginState
+from annexe.supervision.succession import Succession
 
-__all__ = ["Supervisor"]
+__all__ = ["PlanInstance", "Supervisor"]
 
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
 _MAX_PLACE_CHARS = 256
 # Parts of a reason may be the plugin's words; it goes into the history, the store and every list of plugins.
 _MAX_REASON_CHARS = 4096
+
+PlanInstance = Callable[[int], Awaitable[InstancePlan]]
+"""Makes the plan of the next instance, as things stand then; given the instance's number, from 1."""
 
 
 @final
@@ -55,7 +60,7 @@ class Supervisor:
 
     Args:
         plugin: Its id.
-        plan: Makes the plan of the next instance, as things stand then; given the instance's number, from 1.
+        plan: Makes the plan of the next instance.
         strategy: How it is launched.
         lazy: Start at the first call.
         idle_stop_s: Stop a lazy plugin after this long without a call.
@@ -73,7 +78,7 @@ class Supervisor:
         self,
         plugin: str,
         *,
-        plan: Callable[[int], Awaitable[InstancePlan]],
+        plan: PlanInstance,
         strategy: LaunchStrategy,
         lazy: bool,
         idle_stop_s: float | None,
@@ -89,7 +94,7 @@ class Supervisor:
         self.id = plugin
         self.connection: Connection | None = None
         self.last_used = 0.0
-        self.failures = failures
+        self.failures = Failures(plugin, failures, policy=policies.restart, memory=memory)
         self.starts = 0
         self.life = Lifecycle.begin(reason="found", at=clock.now())
         self.instance: Instance | None = None
@@ -100,8 +105,8 @@ class Supervisor:
         self._log = log
         self._events = events
         self._clock = clock
-        self._memory = memory
         self._policies = policies
+        self._ending = Ending(plugin, policy=policies.stop, log=log, events=events)
         self._on_moved = on_moved
         self._cure = f"see `{command(f'logs {plugin}')}`, then try again with `{command(f'restart {plugin}')}`"
         self._loop = asyncio.get_running_loop()
@@ -116,6 +121,9 @@ class Supervisor:
         self._fault: str | None = None  # why the running instance is to end
         self._fault_is_final = False
         self._handlers: Mapping[str, str] = {}
+        self._succession: Succession | None = None
+        self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
+        self._retiring: set[asyncio.Task[None]] = set()  # end of what was replaced
 
     @property
     def state(self) -> PluginState:
@@ -167,6 +175,8 @@ class Supervisor:
         self._changed.set()
         if self._task is not None:
             await asyncio.wait([self._task])
+        if self._retiring:
+            await asyncio.wait(self._retiring)
         if self.state in (_S.QUARANTINED, _S.BACKING_OFF):
             self._move(_S.STOPPED, reason)
 
@@ -182,8 +192,47 @@ class Supervisor:
 
     def forgive(self) -> None:
         """Let the failures before not count any more."""
-        self.failures = 0
-        self._memory.released(self.id)
+        self.failures.forgive()
+
+    async def replace(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool) -> None:
+        """Have another instance take over from the one that runs, without losing a call.
+
+        What is under way there goes on to its end, for as long as draining may take.
+
+        Args:
+            plan: Makes the plan of the new instance.
+            commit: Called at the moment of the switch, between two calls; what it raises calls the switch off.
+            overlap: The new one becomes ready beside the old one; else it is started once the old one has ended, and calls wait meanwhile.
+
+        Raises:
+            LaunchError: It did not become ready, of its family. With ``overlap`` the old one goes on.
+            PluginUnavailableError: The plugin does not run, or was stopped meanwhile; nothing was changed.
+        """
+        while self._retiring:
+            await asyncio.wait(self._retiring)  # never more than two at once
+        self._check_serves()
+        instance = None
+        if overlap:
+            self.starts += 1
+            instance = await Instance.start(await plan(self.starts), self._strategy, self._log)
+        try:
+            self._check_serves()
+            succession = self._succession = Succession(instance, commit, self._loop.create_future())
+            self._changed.set()
+            await succession.decided
+        except BaseException:
+            if instance is not None and self.instance is not instance:
+                await self._ending.discard(instance)
+            raise
+        if not overlap:
+            await self.wait_settled()
+            if self.connection is None:
+                raise LaunchError(f"plugin {self.id!r} was replaced and is {self.state}: {self.life.reason}", plugin=self.id)
+
+    def _check_serves(self) -> None:
+        if self.connection is None or self._succession is not None:
+            text = f"plugin {self.id!r} cannot be replaced: it is {self.state} ({self.life.reason})"
+            raise PluginUnavailableError(text, plugin=self.id, state=str(self.state))
 
     async def wait_ready(self, deadline: float, *, method: str) -> Connection:
         """Return the connection as soon as there is one; starts a lazy plugin.
@@ -197,7 +246,7 @@ class Supervisor:
         if self._armed and self.state is _S.STOPPED:
             self._begin(f"called: {method}")
         while self.connection is None:
-            if self.state is not _S.STARTING:
+            if self.state is not _S.STARTING and not self._is_switching:
                 text = f"plugin {self.id!r} takes no calls: it is {self.state} ({self.life.reason})"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state))
             try:
@@ -210,7 +259,7 @@ class Supervisor:
 
     async def wait_settled(self) -> None:
         """Wait while it is starting."""
-        while self.state is _S.STARTING:
+        while self.state is _S.STARTING or self._is_switching:
             await self._settled.wait()
 
     async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> bool:
@@ -226,6 +275,20 @@ class Supervisor:
     # The life.
 
     async def _live(self) -> None:
+        try:
+            await self._live_on()
+        finally:
+            self._call_off_succession()
+
+    def _call_off_succession(self) -> None:
+        succession, self._succession = self._succession, None
+        if succession is not None:
+            text = f"plugin {self.id!r} was not replaced: it is {self.state} ({self.life.reason})"
+            succession.call_off(PluginUnavailableError(text, plugin=self.id, state=str(self.state)))
+            if self._wanted:
+                self._changed.clear()
+
+    async def _live_on(self) -> None:
         while self._wanted:
             try:
                 instance = await self._start_one()
@@ -241,13 +304,19 @@ class Supervisor:
                 continue
             if instance is None:
                 break
-            if (reason := await self._serve(instance)) is None:
+            reason = await self._serve(instance)
+            instance = self.instance or instance  # another one may have taken over
+            if reason is None:
                 await self._take_down(instance)
+                if self._is_switching:
+                    continue
                 return
-            self._note_end(instance, reason)
+            self._ending.note(instance, reason, by_limit=reason == self._fault)
             # The state first: clearing away takes time, and the plugin takes no calls meanwhile.
             delay_s = self._failed(reason, ready_s=monotonic() - self._ready_at)
-            await self._close(instance)
+            self._call_off_succession()
+            self.instance = None
+            await self._ending.discard(instance)
             if delay_s is None:
                 return
             await self._back_off(delay_s)
@@ -257,6 +326,7 @@ class Supervisor:
     async def _start_one(self) -> Instance | None:
         """Start an instance; None when it is not wanted any more."""
         if self.state is not _S.STARTING:
+            self._is_switching = False
             self._move(_S.STARTING, "starting again")
         self.starts += 1
         starting = self._loop.create_task(self._launch())
@@ -279,18 +349,16 @@ class Supervisor:
         return await Instance.start(await self._plan(self.starts), self._strategy, self._log)
 
     async def _serve(self, instance: Instance) -> str | None:
-        """Let it take calls until it ends or is not wanted; return why it ended, None when it is not wanted."""
-        self.instance = instance
-        self.connection = instance.connection
-        self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if (at := facts.at) is not None}
-        self._ready_at = self.last_used = monotonic()
-        self._health = Health()
-        self._fault, self._fault_is_final = None, False
+        """Let it, or what takes over from it, take calls until that ends or is not wanted; return why it ended, None if not wanted."""
+        self._take_over(instance)
         self._move(_S.READY, "activated")
-        instance.plan.on_ready(instance.launched.receipt)
         try:
             while self._wanted and not instance.ended.done():
                 await self._done_or_changed(instance.ended, timeout_s=self._policies.health.ping_interval_s)
+                if self._succession is not None and self._wanted:
+                    instance = self._switch(instance)
+                    if self._is_switching:
+                        return None
                 if self._fault is not None and self._wanted:
                     self._changed.clear()
                     return self._fault
@@ -301,6 +369,33 @@ class Supervisor:
         finally:
             self.connection = None
         return instance.ended.result() if self._wanted else None
+
+    def _take_over(self, instance: Instance) -> None:
+        """Send calls to this instance from now on."""
+        self.instance = instance
+        self.connection = instance.connection
+        self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if (at := facts.at) is not None}
+        self._ready_at = self.last_used = monotonic()
+        self._health = Health()
+        self._fault, self._fault_is_final = None, False
+        instance.plan.on_ready(instance.launched.receipt, instance.provided)
+
+    def _switch(self, instance: Instance) -> Instance:
+        """Carry a succession through; return the instance that takes calls from now on."""
+        succession, self._succession = self._succession, None
+        assert succession is not None
+        self._changed.clear()
+        if not succession.carry_through():
+            return instance
+        self._events.add(EventKind.REPLACED, plugin=self.id, reason="another instance takes over", starts=self.starts)
+        if succession.instance is None:
+            self._is_switching, self._stop_reason = True, "replaced"
+            return instance
+        self._take_over(succession.instance)
+        retiring = self._loop.create_task(self._ending.stop(instance), context=Context())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        return succession.instance
 
     async def _done_or_changed(self, work: asyncio.Future[Any], *, timeout_s: float | None = None) -> None:
         """Wait until something is done, what is wanted has changed, or the time is over."""
@@ -314,9 +409,7 @@ class Supervisor:
     async def _look_after(self, instance: Instance) -> str | None:
         """Ping an idle plugin, stop one that was idle for long; return why it must be restarted, None when it need not."""
         now = monotonic()
-        if self.failures and now - self._ready_at >= self._policies.restart.healthy_after_s:
-            self.failures = 0
-            self._memory.recovered(self.id)
+        self.failures.note_ready(now - self._ready_at)
         if instance.connection.is_busy:  # a busy one shows itself by its calls
             return None
         if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s:
@@ -332,33 +425,19 @@ class Supervisor:
             self._move(wanted, "answers slowly" if wanted is _S.DEGRADED else "answers again")
         return None
 
-    def _note_end(self, instance: Instance, reason: str) -> None:
-        if instance.protocol_error is not None:
-            rule = getattr(instance.protocol_error, "rule", "")
-            self._events.add(EventKind.PROTOCOL_ERROR, plugin=self.id, reason=instance.protocol_error.message, rule=rule)
-        elif instance.is_stuck:
-            self._events.add(EventKind.STUCK, plugin=self.id, reason=reason)
-        self._events.add(EventKind.PLUGIN_EXITED, plugin=self.id, reason=reason, cause="limit" if reason == self._fault else instance.cause)
-
     def _failed(self, reason: str, *, ready_s: float) -> float | None:
         """Count a failure; return how long to back off, None when the life ends here."""
-        policy = self._policies.restart
-        reason = reason[:_MAX_REASON_CHARS]
-        self.failures = policy.count(failures_before=self.failures, ready_s=ready_s)
-        self._memory.failed(self.id, reason=reason, count=self.failures)
-        self._log.write("error", f"failed: {reason}", {"failures_in_a_row": self.failures}, source="host")
-        told = reason if self._fault_is_final else ""
-        self._fault_is_final = False
+        reason, failures = reason[:_MAX_REASON_CHARS], self.failures
+        for_good, self._fault_is_final = self._fault_is_final, False
         try:
-            delay_s = policy.delay_s(self.failures, plugin=self.id, jitter=random.uniform(-1.0, 1.0))  # noqa: S311 - no secret
+            delay_s = failures.add(reason, ready_s=ready_s, for_good=for_good)
         except QuarantinedError as error:
-            told = error.message
-        if told:
-            self._memory.quarantined(self.id, reason=reason)
-            self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=self.failures)
-            self._move(_S.QUARANTINED, f"{told}; {self._cure}")
+            self._log.write("error", f"failed: {reason}", {"failures_in_a_row": failures.count}, source="host")
+            self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=failures.count)
+            self._move(_S.QUARANTINED, f"{error.message}; {self._cure}")
             return None
-        self._move(_S.BACKING_OFF, f"{reason}; failure {self.failures}, started again in {delay_s:.1f} s")
+        self._log.write("error", f"failed: {reason}", {"failures_in_a_row": failures.count}, source="host")
+        self._move(_S.BACKING_OFF, f"{reason}; failure {failures.count}, started again in {delay_s:.1f} s")
         return delay_s
 
     async def _back_off(self, delay_s: float) -> None:
@@ -370,23 +449,9 @@ class Supervisor:
 
     async def _take_down(self, instance: Instance) -> None:
         self._move(_S.DRAINING, self._stop_reason)
-        await self._close(instance, by_ladder=True)
-        self._move(_S.STOPPED, self._stop_reason)
-
-    async def _close(self, instance: Instance, *, by_ladder: bool = False) -> None:
         self.instance = None
-        try:
-            report = await (instance.stop(self._policies.stop) if by_ladder else instance.discard(kill_s=self._policies.stop.kill_s))
-        except Exception as error:  # noqa: BLE001 - whatever it was, the life goes on: nothing would ever get it out of this state
-            if not isinstance(error, LaunchError):
-                _LOG.exception("clearing plugin %r away failed inside the host", self.id)
-            reason = f"could not be cleared away: {error}"
-            self._log.write("error", reason, source="host")
-            self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=0, gone=False)
-            return
-        if report.stragglers or not report.gone:
-            reason = f"{report.stragglers} processes had left its group" + ("" if report.gone else "; some are still there")
-            self._events.add(EventKind.TREE_KILL_SOFT, plugin=self.id, reason=reason, stragglers=report.stragglers, gone=report.gone)
+        await self._ending.stop(instance)
+        self._move(_S.STOPPED, self._stop_reason)
 
     def _move(self, state: PluginState, reason: str) -> None:
         before = self.life.state
@@ -394,5 +459,5 @@ class Supervisor:
         self.life = self.life.moved(state, reason=reason, at=self._clock.now())
         self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
         self._log.write("info", f"{before} → {state}: {reason}", source="host")
-        (self._settled.clear if state is _S.STARTING else self._settled.set)()
+        (self._settled.clear if state is _S.STARTING or self._is_switching else self._settled.set)()
         self._on_moved(state)

@@ -1,0 +1,48 @@
+"""One instance taking over from another.
+
+Source: feature LC10; docs/explanation/replacing.md; ADR-0092.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from annexe.supervision.instance import Instance
+
+__all__ = ["Succession"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """What is to take over, and what came of it.
+
+    Attributes:
+        instance: Ready; None: the next one is started once the one before has ended.
+        commit: Called at the moment of the switch; what it raises calls it off.
+        decided: Done once it was carried through or called off.
+    """
+
+    instance: Instance | None
+    commit: Callable[[], None]
+    decided: asyncio.Future[None]
+
+    def carry_through(self) -> bool:
+        """Commit; say whether it is to be."""
+        if self.decided.cancelled():  # whoever asked for it has gone
+            return False
+        try:
+            self.commit()
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told and what runs goes on
+            self.call_off(error)
+            return False
+        self.decided.set_result(None)
+        return True
+
+    def call_off(self, error: Exception) -> None:
+        """Tell whoever asked that nothing comes of it."""
+        if not self.decided.done():
+            self.decided.set_exception(error)

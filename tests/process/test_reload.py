@@ -1,0 +1,279 @@
+"""Replacing a plugin while it is called: no call is lost, and what cannot take over leaves the old one as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annexe import Host
+from annexe.errors import (
+    ActivationError,
+    AnnexeError,
+    ContractError,
+    DependencyError,
+    ManifestError,
+    PluginBlockedError,
+    PluginUnavailableError,
+)
+from annexe.record import EventKind
+from tests.process.hosts import Doc, T, children_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
+from tests.process.test_requirements import write as write_requiring
+
+ANSWERS = """
+@plugin.filter("t.strict")
+def strict(doc, ctx):
+    doc["marks"] += ["{version}", ctx.config.get("word", "")]
+    if doc["text"].startswith("sleep "):
+        time.sleep(float(doc["text"][6:]))
+    return doc
+{more}
+"""
+SCHEMA = '{"type": "object", "properties": {"word": {"type": "string"}}, "additionalProperties": false}'
+
+
+def write(root: Path, version: str = "1.0.0", *, more: str = "", extra: str = "", hooks: Any = ("t.strict",), runtime: str = "") -> Path:
+    code = ANSWERS.replace("{version}", version).replace("{more}", more)
+    return write_plugin(root / "plugins", "p", code, hooks=hooks, version=version, extra=extra, runtime=runtime, schema=SCHEMA)
+
+
+@asynccontextmanager
+async def load(host: Host, seen: Counter[str], *, callers: int = 4) -> AsyncIterator[None]:
+    """Call a hook that fails closed all the time; any fault fails the test."""
+    over = asyncio.Event()
+
+    async def calls() -> None:
+        while not over.is_set():
+            seen[(await host.hooks(T).strict(Doc("x"))).marks[0]] += 1
+
+    tasks = [asyncio.create_task(calls()) for _ in range(callers)]
+    try:
+        yield
+        await asyncio.sleep(0.05)
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.both_users
+@pytest.mark.parametrize("strategy", ["process", "zygote", "in-process"])
+def test_no_call_is_lost_however_often_a_plugin_is_replaced(tmp_path: Path, strategy: Any) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path, strategy=strategy) as host:
+            first = host.plugin("p").history
+            async with load(host, seen):
+                for minor in range(1, 6):
+                    write(tmp_path, f"1.{minor}.0")
+                    await host.plugin("p").reload()
+                    assert host.plugin("p").version == f"1.{minor}.0"
+            assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "1.5.0"
+            if strategy != "in-process":  # which starts the next one once the one before has ended
+                assert host.plugin("p").history == first
+            assert len(events(host, EventKind.REPLACED, "p")) == 5
+        assert set(seen) == {"1.0.0", *(f"1.{minor}.0" for minor in range(1, 6))} or strategy == "in-process"
+
+    run(scenario)
+
+
+def test_call_under_way_ends_where_it_began(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, extra='[resources]\ncall-timeout = "5s"\n')
+        async with open_host(tmp_path) as host:
+            pid = host.plugin("p").pid
+            assert pid is not None
+            call = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.5")))
+            await asyncio.sleep(0.05)
+            write(tmp_path, "2.0.0", extra='[resources]\ncall-timeout = "5s"\n')
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "2.0.0"  # at once, while the other one still sleeps
+            assert not call.done()
+            assert (await call).marks[0] == "1.0.0"
+            await until(lambda: not Path(f"/proc/{pid}").exists(), what="the old instance to end")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param({"more": "raise ValueError('broken')"}, ActivationError, id="code"),
+        pytest.param({"hooks": ("t.strict", "t.edit")}, ActivationError, id="undelivered"),
+        pytest.param({"hooks": ("t.nothing",)}, ContractError, id="contract"),
+        pytest.param({"extra": "[permissions\n"}, ManifestError, id="manifest"),
+        pytest.param({"extra": '[requires.plugins]\n"other" = ">=1"\n'}, PluginBlockedError, id="requirement"),
+        pytest.param({"extra": '[requires.plugins]\n"p" = ">=1"\n'}, DependencyError, id="ring"),
+        pytest.param({"more": "@plugin.on_activate\ndef die(ctx):\n    os._exit(3)\n"}, AnnexeError, id="death"),
+        pytest.param(
+            {"more": "@plugin.on_activate\ndef hang(ctx):\n    time.sleep(60)\n", "extra": '[resources]\nstart-timeout = "300ms"\n'},
+            AnnexeError,
+            id="never-ready",
+        ),
+    ],
+)
+def test_what_cannot_take_over_leaves_the_old_one_serving(tmp_path: Path, change: Any, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path) as host:
+            plugin = host.plugin("p")
+            pid, manifest = plugin.pid, plugin.manifest
+            async with load(host, seen):
+                write(tmp_path, "2.0.0", **change)
+                fault = await outcome_of(plugin.reload())
+                assert isinstance(fault, error), fault
+                assert (plugin.pid, plugin.manifest, plugin.state) == (pid, manifest, "ready")
+            assert set(seen) == {"1.0.0"}
+            assert len(children_of(os.getpid())) == 1 + len([None])  # the warden, and the old one
+            write(tmp_path, "2.0.1")
+            await plugin.reload()
+            assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "2.0.1"
+
+    run(scenario)
+
+
+def test_plugin_that_keeps_files_never_runs_twice_and_calls_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        more = """
+@plugin.on_activate
+def take(ctx):
+    os.mkdir(ctx.data_dir + "/here")  # fails while another one is
+
+@plugin.on_shutdown
+def leave(ctx):
+    os.rmdir(ctx.data_dir + "/here")
+"""
+        extra = '[permissions]\ndata = { quota = "1MiB" }\n'
+        write(tmp_path, more=more, extra=extra)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path) as host:
+            async with load(host, seen):
+                for minor in range(1, 4):
+                    write(tmp_path, f"1.{minor}.0", more=more, extra=extra)
+                    await host.plugin("p").reload()
+            assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "1.3.0"
+        assert {"1.0.0", "1.3.0"} <= set(seen)
+
+    run(scenario)
+
+
+def test_hooks_of_the_new_manifest_hold_from_the_switch_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path) as host:
+            assert (await host.hooks(T).edit(Doc("x"))).marks == []
+            more = '@plugin.filter("t.edit")\ndef edit(doc, ctx):\n    doc["marks"].append("edited")\n    return doc\n'
+            write(tmp_path, "1.1.0", more=more, hooks=("t.strict", "t.edit"))
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["edited"]
+            write(tmp_path, "1.2.0")
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).edit(Doc("x"))).marks == []
+
+    run(scenario)
+
+
+def test_configuration_that_needs_a_restart_is_taken_without_losing_a_call(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        more = '@plugin.on_configure\ndef again(ctx):\n    return "restart"\n'
+        write(tmp_path, more=more)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path) as host:
+            async with load(host, seen):
+                await host.plugin("p").configure({"word": "hello"})
+            assert (await host.hooks(T).strict(Doc("x"))).marks == ["1.0.0", "hello"]
+            assert len(events(host, EventKind.REPLACED, "p")) == 1
+
+    run(scenario)
+
+
+def test_plugin_that_is_stopped_while_the_next_one_starts_stays_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path) as host:
+            plugin = host.plugin("p")
+            supervisor = plugin._known.supervisor
+            assert supervisor is not None
+            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.4)\n")
+            reload = asyncio.ensure_future(outcome_of(plugin.reload()))
+            await until(lambda: supervisor.starts == 2, what="the next one to be started")
+            await supervisor.stop("asked to")  # past the lock that reload holds, as the host's end does
+            assert isinstance(await reload, PluginUnavailableError)
+            assert plugin.state == "stopped"
+            await until(lambda: len(children_of(os.getpid())) == 1, what="both to be gone")
+
+    run(scenario)
+
+
+def test_old_instance_that_dies_meanwhile_is_restarted_and_the_reload_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, policies=policies(first_delay_s=0.3)) as host:
+            plugin = host.plugin("p")
+            supervisor, pid = plugin._known.supervisor, plugin.pid
+            assert supervisor is not None and pid is not None
+            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.2)\n")
+            reload = asyncio.ensure_future(outcome_of(plugin.reload()))
+            await until(lambda: supervisor.starts == 2, what="the next one to be started")
+            os.kill(pid, signal.SIGKILL)
+            fault = await reload
+            assert isinstance(fault, PluginUnavailableError) and "cannot be replaced: it is backing-off" in fault.message
+            await wait_state(plugin, "ready")
+
+    run(scenario)
+
+
+def test_reloads_at_once_come_one_after_the_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path) as host:
+            async with load(host, seen):
+                await asyncio.gather(*(host.plugin("p").reload() for _ in range(4)))
+            assert len(events(host, EventKind.REPLACED, "p")) == 4
+            await until(lambda: len(children_of(os.getpid())) == 2, what="one instance to be left")
+
+    run(scenario)
+
+
+def test_reload_that_would_take_a_service_from_a_plugin_that_runs_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_requiring(tmp_path, "words", offers="words", version="1.0.0")
+        write_requiring(tmp_path, "caller", services={"words": 'version = ">=1,<2"'})
+        async with open_host(tmp_path) as host:
+            caller, words = host.plugin("caller"), host.plugin("words")
+            pid = caller.pid
+            write_requiring(tmp_path, "words", offers="words", version="2.0.0")
+            fault = await outcome_of(words.reload())
+            assert isinstance(fault, DependencyError)
+            assert "plugin 'caller' requires service 'words' >=1,<2: words offers 2.0.0" in fault.message
+            assert (words.version, caller.pid) == ("1.0.0", pid)
+            write_requiring(tmp_path, "words", offers="words", version="1.4.0")
+            await words.reload()
+            assert (words.version, caller.pid) == ("1.4.0", pid)
+
+    run(scenario)
+
+
+def test_plugin_that_does_not_run_is_started_by_a_reload(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        folder = write(tmp_path)
+        async with open_host(tmp_path) as host:
+            await host.plugin("p").stop()
+            write(tmp_path, "2.0.0")
+            await host.plugin("p").reload()
+            assert (host.plugin("p").state, host.plugin("p").version) == ("ready", "2.0.0")
+            shutil.rmtree(folder)
+            fault = await outcome_of(host.plugin("p").reload())
+            assert isinstance(fault, AnnexeError) and host.plugin("p").state == "ready"
+
+    run(scenario)
