@@ -371,24 +371,25 @@ def pid_of(line: str) -> int:
     return int(found[1])
 
 
-def test_dev_runs_the_plugin_starts_it_again_on_save_and_stops_in_order(here: Path) -> None:
+def test_dev_runs_the_plugin_reloads_it_on_save_and_stops_in_order(here: Path) -> None:
     invoke(new, "hello")
     code = here / "hello" / "hello" / "plugin.py"
     with running(here, "hello") as dev:
         dev.until('grants="manifest": every plugin is granted all that it asks for')
         first = pid_of(dev.until(r"hello 0\.1\.0 is ready \(pid \d+\); granted: nothing"))
         code.write_text(code.read_text() + 'print("said by \\x1b[31mthe plugin")\n')
-        dev.until("plugin.py changed: starting again")
+        dev.until("plugin.py changed: reloading")
         either = "stdout .*said by|is ready"  # a pipe and a channel: either may be read first
         ready, said = sorted([dev.until(either), dev.until(either)], key=lambda line: "said by" in line)
         assert "\\x1b[31m" in said  # escaped, for it could be anything
         second = pid_of(ready)
         assert sum('grants="manifest"' in line for line in dev.seen) == 1, "once is enough"
-        assert first != second and not Path(f"/proc/{first}").exists()
+        assert first != second
+        dev.until("stop: shutdown worked")
         assert dev.stop() == 0
         assert dev.seen[-1] == "annexe dev: stopped"
         assert any("draining → stopped" in line for line in dev.seen)
-        assert not Path(f"/proc/{second}").exists()
+        assert not Path(f"/proc/{first}").exists() and not Path(f"/proc/{second}").exists()
         assert not any("\x1b" in line for line in dev.seen), "no colours where nobody sees them"
 
 
@@ -424,6 +425,21 @@ def test_dev_shows_what_is_broken_with_file_and_line_and_goes_on_when_it_is_mend
         assert dev.stop(signal.SIGTERM) == 0
         assert any("starting → backing-off" in line for line in dev.seen)
         assert not any("started again in" in line for line in dev.seen), "that is for who saves a file to do"
+
+
+def test_dev_lets_the_plugin_go_on_as_it_was_while_what_is_saved_is_broken(here: Path) -> None:
+    invoke(new, "hello")
+    code = here / "hello" / "hello" / "plugin.py"
+    good = code.read_text()
+    with running(here, "hello") as dev:
+        first = pid_of(dev.until("is ready"))
+        code.write_text(good + "raise RuntimeError('not yet')\n")
+        dev.until(r"RuntimeError: not yet \(at plugin.py:\d+\)")
+        dev.until("hello 0.1.0 goes on as it was; waiting for a change")
+        assert Path(f"/proc/{first}").exists()
+        code.write_text(good)
+        assert pid_of(dev.until("is ready")) != first
+        dev.stop()
 
 
 def test_dev_starts_a_plugin_that_failed_so_often_that_it_is_in_quarantine(here: Path) -> None:
@@ -464,7 +480,7 @@ def test_dev_ignores_what_is_made(here: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
         (here / "hello" / "README.md").write_text("changed")
-        assert dev.until("changed: starting again") == "annexe dev: README.md changed: starting again"
+        assert dev.until("changed: ") == "annexe dev: README.md changed: reloading"
         dev.stop()
 
 

@@ -1,9 +1,9 @@
-"""``annexe dev``: run a plugin in a host, and start it again whenever it is saved.
+"""``annexe dev``: run a plugin in a host, and take up what is saved.
 
-Each time everything begins anew: manifest, contracts, host, plugin. What is broken is told with file and line, and mended by the next
-save. Ctrl-C stops the plugin in order.
+A plugin that runs is replaced without losing a call; what is broken is told with file and line, mended by the next save, and leaves what
+runs as it was. Everything begins anew where nothing runs, and when the contracts have changed. Ctrl-C stops the plugin in order.
 
-Source: feature DX3; docs/reference/cli.md; ADR-0057.
+Source: features DX3, LC10; docs/reference/cli.md; ADR-0057.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, final
 
 import click
-from watchfiles import DefaultFilter, awatch
+from watchfiles import Change, DefaultFilter, awatch
 
 from annexe.cli.options import python_option
 from annexe.cli.terminal import safe
@@ -46,7 +46,7 @@ _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "criti
 @python_option
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Keep state here; by default it is gone afterwards.")
 def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state: Path | None) -> None:
-    """Run the plugin in the folder PATH, and start it again whenever a file of it is saved.
+    """Run the plugin in the folder PATH, and reload it whenever a file of it is saved.
 
     It is granted everything it asks for: for development alone.
     """
@@ -86,6 +86,8 @@ class _Session:
         self._names = contracts
         self._pythons = pythons
         self._state = state
+        self._contract_files = {BESIDE, *(f"{name.partition(':')[0].rpartition('.')[2]}.py" for name in contracts)}
+        self._up: PluginHandle | None = None  # while it runs
 
     async def run(self) -> None:
         """Run the plugin again and again, until cancelled."""
@@ -98,12 +100,30 @@ class _Session:
             while True:
                 running = asyncio.create_task(self._run_once())
                 try:
-                    changed = await anext(changes)
+                    names = await self._changed(changes)
+                    while self._up is not None and self._contract_files.isdisjoint(names):
+                        await self._reload(self._up, names)
+                        names = await self._changed(changes)
                 finally:
                     running.cancel()
                     await asyncio.wait([running])
-                names = sorted({Path(path).name for _, path in changed})
-                _say(f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''} changed: starting again", bold=True)
+                _say(f"{_listed(names)} changed: starting again", bold=True)
+
+    @staticmethod
+    async def _changed(changes: AsyncGenerator[set[tuple[Change, str]], None]) -> list[str]:
+        """Wait for a change; return the names of the files."""
+        return sorted({Path(path).name for _, path in await anext(changes)})
+
+    @staticmethod
+    async def _reload(plugin: PluginHandle, names: Sequence[str]) -> None:
+        """Have the plugin as it is now take over from the one that runs."""
+        _say(f"{_listed(names)} changed: reloading", bold=True)
+        try:
+            await plugin.reload()
+        except AnnexeError as error:
+            _complain(error.message, then=f"{plugin.id} {plugin.version} goes on as it was; waiting for a change")
+        else:
+            _is_up(plugin)
 
     async def _run_once(self) -> None:
         """Run the plugin until cancelled; tell what keeps it from running, and return."""
@@ -133,10 +153,12 @@ class _Session:
                 if plugin.state is PluginState.QUARANTINED:
                     await plugin.restart()  # who saved a file had a look at it
                 if _is_up(plugin):
+                    self._up = plugin
                     await asyncio.Event().wait()
         except AnnexeError as error:
             _complain(error.message)
         finally:
+            self._up = None
             # The log ends when the host is closed, and what was said until then is still to be shown.
             await asyncio.wait([following], timeout=1.0)
             following.cancel()
@@ -193,8 +215,12 @@ def _say(text: str, *, bold: bool = False) -> None:
     sys.stdout.flush()
 
 
-def _complain(text: str) -> None:
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
+
+
+def _complain(text: str, *, then: str = "waiting for a change") -> None:
     """Show an error; its lines stay lines."""
     for line in text.splitlines():
         click.echo(click.style(f"annexe dev: {safe(line)}", fg="red"))
-    _say("waiting for a change")
+    _say(then)

@@ -388,6 +388,7 @@ class Supervisor:
         if not succession.carry_through():
             return instance
         self._events.add(EventKind.REPLACED, plugin=self.id, reason="another instance takes over", starts=self.starts)
+        self._log.write("info", "another instance takes over", source="host")
         if succession.instance is None:
             self._is_switching, self._stop_reason = True, "replaced"
             return instance
