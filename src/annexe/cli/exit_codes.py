@@ -36,6 +36,7 @@ EXIT_CODES: Mapping[type[errors.AnnexeError], int] = {
     errors.ManifestError: 10,
     errors.ContractError: 11,
     errors.RevisionMismatchError: 11,
+    errors.DependencyError: 19,
     errors.PermissionDeniedError: 12,
     errors.SandboxError: 13,
     errors.LaunchError: 14,
