@@ -92,6 +92,7 @@ def test_permission_set_is_normalised() -> None:
         "env:HTTP_TIMEOUT",
         "secrets:api-key",
         "services:tokenizer",
+        "provide:tokenizer",
         "events.publish:redaction.done",
         "events.subscribe:chat.done",
         "cap:orders",

@@ -55,7 +55,9 @@ def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
         ("open-files", [ON, ON, ON, ON, ON, ON, ON, OFF]),
         ("disk", [ON, ON, OFF, OFF, ON, OFF, OFF, OFF]),
         ("secrets", [NOT_THERE] * 8),
-        ("services", [NOT_THERE] * 8),
+        ("services", [ON] * 8),
+        ("provide", [ON] * 8),
+        ("events.publish", [NOT_THERE] * 8),
     ],
 )
 def test_enforcement_says_what_stands(name: str, states: list[EnforcementState]) -> None:
