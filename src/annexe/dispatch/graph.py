@@ -287,14 +287,19 @@ class Graph:
         return [self._why_unmet(plugin, one) for one in needs if not self._nodes[plugin].providers[one]]
 
     def _why_unmet(self, plugin: str, requirement: Requirement) -> str:
+        candidates = self.candidates(plugin, requirement)
         if requirement.kind == "plugin":
-            node = self._nodes.get(requirement.name)
-            there = f"version {node.manifest.version} is there" if node is not None else "there is no such plugin"
+            there = f"version {candidates[requirement.name]} is there" if candidates else "there is no such plugin"
         else:
-            others = [self._nodes[one].manifest for one in self._candidates(requirement) if one != plugin]
-            offers = [f"{other.id} offers {other.provides.services[requirement.name].version}" for other in others]
-            there = ", ".join(offers) or "no plugin offers it"
+            there = ", ".join(f"{one} offers {version}" for one, version in candidates.items()) or "no plugin offers it"
         return f"{requirement}: {there}"
+
+    def candidates(self, plugin: str, requirement: Requirement) -> dict[str, str]:
+        """Return who has what a plugin requires, whether it fits or not, with the version that each has."""
+        manifests = [self._nodes[one].manifest for one in self._candidates(requirement) if one != plugin]
+        if requirement.kind == "plugin":
+            return {manifest.id: manifest.version for manifest in manifests}
+        return {manifest.id: manifest.provides.services[requirement.name].version for manifest in manifests}
 
     def dependents(self, plugin: str) -> tuple[str, ...]:
         """Return the plugins that start after this one, by id."""

@@ -28,6 +28,7 @@ from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
 from annexe.host.grant_book import check_as_read
+from annexe.host.graph_view import graph_view, impact_view
 from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
@@ -162,6 +163,8 @@ class ControlMethods:
             "show": Answer(_Plugin, self._show),
             "permissions": Answer(_Plugin, self._show_permissions),
             "asks": Answer(_Plugin, self._show_asked),
+            "graph": Answer(_Nothing, self._graph),
+            "impact": Answer(_Plugin, self._impact),
             "logs": Stream(_Logs, self._follow_log),
             "events": Stream(_Events, self._follow_events),
             "call": Answer(_Call, self._call, deadline_s=_MAX_DEADLINE_S + _CALL_MARGIN_S),
@@ -238,6 +241,12 @@ class ControlMethods:
             breakers=self._dispatcher.open_breakers(known.id),
             figures=figures,
         )
+
+    async def _graph(self, _params: _Nothing) -> dict[str, Any]:
+        return graph_view(self._registry.plugins, self._registry.requirements.graph)
+
+    async def _impact(self, params: _Plugin) -> dict[str, Any]:
+        return impact_view(params.plugin, self._handle(params.plugin).impact(), self._registry.requirements.graph)
 
     async def _show_permissions(self, params: _Plugin) -> dict[str, Any]:
         return await self._permissions.of(params.plugin)

@@ -331,6 +331,7 @@ def test_unmet_requirements_say_what_is_there_instead() -> None:
         "service 'own': no plugin offers it",
     ]
     assert graph.dependents("old") == ()
+    assert [graph.candidates("a", need) for need in graph.requirements("a")] == [{"old": "0.9.0"}, {}, {"old": "1.0.0"}, {}, {}, {}]
     graph.add(plugin("old", version="1.1.0", offers={"words": "2.0.0"}))
     assert graph.unmet("a") == ["plugin 'gone': there is no such plugin", *graph.unmet("a")[1:]] and len(graph.unmet("a")) == 3
     assert graph.dependents("old") == ("a",)
