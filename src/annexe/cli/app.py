@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "events": ("events", "events"),
     "call": ("call", "call"),
     "explain": ("explain", "explain"),
+    "graph": ("graph", "graph"),
     "permissions": ("permissions", "permissions"),
     "grant": ("grant", "grant"),
     "revoke": ("revoke", "revoke"),

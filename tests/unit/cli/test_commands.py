@@ -16,7 +16,7 @@ from annexe.cli.options import check_runs
 from annexe.errors import LaunchError, PluginBlockedError, QuarantinedError
 
 NEEDS_A_HOST = {"status", "list", "show", "events", "call", "explain", "grant", "revoke", "enable", "disable", "start", "stop", "restart"}
-NEEDS_A_HOST |= {"config", "scan", "metrics", "logs"}
+NEEDS_A_HOST |= {"config", "graph", "scan", "metrics", "logs"}
 
 
 def commands(command: click.Command = cli, path: str = "annexe") -> Iterator[tuple[str, click.Command]]:
@@ -51,7 +51,7 @@ def test_command_that_asks_a_host_says_which_and_answers_scripts(path: str, comm
 @pytest.mark.parametrize("name", sorted(NEEDS_A_HOST - {"config"}))
 def test_command_without_a_host_says_how_to_get_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = {"call": ["one", "t.edit"]}.get(
-        name, ["one"] if name not in ("status", "list", "events", "explain", "scan", "metrics") else []
+        name, ["one"] if name not in ("status", "list", "events", "explain", "graph", "scan", "metrics") else []
     )
     assert main([name, *arguments, "--state", str(tmp_path / "none")]) == 3
     assert "annexe run --plugins DIR" in capsys.readouterr().err
