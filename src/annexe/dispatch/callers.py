@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, final
 
 from annexe.contract import HookKind, SpecDefinition
-from annexe.dispatch.observers import ObserverQueue, encoded_params
+from annexe.dispatch.observers import Observation, ObserverQueue, encoded_params
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
 from annexe.dispatch.stream_pipeline import as_generator, filter_stream
@@ -84,7 +84,7 @@ def _observer(pipeline: Pipeline, queues: Mapping[str, ObserverQueue]) -> Callab
         request = self._request or self._new_request()
         params = encoded_params(pipeline.definition, values)
         for member in pipeline.members:
-            queues[member.provider.id].add(pipeline, member, request, params)
+            queues[member.provider.id].add(Observation(pipeline, member, request, params))
 
     return call
 

@@ -29,7 +29,7 @@ from annexe.dispatch.breaker import Breaker, BreakerPolicy
 from annexe.dispatch.callers import HookCaller, make_caller_class
 from annexe.dispatch.extensions import Extension, ExtensionCaller, make_extension_class
 from annexe.dispatch.members import HookMember, Provider
-from annexe.dispatch.observers import ObserverQueue
+from annexe.dispatch.observers import ObserverQueue, observer_queue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
@@ -181,7 +181,7 @@ class Dispatcher:
             raise
         self.services.add(manifest, provider)
         if before is None:
-            self._queues[manifest.id] = ObserverQueue(provider, events=self._events, loop=self._loop)
+            self._queues[manifest.id] = observer_queue(provider, events=self._events, loop=self._loop)
 
     def remove(self, plugin: str) -> None:
         """Let a plugin take part no more."""
