@@ -14,7 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import msgspec
 
@@ -58,10 +58,20 @@ from annexe.errors import (
 from annexe_sdk import wire
 from annexe_sdk.frames import JSON_FIRST_BYTE
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Siblings"]
 
 _FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _COARSENESS_S = 0.001
+
+
+class Siblings(Protocol):
+    """The connections to other instances of the same plugin, among which calls that were not sent yet may move."""
+
+    def feed(self, connection: Connection) -> None:
+        """Give one that has a slot free what waits elsewhere."""
+
+    def rescue(self, connection: Connection) -> None:
+        """Take over what waits at one that is lost."""
 
 
 @final
@@ -117,6 +127,7 @@ class Connection:
         self.frame_bytes = 0  # of the frame being handled
         self.files = files
         self.arenas: Arenas | None = None
+        self.siblings: Siblings | None = None
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
@@ -181,6 +192,8 @@ class Connection:
         self.closed = True
         self._ended_by = error
         self._alarm.cancel()
+        if self.siblings is not None and self._queue:
+            self.siblings.rescue(self)
         self._requests.abandon_all()
         for call in self._all_calls():
             if not call.future.done():
@@ -231,7 +244,7 @@ class Connection:
         try:
             response: Response = await call.future
         except asyncio.CancelledError:
-            self.give_up(call)
+            call.connection.give_up(call)  # it may have moved to another instance
             raise
         if response.error is not None:
             raise error_from_wire(response.error, plugin=self.plugin, method=method)
@@ -471,6 +484,28 @@ class Connection:
             except (InvalidParamsError, PluginBusyError) as error:
                 call.future.set_exception(error)
 
+    # Calls of other instances of the plugin.
+
+    @property
+    def queued(self) -> int:
+        """Calls that were not sent yet and wait for a slot."""
+        return len(self._queue)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call would be sent at once."""
+        return not self.closed and self._slots.taken < self._slots.most
+
+    def take_from(self, other: Connection, *, most: int) -> None:
+        """Take over the oldest calls that wait at another instance of the plugin; its callers do not notice."""
+        for _ in range(min(most, len(other._queue))):
+            call = other._queue.popleft()
+            if not call.future.done():
+                call.connection = self
+                self._queue.append(call)
+                self._alarm.wake_at(call.deadline)
+        self._pump()
+
     # Time.
 
     def _on_alarm(self) -> None:
@@ -560,7 +595,7 @@ class Connection:
         self._leave(call)
         if not call.future.done():
             call.future.set_result(message)
-        if call.stream is not None or call.requests or self._queue or self._idle is not None:
+        if call.stream is not None or call.requests or self._queue or self._idle is not None or self.siblings is not None:
             self._ended(call)
 
     def refuse_response(self, ident: int) -> None:
@@ -584,6 +619,8 @@ class Connection:
             self._requests.abandon(call.requests)
         if self._queue:
             self._pump()
+        elif self.siblings is not None:
+            self.siblings.feed(self)
         self._tell_if_idle()
 
     def _tell_if_idle(self) -> None:

@@ -21,13 +21,16 @@ class Provider(Protocol):
 
     Attributes:
         id: The plugin's id.
-        connection: Of the instance that takes calls now; None when there is none.
         last_used: Monotonic time of the last call, for idle stop.
     """
 
     id: str
-    connection: Connection | None
     last_used: float
+
+    @property
+    def connection(self) -> Connection | None:
+        """Whom to send the next call; asked once for each, for it may be another one each time. None when there is none."""
+        ...
 
     @property
     def state(self) -> PluginState:

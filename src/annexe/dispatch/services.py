@@ -43,6 +43,7 @@ __all__ = ["SELECTIONS", "Route", "Selection", "ServicePolicy", "Services"]
 Selection = Literal["first", "round-robin", "least-loaded", "sticky"]
 SELECTIONS: tuple[Selection, ...] = ("first", "round-robin", "least-loaded", "sticky")
 
+_MAX_LOST = 3
 _NOT_SENT = (PluginUnavailableError, PluginBusyError)
 
 
@@ -265,9 +266,9 @@ def _affinity(key: str, plugin: str) -> bytes:
 
 @final
 class _Passage:
-    """One call on its way; see ``channel.Onward``. Each plugin is asked once at most."""
+    """One call on its way; see ``channel.Onward``. Each plugin is asked once at most, but for other instances of it."""
 
-    __slots__ = ("_call", "_figures", "_host_call", "_idempotent", "_route", "_started", "_tried", "plugin")
+    __slots__ = ("_call", "_figures", "_host_call", "_idempotent", "_lost", "_route", "_started", "_tried", "plugin")
 
     def __init__(self, route: Route, call: PluginCall) -> None:
         self._route = route
@@ -276,6 +277,7 @@ class _Passage:
         self._figures: MethodFigures | None = None
         self._host_call: HostCall | None = None
         self._idempotent = False
+        self._lost = 0  # instances that went away with it
         self._started = 0.0
         self.plugin = ""
 
@@ -326,12 +328,23 @@ class _Passage:
         if self._figures is not None:
             self._note(self._figures, error)
         if isinstance(error, _NOT_SENT) or (self._idempotent and isinstance(error, OutcomeUnknownError)):
+            if self._has_other_instance():
+                self._tried.remove(self.plugin)
             self._figures, self._host_call = None, None
             try:
                 return self.send()
             except CallError:
                 return None  # the first error says more
         return None
+
+    def _has_other_instance(self) -> bool:
+        """Say whether the plugin may be asked again: another instance of it is there, and not too many have gone away already."""
+        offer = next((offer for offer in self._route.fitting() if offer.plugin == self.plugin), None)
+        if offer is None or self._host_call is None or self._lost >= _MAX_LOST:
+            return False
+        self._lost += 1
+        connection = offer.provider.connection
+        return connection is not None and connection is not self._host_call.connection and not connection.closed
 
     def _note(self, figures: MethodFigures, error: BaseException | None) -> None:
         took_s = monotonic() - self._started

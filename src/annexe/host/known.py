@@ -33,7 +33,7 @@ class KnownPlugin:
         is_leaving: It is about to be stopped, and those who require it are stopped first.
         taken_up: Set once it was judged for the first time.
         is_told: An event said which of its rights and limits cannot be enforced here.
-        services: What its instance may use, and before it the one that it replaced.
+        services: What its instances may use, and before them those that they replaced.
         lock: Held by whoever acts on the plugin.
     """
 

@@ -79,9 +79,15 @@ class PluginView:
 
     @property
     def pid(self) -> int | None:
-        """Process id of its running instance."""
+        """Process id of its running instance, the first where there are several."""
         instance = self._known.supervisor.instance if self._known.supervisor is not None else None
         return instance.launched.pid if instance is not None else None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of its running instances."""
+        instances = self._known.supervisor.instances if self._known.supervisor is not None else ()
+        return tuple(instance.launched.pid for instance in instances if instance.launched.pid is not None)
 
     @property
     def codec(self) -> CodecName | None:

@@ -16,7 +16,6 @@ from typing import final
 from annexe.capabilities.egress import EgressLimits
 from annexe.clock import Clock
 from annexe.host.advice import command
-from annexe.host.known import KnownPlugin
 from annexe.host.planner import SDK_THREADS
 from annexe.host.registry import Registry
 from annexe.launch.data_folders import MAX_DATA_ENTRIES, DataFolders, DataUsage
@@ -36,10 +35,10 @@ _LAST = 19  # niceness: it runs when nobody else wants to
 @final
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """One running instance."""
+    """One running instance; beside others of its plugin it is told apart by its place among them."""
 
     id: str
-    instance: int
+    instance: str
     limits: Limits
     running: Instance
     may_fork: bool
@@ -107,21 +106,24 @@ class Watch:
     def _each_running(self) -> Iterator[_Running]:
         for known in self._registry.plugins.values():
             supervisor, manifest = known.supervisor, known.manifest
-            if supervisor is not None and supervisor.instance is not None and manifest is not None:
+            if supervisor is None or manifest is None:
+                continue
+            for place, instance in enumerate(supervisor.instances):
                 granted = known.decision.granted if known.decision is not None else frozenset()
                 yield _Running(
-                    known.id,
-                    supervisor.starts,
+                    f"{known.id}#{place}" if place else known.id,
+                    instance.plan.launch.instance,
                     _limits(manifest),
-                    supervisor.instance,
+                    instance,
                     may_fork="subprocess" in granted,
                     data=self._data if "data" in granted and manifest.permissions.data_kept == "disk" else None,
                 )
 
-    def _on_violation(self, plugin: str, violation: Violation) -> None:
+    def _on_violation(self, name: str, violation: Violation) -> None:
+        plugin = name.partition("#")[0]
         self._events.add(EventKind.VIOLATION, plugin=plugin, reason=self._told(plugin, violation), **violation.facts())
         if violation.action is Action.THROTTLE and violation.phase is Phase.ENDED:
-            self._renice(plugin, None)
+            self._renice(self._instance_of(name), None)
 
     def _told(self, plugin: str, violation: Violation) -> str:
         """Return a violation in words, and where it ends the instance also what a person can do."""
@@ -132,33 +134,35 @@ class Watch:
         again = f"start it again with: {command(f'restart {plugin}', self._state_dir)}" if violation.action is Action.STOP else ""
         return "; ".join(part for part in (violation.reason, f"to mend it, {cure}" if cure else "", again) if part)
 
-    def _act(self, plugin: str, violation: Violation) -> None:
+    def _act(self, name: str, violation: Violation) -> None:
+        plugin = name.partition("#")[0]
         action, reason = violation.action, self._told(plugin, violation)
         known = self._registry.plugins.get(plugin)
         if known is None or known.supervisor is None:
             return
         if action is Action.THROTTLE:
-            self._renice(plugin, _LAST)
+            self._renice(self._instance_of(name), _LAST)
         elif action is Action.STOP:
             task = asyncio.get_running_loop().create_task(known.supervisor.stop(reason), name=f"annexe-violation-{plugin}")
             self._acts.add(task)
             task.add_done_callback(self._acts.discard)
         elif action.ends_instance:
-            known.supervisor.fail(reason, for_good=action is Action.QUARANTINE)
+            known.supervisor.fail(reason, for_good=action is Action.QUARANTINE, instance=self._instance_of(name))
 
-    def _renice(self, plugin: str, niceness: int | None) -> None:
-        """Let a plugin run after everybody else, or, with None, as it was started; only root can give that back."""
+    def _instance_of(self, name: str) -> Instance | None:
+        plugin, _, place = name.partition("#")
         known = self._registry.plugins.get(plugin)
-        instance = _instance_of(known) if known is not None else None
+        instances = known.supervisor.instances if known is not None and known.supervisor is not None else ()
+        return instances[int(place or 0)] if int(place or 0) < len(instances) else None
+
+    @staticmethod
+    def _renice(instance: Instance | None, niceness: int | None) -> None:
+        """Let an instance run after everybody else, or, with None, as it was started; only root can give that back."""
         if instance is None or instance.launched.pid is None:
             return
         usual = os.nice(0) + instance.plan.launch.profile.nice
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, instance.launched.pid, usual if niceness is None else niceness)
-
-
-def _instance_of(known: KnownPlugin) -> Instance | None:
-    return known.supervisor.instance if known.supervisor is not None else None
 
 
 def _limits(manifest: Manifest) -> Limits:

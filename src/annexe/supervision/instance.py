@@ -24,6 +24,7 @@ from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeRep
 from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
 from annexe.sandbox import Receipt
+from annexe.supervision.scaling import Scaling
 
 __all__ = ["Instance", "InstancePlan", "Proxy", "StopPolicy"]
 
@@ -81,6 +82,7 @@ class InstancePlan:
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
         open_egress: Makes the proxy behind the plugin's way out; None where it has none.
+        scaling: How many instances of the plugin may run.
         on_ready: Told what is really enforced and what the code provides, once the plugin takes calls.
     """
 
@@ -96,6 +98,7 @@ class InstancePlan:
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
     open_egress: Callable[[Egress], Proxy] | None = None
+    scaling: Scaling = Scaling()  # noqa: RUF009 - it cannot be changed
     on_ready: Callable[[Receipt, Provided], None] = _ignore
 
 

@@ -160,8 +160,9 @@ class Monitor:
         return ward.samples[-1] if ward is not None and ward.samples else None
 
     def forget(self, plugin: str) -> None:
-        """Give back what is kept of a plugin that the host knows no more."""
-        self._wards.pop(plugin, None)
+        """Give back what is kept of a plugin that the host knows no more, and of its further instances (``words#1``)."""
+        for name in [name for name in self._wards if name.partition("#")[0] == plugin]:
+            del self._wards[name]
 
     async def poll(self) -> None:
         """Look at every running plugin once, now; not while it is open."""

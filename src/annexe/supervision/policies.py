@@ -20,10 +20,15 @@ __all__ = ["Policies"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """The rules of one host."""
+    """The rules of one host.
+
+    Attributes:
+        shrink_after_s: An instance beyond a plugin's least is stopped after this long without a call.
+    """
 
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     health: HealthPolicy = field(default_factory=HealthPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
     monitor: MonitorPolicy = field(default_factory=MonitorPolicy)
     pace: MonitorPace = field(default_factory=MonitorPace)
+    shrink_after_s: float = 30.0

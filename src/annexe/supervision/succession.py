@@ -1,4 +1,4 @@
-"""One instance taking over from another.
+"""Some instances taking over from others.
 
 Source: feature LC10; docs/explanation/replacing.md; ADR-0092.
 """
@@ -6,7 +6,7 @@ Source: feature LC10; docs/explanation/replacing.md; ADR-0092.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,12 +21,12 @@ class Succession:
     """What is to take over, and what came of it.
 
     Attributes:
-        instance: Ready; None: the next one is started once the one before has ended.
+        instances: Ready; none: the next one is started once those before have ended.
         commit: Called at the moment of the switch; what it raises calls it off.
         decided: Done once it was carried through or called off.
     """
 
-    instance: Instance | None
+    instances: Sequence[Instance]
     commit: Callable[[], None]
     decided: asyncio.Future[None]
 

@@ -4,6 +4,7 @@ One task lives the plugin's life; everything else tells it what is wanted and it
 no two starts or stops at once.
 
 * What takes calls is ``connection``: None whenever the plugin must not be called.
+* Instances beside the first come and go with the calls that wait; one that fails beside others is the pool's loss, not the plugin's end.
 * A failure is counted, stored, and answered with back-off; too many in a row end in quarantine, which a person lifts.
 * A lazy plugin is started by its first call, and stopped when it was idle for long.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from time import monotonic
 from typing import Any, final
@@ -35,10 +36,10 @@ from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.ending import Ending
 from annexe.supervision.failures import Failures
-from annexe.supervision.health import Health, HealthStatus
 from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.memory import FailureMemory
 from annexe.supervision.policies import Policies
+from annexe.supervision.pool import Member, Pool
 from annexe.supervision.state import Lifecycle, PluginState
 from annexe.supervision.succession import Succession
 
@@ -92,12 +93,10 @@ class Supervisor:
         on_moved: Callable[[PluginState], None],
     ) -> None:
         self.id = plugin
-        self.connection: Connection | None = None
         self.last_used = 0.0
         self.failures = Failures(plugin, failures, policy=policies.restart, memory=memory)
         self.starts = 0
         self.life = Lifecycle.begin(reason="found", at=clock.now())
-        self.instance: Instance | None = None
         self._plan = plan
         self._strategy = strategy
         self._lazy = lazy
@@ -116,10 +115,11 @@ class Supervisor:
         self._settled = asyncio.Event()  # the state is one that lasts
         self._changed = asyncio.Event()  # what is wanted, or what is, has changed
         self._task: asyncio.Task[None] | None = None
-        self._ready_at = 0.0
-        self._health = Health()
-        self._fault: str | None = None  # why the running instance is to end
-        self._fault_is_final = False
+        self._sole: Connection | None = None  # of the one instance that a plugin has, where it never has more
+        self._pool: Pool | None = None  # while it takes calls
+        self._growing: set[asyncio.Task[None]] = set()
+        self._grow_at = 0.0  # monotonic time, when an instance beside others failed
+        self._ping_at = 0.0
         self._handlers: Mapping[str, str] = {}
         self._succession: Succession | None = None
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
@@ -131,9 +131,26 @@ class Supervisor:
         return self.life.state
 
     @property
+    def connection(self) -> Connection | None:
+        """Whom to send the next call: of several instances the one with the fewest in flight; None whenever it must not be called."""
+        if self._sole is not None or self._pool is None:
+            return self._sole
+        return self._pool.choose()
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The instances that take calls."""
+        return tuple(member.instance for member in self._pool.members) if self._pool is not None else ()
+
+    @property
+    def instance(self) -> Instance | None:
+        """The first of them."""
+        return self._pool.members[0].instance if self._pool is not None else None
+
+    @property
     def is_there(self) -> bool:
         """Whether it takes calls, or would start at the first one."""
-        return self.connection is not None or (self._armed and self.state in (_S.STOPPED, _S.DRAINING))
+        return self._pool is not None or (self._armed and self.state in (_S.STOPPED, _S.DRAINING))
 
     def where(self, hook: str) -> str | None:
         """Return ``file:line`` of the plugin's handler, as the plugin tells it; for messages alone."""
@@ -184,25 +201,27 @@ class Supervisor:
         """Go by what another manifest says, from the next start on."""
         self._lazy, self._idle_stop_s = lazy, idle_stop_s
 
-    def fail(self, reason: str, *, for_good: bool = False) -> None:
-        """End the running instance as failed: it is started again after a while, or with ``for_good`` only when a person wants it."""
-        if self.instance is not None and self.connection is not None:
-            self._fault, self._fault_is_final = reason, for_good
-            self._changed.set()
+    def fail(self, reason: str, *, for_good: bool = False, instance: Instance | None = None) -> None:
+        """End an instance as failed, the first when none is named: it is started again after a while, ``for_good`` only by a person."""
+        for member in self._pool.members if self._pool is not None else ():
+            if instance is None or member.instance is instance:
+                member.fault, member.is_final = reason, for_good
+                self._changed.set()
+                return
 
     def forgive(self) -> None:
         """Let the failures before not count any more."""
         self.failures.forgive()
 
     async def replace(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool) -> None:
-        """Have another instance take over from the one that runs, without losing a call.
+        """Have as many other instances take over from those that run, without losing a call.
 
         What is under way there goes on to its end, for as long as draining may take.
 
         Args:
-            plan: Makes the plan of the new instance.
+            plan: Makes the plan of a new instance.
             commit: Called at the moment of the switch, between two calls; what it raises calls the switch off.
-            overlap: The new one becomes ready beside the old one; else it is started once the old one has ended, and calls wait meanwhile.
+            overlap: The new ones become ready beside the old ones; else they are started once those have ended, and calls wait meanwhile.
 
         Raises:
             LaunchError: It did not become ready, of its family. With ``overlap`` the old one goes on.
@@ -211,26 +230,39 @@ class Supervisor:
         while self._retiring:
             await asyncio.wait(self._retiring)  # never more than two at once
         self._check_serves()
-        instance = None
-        if overlap:
-            self.starts += 1
-            instance = await Instance.start(await plan(self.starts), self._strategy, self._log)
+        instances = await self._start_several(plan, len(self.instances)) if overlap else ()
         try:
             self._check_serves()
-            succession = self._succession = Succession(instance, commit, self._loop.create_future())
+            succession = self._succession = Succession(instances, commit, self._loop.create_future())
             self._changed.set()
             await succession.decided
         except BaseException:
-            if instance is not None and self.instance is not instance:
-                await self._ending.discard(instance)
+            if instances and self.instance not in instances:
+                await asyncio.gather(*map(self._ending.discard, instances))
             raise
         if not overlap:
             await self.wait_settled()
-            if self.connection is None:
+            if self._pool is None:
                 raise LaunchError(f"plugin {self.id!r} was replaced and is {self.state}: {self.life.reason}", plugin=self.id)
 
+    async def _start_several(self, plan: PlanInstance, count: int) -> tuple[Instance, ...]:
+        """Start instances beside those that run, all or none."""
+        numbers = range(self.starts + 1, self.starts + 1 + count)
+        self.starts += count
+        starts = [self._loop.create_task(self._launch(plan, number)) for number in numbers]
+        try:
+            await asyncio.gather(*starts)
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
+            begun = [start.result() for start in starts if not start.cancelled() and start.exception() is None]
+            await asyncio.gather(*map(self._ending.discard, begun))
+            raise
+        return tuple(start.result() for start in starts)
+
     def _check_serves(self) -> None:
-        if self.connection is None or self._succession is not None:
+        if self._pool is None or self._succession is not None:
             text = f"plugin {self.id!r} cannot be replaced: it is {self.state} ({self.life.reason})"
             raise PluginUnavailableError(text, plugin=self.id, state=str(self.state))
 
@@ -245,7 +277,7 @@ class Supervisor:
             await asyncio.wait([self._task], timeout=deadline - monotonic())
         if self._armed and self.state is _S.STOPPED:
             self._begin(f"called: {method}")
-        while self.connection is None:
+        while (connection := self.connection) is None:
             if self.state is not _S.STARTING and not self._is_switching:
                 text = f"plugin {self.id!r} takes no calls: it is {self.state} ({self.life.reason})"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state))
@@ -255,7 +287,7 @@ class Supervisor:
             except TimeoutError:
                 text = f"plugin {self.id!r} was still starting when the time for {method} was over"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state)) from None
-        return self.connection
+        return connection
 
     async def wait_settled(self) -> None:
         """Wait while it is starting."""
@@ -263,11 +295,9 @@ class Supervisor:
             await self._settled.wait()
 
     async def configure(self, config: Mapping[str, Any], *, timeout_s: float = 10.0) -> bool:
-        """Push a new configuration to the plugin if it runs; say whether that is all: not if it asks for a restart, or did not take it."""
-        if (instance := self.instance) is None or self.connection is None:
-            return True
+        """Push a new configuration to what runs of the plugin; say whether that is all: not if it wants a restart, or did not take it."""
         try:
-            return not await instance.configure(config, timeout_s=timeout_s)
+            return not any(await asyncio.gather(*(instance.configure(config, timeout_s=timeout_s) for instance in self.instances)))
         except CallError as error:
             self._log.write("warning", f"the new configuration was not taken: {error.message}", source="host")
             return False
@@ -285,8 +315,6 @@ class Supervisor:
         if succession is not None:
             text = f"plugin {self.id!r} was not replaced: it is {self.state} ({self.life.reason})"
             succession.call_off(PluginUnavailableError(text, plugin=self.id, state=str(self.state)))
-            if self._wanted:
-                self._changed.clear()
 
     async def _live_on(self) -> None:
         while self._wanted:
@@ -297,26 +325,25 @@ class Supervisor:
                 self._move(_S.BLOCKED, error.message)
                 return
             except Exception as error:  # noqa: BLE001 - whatever it was, the plugin did not start and the host goes on
-                delay_s = self._failed(self._note_launch(error), ready_s=0.0)
+                delay_s = self._failed(self._note_launch(error), ready_s=0.0, for_good=False)
                 if delay_s is None:
                     return
                 await self._back_off(delay_s)
                 continue
             if instance is None:
                 break
-            reason = await self._serve(instance)
-            instance = self.instance or instance  # another one may have taken over
-            if reason is None:
-                await self._take_down(instance)
+            failed = await self._serve(instance)
+            members, self._pool = self._pool.members if self._pool is not None else [], None
+            if failed is None:
+                await self._take_down(members)
                 if self._is_switching:
                     continue
                 return
-            self._ending.note(instance, reason, by_limit=reason == self._fault)
             # The state first: clearing away takes time, and the plugin takes no calls meanwhile.
-            delay_s = self._failed(reason, ready_s=monotonic() - self._ready_at)
+            reason = self._note_end(failed)
+            delay_s = self._failed(reason, ready_s=monotonic() - failed.ready_at, for_good=failed.is_final)
             self._call_off_succession()
-            self.instance = None
-            await self._ending.discard(instance)
+            await self._clear(members, self._ending.discard)
             if delay_s is None:
                 return
             await self._back_off(delay_s)
@@ -329,8 +356,9 @@ class Supervisor:
             self._is_switching = False
             self._move(_S.STARTING, "starting again")
         self.starts += 1
-        starting = self._loop.create_task(self._launch())
-        await self._done_or_changed(starting)
+        starting = self._loop.create_task(self._launch(self._plan, self.starts))
+        while self._wanted and not starting.done():
+            await self._done_or_changed(starting)
         if not starting.done():
             starting.cancel()
             await asyncio.wait([starting])
@@ -345,91 +373,153 @@ class Supervisor:
         _LOG.error("starting plugin %r failed inside the host", self.id, exc_info=error)
         return f"the host failed to start it: {error!r}"
 
-    async def _launch(self) -> Instance:
-        return await Instance.start(await self._plan(self.starts), self._strategy, self._log)
+    async def _launch(self, plan: PlanInstance, number: int) -> Instance:
+        return await Instance.start(await plan(number), self._strategy, self._log)
 
-    async def _serve(self, instance: Instance) -> str | None:
-        """Let it, or what takes over from it, take calls until that ends or is not wanted; return why it ended, None if not wanted."""
-        self._take_over(instance)
+    async def _serve(self, instance: Instance) -> Member | None:
+        """Let it, and those that come beside it or take over, take calls; return the last one that failed, None when none is wanted."""
+        self._take_over((instance,))
         self._move(_S.READY, "activated")
         try:
-            while self._wanted and not instance.ended.done():
-                await self._done_or_changed(instance.ended, timeout_s=self._policies.health.ping_interval_s)
+            while self._wanted and self._pool is not None:
+                self._grow(self._pool)
+                await self._done_or_changed(*(one.instance.ended for one in self._pool.members), timeout_s=self._patience_s())
                 if self._succession is not None and self._wanted:
-                    instance = self._switch(instance)
+                    self._switch(self._pool)
                     if self._is_switching:
                         return None
-                if self._fault is not None and self._wanted:
-                    self._changed.clear()
-                    return self._fault
-                if self._wanted and not instance.ended.done():
-                    reason = await self._look_after(instance)
-                    if reason is not None:
-                        return reason
+                elif self._wanted:
+                    failed = await self._look_after(self._pool)
+                    if failed is not None:
+                        return failed
         finally:
-            self.connection = None
-        return instance.ended.result() if self._wanted else None
+            self._sole = None
+        return None
 
-    def _take_over(self, instance: Instance) -> None:
-        """Send calls to this instance from now on."""
-        self.instance = instance
-        self.connection = instance.connection
-        self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in instance.provided.hooks.items() if (at := facts.at) is not None}
-        self._ready_at = self.last_used = monotonic()
-        self._health = Health()
-        self._fault, self._fault_is_final = None, False
-        instance.plan.on_ready(instance.launched.receipt, instance.provided)
+    def _take_over(self, instances: Sequence[Instance]) -> None:
+        """Send calls to these instances from now on."""
+        pool = self._pool = Pool(instances, on_pressure=self._changed.set)
+        self._sole = instances[0].connection if pool.scaling.most == 1 else None
+        provided = instances[0].provided
+        self._handlers = {name: at[:_MAX_PLACE_CHARS] for name, facts in provided.hooks.items() if (at := facts.at) is not None}
+        self.last_used = monotonic()
+        self._ping_at = self.last_used + self._policies.health.ping_interval_s
+        for instance in instances:
+            instance.plan.on_ready(instance.launched.receipt, instance.provided)
 
-    def _switch(self, instance: Instance) -> Instance:
-        """Carry a succession through; return the instance that takes calls from now on."""
+    def _switch(self, pool: Pool) -> None:
+        """Carry a succession through."""
         succession, self._succession = self._succession, None
         assert succession is not None
-        self._changed.clear()
         if not succession.carry_through():
-            return instance
+            return
         self._events.add(EventKind.REPLACED, plugin=self.id, reason="another instance takes over", starts=self.starts)
         self._log.write("info", "another instance takes over", source="host")
-        if succession.instance is None:
+        if not succession.instances:
             self._is_switching, self._stop_reason = True, "replaced"
-            return instance
-        self._take_over(succession.instance)
-        retiring = self._loop.create_task(self._ending.stop(instance), context=Context())
+            return
+        self._take_over(succession.instances)
+        for member in pool.members:
+            member.instance.connection.siblings = None
+            self._retire(member)
+
+    def _retire(self, member: Member) -> None:
+        """Let the calls of an instance end, and then the instance."""
+        retiring = self._loop.create_task(self._ending.stop(member.instance), context=Context())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
-        return succession.instance
 
-    async def _done_or_changed(self, work: asyncio.Future[Any], *, timeout_s: float | None = None) -> None:
+    async def _done_or_changed(self, *work: asyncio.Future[Any], timeout_s: float | None = None) -> None:
         """Wait until something is done, what is wanted has changed, or the time is over."""
         changed = self._loop.create_task(self._changed.wait())
-        either: list[asyncio.Future[Any]] = [work, changed]
+        either: list[asyncio.Future[Any]] = [*work, changed]
         try:
             await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
+        if self._wanted:  # who does not want it any more is heard however late
+            self._changed.clear()
 
-    async def _look_after(self, instance: Instance) -> str | None:
-        """Ping an idle plugin, stop one that was idle for long; return why it must be restarted, None when it need not."""
+    # Several instances.
+
+    def _patience_s(self) -> float:
+        """Return for how long nothing has to be looked at."""
+        wait_s = self._ping_at - monotonic()
+        return max(0.0, min(wait_s, self._grow_at - monotonic()) if self._grow_at else wait_s)
+
+    def _grow(self, pool: Pool) -> None:
+        """Start as many instances as are missing, and let go of one that is spare."""
+        pool.relieved()
+        if self._growing or monotonic() < self._grow_at:
+            return
+        self._grow_at = 0.0
+        missing = pool.missing()
+        for _ in range(missing):
+            self.starts += 1
+            task = self._loop.create_task(self._add_one(pool, self.starts), context=Context())
+            self._growing.add(task)
+            task.add_done_callback(self._growing.discard)
+        spare = pool.spare() if missing <= 0 else None
+        if spare is not None:
+            pool.remove(spare)
+            self._retire(spare)
+
+    async def _add_one(self, pool: Pool, number: int) -> None:
+        try:
+            instance = await self._launch(self._plan, number)
+        except Exception as error:  # noqa: BLE001 - the others go on
+            reason = self._note_launch(error)
+            self._log.write("error", f"failed beside {len(pool.members)} others: {reason}", source="host")
+            self._grow_at = monotonic() + self._policies.restart.max_delay_s
+        else:
+            if self._pool is pool and self._wanted:
+                pool.add(instance)
+                instance.plan.on_ready(instance.launched.receipt, instance.provided)
+            else:
+                await self._ending.discard(instance)
+        self._changed.set() if self._wanted else None
+
+    async def _look_after(self, pool: Pool) -> Member | None:
+        """Ping what is idle, let go of what has ended, stop a lazy plugin that was idle for long; return the last one, if it failed."""
         now = monotonic()
-        self.failures.note_ready(now - self._ready_at)
-        if instance.connection.is_busy:  # a busy one shows itself by its calls
-            return None
-        if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s:
+        self.failures.note_ready(now - pool.members[0].ready_at)
+        if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s and not pool.is_busy:
             self._wanted = False
             self._stop_reason = f"idle for {self._idle_stop_s:g} s"
             return None
-        latency_s = await instance.ping(self._policies.health.ping_timeout_s)
-        self._health = self._policies.health.after_ping(self._health, latency_s=latency_s)
-        if self._health.status is HealthStatus.UNHEALTHY:
-            return f"did not answer {self._health.missed} pings"
-        wanted = _S.DEGRADED if self._health.status is HealthStatus.DEGRADED else _S.READY
+        if now >= self._ping_at:
+            await asyncio.gather(*(member.ping(self._policies.health) for member in pool.members if member.end is None))
+            self._ping_at = monotonic() + self._policies.health.ping_interval_s
+        for member in [member for member in pool.members if member.end is not None]:
+            if len(pool.members) == 1 or member.is_final or self.failures.count + 1 >= self._policies.restart.max_failures:
+                return member
+            self._lose(pool, member)
+        wanted = _S.READY if any(member.is_well for member in pool.members) else _S.DEGRADED
         if self.state is not wanted and self.state.takes_calls:
             self._move(wanted, "answers slowly" if wanted is _S.DEGRADED else "answers again")
         return None
 
-    def _failed(self, reason: str, *, ready_s: float) -> float | None:
+    def _lose(self, pool: Pool, member: Member) -> None:
+        """Go on without an instance that failed beside others; another one is started after a while."""
+        pool.remove(member)
+        reason = self._note_end(member)
+        delay_s = self.failures.add(reason[:_MAX_REASON_CHARS], ready_s=monotonic() - member.ready_at, for_good=False)
+        self._grow_at = monotonic() + delay_s
+        self._log.write("error", f"failed beside {len(pool.members)} others: {reason}", source="host")
+        discarding = self._loop.create_task(self._ending.discard(member.instance), context=Context())
+        self._retiring.add(discarding)
+        discarding.add_done_callback(self._retiring.discard)
+
+    def _note_end(self, member: Member) -> str:
+        reason = member.end or "failed"
+        self._ending.note(member.instance, reason, by_limit=member.fault is not None and not member.instance.ended.done())
+        return reason
+
+    # Ends.
+
+    def _failed(self, reason: str, *, ready_s: float, for_good: bool) -> float | None:
         """Count a failure; return how long to back off, None when the life ends here."""
         reason, failures = reason[:_MAX_REASON_CHARS], self.failures
-        for_good, self._fault_is_final = self._fault_is_final, False
         try:
             delay_s = failures.add(reason, ready_s=ready_s, for_good=for_good)
         except QuarantinedError as error:
@@ -448,11 +538,17 @@ class Supervisor:
         except TimeoutError:
             pass
 
-    async def _take_down(self, instance: Instance) -> None:
+    async def _take_down(self, members: Sequence[Member]) -> None:
         self._move(_S.DRAINING, self._stop_reason)
-        self.instance = None
-        await self._ending.stop(instance)
+        await self._clear(members, self._ending.stop)
         self._move(_S.STOPPED, self._stop_reason)
+
+    async def _clear(self, members: Sequence[Member], end: Callable[[Instance], Awaitable[None]]) -> None:
+        """End these instances, and those that were still being started."""
+        growing = list(self._growing)
+        for task in growing:
+            task.cancel()
+        await asyncio.gather(*(end(member.instance) for member in members), *growing, return_exceptions=True)
 
     def _move(self, state: PluginState, reason: str) -> None:
         before = self.life.state
