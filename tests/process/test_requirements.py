@@ -216,3 +216,45 @@ def test_hundred_plugins_ten_deep_start_in_order(tmp_path: Path) -> None:
             assert host.plugin("p99").state == "ready"
 
     run(scenario)
+
+
+def test_plugin_that_was_granted_nothing_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """What claims a name without leave closes no ring, meets no requirement and is told of."""
+
+    async def scenario() -> None:
+        write(tmp_path, "a-thief", offers="words", services={"chat": 'version = ">=1"'})
+        write(tmp_path, "chat", offers="chat", services={"words": 'version = ">=1"'})
+        async with open_host(tmp_path, grants="stored") as host:
+            chat, thief = host.plugin("chat"), host.plugin("a-thief")
+            assert thief.state == "blocked" and "it asks for provide:words, which nobody has granted" in thief.reason
+            await chat.grant()
+            assert "a-thief" not in host._registry.requirements.graph
+            assert chat.state == "blocked"
+            assert (
+                "service 'words' >=1: no plugin offers it; plugin 'a-thief' would, and is blocked: it asks for provide:words" in chat.reason
+            )
+            write(tmp_path, "words", offers="words")
+            await host.scan()
+            await host.plugin("words").grant()
+            await wait_state(chat, "ready")
+            await thief.grant()  # it would close the ring, so it is the one to be refused
+            assert thief.state == "blocked" and "ring of requirements: a-thief → chat → a-thief" in thief.reason
+            assert chat.state == "ready"
+
+    run(scenario)
+
+
+def test_provider_whose_claim_is_revoked_takes_its_dependents_along(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, "words", offers="words")
+        write(tmp_path, "caller", services={"words": 'version = ">=1"'})
+        async with open_host(tmp_path, grants="stored") as host:
+            words, caller = host.plugin("words"), host.plugin("caller")
+            await words.grant()
+            await wait_state(caller, "ready")
+            await words.revoke(rights=["provide:words"])
+            assert words.state == "blocked" and caller.state == "blocked" and "it requires plugin 'words'" in caller.reason
+            await words.grant()
+            await wait_state(caller, "ready")
+
+    run(scenario)

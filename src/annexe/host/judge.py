@@ -97,8 +97,7 @@ class Judge:
             cure = self._advice.grant(known.id, manifest.permission_set(), to_content=decision.was_to_content)
             return f"{decision.problem}; {cure}"
         known.config = await self._configuration(known.loaded)
-        known.lacks = self._requirements.admit(manifest)
-        return f"{known.lacks}; it starts once all is there" if known.lacks else None
+        return self._requirements.admit(known)
 
     async def _decide(self, loaded: LoadedManifest) -> GrantDecision:
         manifest, folder = loaded.manifest, str(loaded.folder)

@@ -109,6 +109,8 @@ class Permissions:
 def _use(right: str, found: Enforcement, *, used_at: float | None, granted_at: float | None) -> str:
     if found.state is EnforcementState.NOT_AVAILABLE:
         return "not available"
+    if kind_of(right) == "provide":
+        return "claimed"
     if kind_of(right) not in OBSERVABLE:
         return "not observable"
     return "unused" if used_at is None or (granted_at is not None and used_at < granted_at) else "used"

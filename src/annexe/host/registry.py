@@ -19,7 +19,7 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, DependencyError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
 from annexe.host.advice import command
 from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
@@ -134,18 +134,16 @@ class Registry:
             for gone in self.plugins.keys() - found.keys():
                 await self._forget(gone)
             new = {plugin: stored.get(plugin, StoredPluginState(plugin=plugin)) for plugin in found.keys() - self.plugins.keys()}
-            for plugin, discovered in found.items():  # all of them before the first is started: it may require the last
-                if plugin in new:
-                    self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=new[plugin].enabled)
-                    if discovered.manifest is not None:
-                        with suppress(DependencyError):  # said when it is judged
-                            self.requirements.admit(discovered.manifest)
+            verdicts: dict[str, str | None] = {}
             for plugin, discovered in found.items():
                 if plugin in new:
-                    await self._take_up(plugin, discovered, new[plugin])
-                    self._follow(self.plugins[plugin])
+                    self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=new[plugin].enabled)
+                    verdicts[plugin] = await self._take_up(plugin, discovered, new[plugin])
                 else:
                     await self._look_again(plugin, discovered)
+            # All are judged before the first is started: it may require the last.
+            for plugin in sorted(verdicts, key=lambda plugin: bool(self.plugins[plugin].lacks)):
+                await self._begin(plugin, new[plugin], verdicts[plugin])
 
     def _id_of(self, discovered: Discovered) -> str:
         """Return the id; for a folder whose manifest cannot be read any more, that of the plugin that was in it."""
@@ -155,45 +153,52 @@ class Registry:
                     return known.id
         return discovered.id
 
-    async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> None:
+    async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> str | None:
+        """Take up a plugin that is new, or mended; return why it must not start, None when it may. ``_begin`` comes next."""
         async with self._acting_on(plugin) as known:
             known.found, known.error = discovered, discovered.error
-            try:
-                await self._begin_life(known, discovered, stored)
-            finally:
-                known.taken_up.set()
+            manifest = discovered.manifest
+            if discovered.error is not None or manifest is None:
+                self._note_refusal(plugin, discovered)
+                return known.reason
+            facts = {"folder": str(discovered.folder), "version": manifest.version}
+            self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
+            known.supervisor = Supervisor(
+                plugin,
+                plan=partial(self._planner.plan, known),
+                strategy=self._strategies[self._settings.strategy_of(plugin)],
+                lazy=manifest.runtime.start == "lazy",
+                idle_stop_s=manifest.runtime.idle_stop_s,
+                failures=stored.failures,
+                log=self._logs.sink(plugin),
+                events=self._events,
+                clock=self._clock,
+                memory=self._memory,
+                policies=self._settings.policies,
+                command=self._command,
+                on_moved=partial(self._moved, known),
+            )
+            return await self._judged(known)
 
-    async def _begin_life(self, known: KnownPlugin, discovered: Discovered, stored: StoredPluginState) -> None:
-        plugin, manifest = known.id, discovered.manifest
-        if discovered.error is not None or manifest is None:
-            self._note_refusal(plugin, discovered)
-            return
-        facts = {"folder": str(discovered.folder), "version": manifest.version}
-        self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
-        supervisor = known.supervisor = Supervisor(
-            plugin,
-            plan=partial(self._planner.plan, known),
-            strategy=self._strategies[self._settings.strategy_of(plugin)],
-            lazy=manifest.runtime.start == "lazy",
-            idle_stop_s=manifest.runtime.idle_stop_s,
-            failures=stored.failures,
-            log=self._logs.sink(plugin),
-            events=self._events,
-            clock=self._clock,
-            memory=self._memory,
-            policies=self._settings.policies,
-            command=self._command,
-            on_moved=partial(self._moved, known),
-        )
-        verdict = await self._judged(known)
-        if verdict is not None:
-            supervisor.block(verdict)
-        elif stored.quarantined_at is not None:
-            supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
-        else:
-            supervisor.allow("accepted")
-            if known.enabled:
-                supervisor.start("found")
+    async def _begin(self, plugin: str, stored: StoredPluginState, verdict: str | None) -> None:
+        """Have the life of a plugin begin that was taken up."""
+        with suppress(UnknownPluginError):  # let go of meanwhile
+            async with self._acting_on(plugin) as known:
+                known.taken_up.set()
+                supervisor = known.supervisor
+                if supervisor is None or supervisor.state is not PluginState.INSTALLED:
+                    return
+                if known.lacks:  # which one that was judged after it may offer
+                    verdict = self.requirements.admit(known)
+                if verdict is not None:
+                    supervisor.block(verdict)
+                elif stored.quarantined_at is not None:
+                    supervisor.resume_quarantine(stored.quarantine_reason or "quarantined earlier")
+                else:
+                    supervisor.allow("accepted")
+                    if known.enabled:
+                        supervisor.start("found")
+                        self._follow(known)
 
     async def _look_again(self, plugin: str, discovered: Discovered) -> None:
         """Take up what changed in the folder of a plugin that does not run; say of one that runs that it could not be started again."""
@@ -213,7 +218,8 @@ class Registry:
                     self._adopt(known, discovered)
                     await self._reconsider(known, "its manifest changed", start=supervisor.state is PluginState.BLOCKED)
                 return
-        await self._take_up(plugin, discovered, StoredPluginState(plugin=plugin, enabled=known.enabled))
+        stored = StoredPluginState(plugin=plugin, enabled=known.enabled)
+        await self._begin(plugin, stored, await self._take_up(plugin, discovered, stored))
 
     def _adopt(self, known: KnownPlugin, discovered: Discovered) -> None:
         """Go by another manifest from now on."""
@@ -282,6 +288,8 @@ class Registry:
         if supervisor.state is not PluginState.BLOCKED or supervisor.life.reason != verdict:
             supervisor.allow(because or verdict)
             supervisor.block(verdict)
+        if not known.lacks:
+            self.requirements.graph.remove(known.id)  # nobody may wait for it
 
     async def _stop(self, known: KnownPlugin, reason: str, *, leaves: bool = False) -> None:
         """Stop a plugin that is not to run soon, and keep nothing ready for it; one that leaves keeps no place either."""

@@ -9,7 +9,7 @@ Source: features SV2, SV6, LC17; docs/explanation/services.md; ADR-0091.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import final
 
 from annexe.dispatch.graph import Graph, Impact, Requirement
@@ -35,15 +35,33 @@ class Requirements:
         self._plugins = plugins
         self.graph = Graph()
 
-    def admit(self, manifest: Manifest) -> str:
-        """Go by a manifest from now on; return what it requires and nobody here offers, empty when all is there.
+    def admit(self, known: KnownPlugin) -> str | None:
+        """Take a plugin into the graph, as its manifest is now; return why it must not start, None when all that it requires is here.
+
+        Only what was granted all that it asks for may be taken in: what claims a name without leave must stand in nobody's way.
 
         Raises:
-            DependencyError: It cannot be taken up, whoever comes; what was known of the plugin before still holds.
+            DependencyError: It cannot be taken in, whoever comes; what was known of the plugin before still holds.
         """
-        self.graph.add(manifest)
-        unmet = self.graph.unmet(manifest.id)
-        return f"it requires {'; '.join(unmet)}" if unmet else ""
+        assert known.manifest is not None
+        self.graph.add(known.manifest)
+        unmet = self.graph.unmet(known.id)
+        known.lacks = "; ".join(unmet)
+        if not unmet:
+            return None
+        would = "".join(f"; {text}" for text in self._would_offer(known))
+        return f"it requires {known.lacks}{would}; it starts once all is there"
+
+    def _would_offer(self, known: KnownPlugin) -> Iterator[str]:
+        """Tell of plugins that are not in the graph, and would give what this one lacks."""
+        lacking = [one for one in self.graph.requirements(known.id) if not one.optional and not self.graph.providers(known.id, one)]
+        for other in self._plugins.values():
+            manifest = other.manifest
+            if manifest is None or other.id in self.graph or other.id == known.id:
+                continue
+            for one in lacking:
+                if other.id == one.name if one.kind == "plugin" else one.name in manifest.provides.services:
+                    yield f"plugin {other.id!r} would, and is {other.state}: {other.reason}"
 
     def check_kept(self, manifest: Manifest, dependents: Iterable[str]) -> None:
         """Refuse a manifest that takes away what plugins that run require.

@@ -128,7 +128,8 @@ def manifest_lines(rights: Iterable[str], permissions: Permissions) -> dict[str,
 def rights_in(line: str) -> frozenset[str]:
     """Return the rights that a line of the table ``[permissions]`` asks for; none where it is no such line."""
     try:
-        return frozenset(right(text) for key, value in tomllib.loads(line).items() for text in _texts(key, value))
+        found = (right(text) for key, value in tomllib.loads(line).items() for text in _texts(key, value))
+        return frozenset(text for text in found if kind_of(text) in _ARRAYS or kind_of(text) in _PLAIN_LINES)
     except (MisfitError, ValueError, RecursionError):  # a ValueError: it is no TOML
         return frozenset()
 

@@ -187,6 +187,8 @@ def test_manifest_lines_ask_for_all_rights_under_a_key_in_one_line() -> None:
         pytest.param("nonsense = 1", set(), id="unknown"),
         pytest.param("[[[", set(), id="no-toml"),
         pytest.param("a = " + "[" * 10_000, set(), id="deep"),
+        pytest.param('provide = ["words"]', set(), id="a-claim-which-no-line-gives"),
+        pytest.param('services = ["words"]', {"services:words"}, id="a-service"),
     ],
 )
 def test_rights_in_a_line_of_the_manifest(line: str, found: set[str]) -> None:
