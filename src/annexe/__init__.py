@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from annexe.contract import ExtensionPoint, HookSpec, hook
     from annexe.dispatch.breaker import BreakerPolicy
+    from annexe.dispatch.listeners import TopicEvent
     from annexe.dispatch.outcomes import Responded
     from annexe.dispatch.services import ServicePolicy
     from annexe.host.host import Host
@@ -49,6 +50,7 @@ __all__ = [
     "ServicePolicy",
     "StopPolicy",
     "SyncHost",
+    "TopicEvent",
     "__version__",
     "hook",
 ]
@@ -77,6 +79,7 @@ _HOMES = {
     "ServicePolicy": "annexe.dispatch.services",
     "StopPolicy": "annexe.supervision.instance",
     "SyncHost": "annexe.host.sync",
+    "TopicEvent": "annexe.dispatch.listeners",
     "hook": "annexe.contract",
 }
 

@@ -25,6 +25,7 @@ from annexe.capabilities.fetch import FetchService, fetch_target
 from annexe.capabilities.kv_handle import KvHandle
 from annexe.capabilities.kv_limits import FREE_BYTES
 from annexe.capabilities.proxy import EgressProxy
+from annexe.capabilities.publishing import published
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import CodecName, PluginCall
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
@@ -75,6 +76,7 @@ class PluginServices:
         events: The host's.
         instance: Id of the instance that they are for.
         grant_command: What grants the plugin what it asks for, for its author and the operator.
+        publish: Takes what it publishes: its request, the topic and the raw value; returns for how many that was queued.
         on_used: Told of each right that is used: of one to the network each time, of others once until ``look_again``.
     """
 
@@ -91,6 +93,7 @@ class PluginServices:
         events: Events,
         instance: str,
         grant_command: str,
+        publish: Callable[[PluginCall, str, msgspec.Raw], int] | None = None,
         on_used: Callable[[str], None] | None = None,
     ) -> None:
         self._plugin = manifest.id
@@ -99,7 +102,8 @@ class PluginServices:
         self._manifest = manifest
         self._capabilities = capabilities
         self._services = dict(services)
-        self._unseen: set[str] = set()  # services whose first call has yet to be told of
+        self._topics = frozenset(right for right in granted if right.startswith("events.publish:"))
+        self._unseen: set[str] = set()  # services and topics, as rights, whose first use has yet to be told of
         self._log = log
         self._metrics = metrics
         self._events = events
@@ -120,6 +124,8 @@ class PluginServices:
             self._dialer = Dialer(self._rules, EgressLimits())
             self._fetch = FetchService(self._rules, dialer=self._dialer, on_used=on_used)
             self._methods["fetch"] = self._fetch.serve
+        if self._topics and publish is not None:
+            self._methods["event.publish"] = partial(self._publish, publish)
         for name, capability in capabilities.items():
             if f"cap:{name}" in granted:
                 self._by_right[f"cap:{name}"] = {
@@ -144,15 +150,27 @@ class PluginServices:
         begin = self._services.get(name) if family == "svc" else None
         if begin is None:
             raise self._refusal(call)
-        if name in self._unseen:
-            self._unseen.discard(name)
-            if self._on_used is not None:
-                self._on_used(f"services:{name}")
+        self._note_use(f"services:{name}")
         return begin
+
+    def _publish(self, publish: Callable[[PluginCall, str, msgspec.Raw], int], call: PluginCall) -> int:
+        asked = published(call)
+        right = f"events.publish:{asked.topic}"
+        if right not in self._topics:
+            raise self._denial(right)
+        count = publish(call, asked.topic, asked.value)
+        self._note_use(right)
+        return count
+
+    def _note_use(self, right: str) -> None:
+        if right in self._unseen:
+            self._unseen.discard(right)
+            if self._on_used is not None:
+                self._on_used(right)
 
     def look_again(self) -> None:
         """Tell of the next use of each right, too."""
-        self._unseen.update(self._services)
+        self._unseen.update((f"services:{name}" for name in self._services), self._topics)
         for right, functions in self._by_right.items():
             if self._on_used is None:
                 self._methods.update(functions)
@@ -210,6 +228,8 @@ class PluginServices:
             return self._denial("kv")
         if family == "svc" and names.is_word(name := rest.partition(".")[0]):
             return self._denial(f"services:{name}")
+        if call.method == "event.publish":
+            return self._denial(f"events.publish:{published(call).topic}")
         if call.method == "fetch":
             return self._denial(fetch_target(call).right)
         return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_ANSWER_BYTES",
     "Greeting",
     "Provided",
+    "ProvidedEvent",
     "ProvidedExtension",
     "ProvidedHook",
     "ProvidedMethod",
@@ -55,6 +56,12 @@ class ProvidedHook(msgspec.Struct, frozen=True):
     at: str | None = None
 
 
+class ProvidedEvent(msgspec.Struct, frozen=True):
+    """What it says of one event that it subscribes to: ``at``, file and line of the function."""
+
+    at: str | None = None
+
+
 class ProvidedMethod(msgspec.Struct, frozen=True):
     """What it says of one method of an extension: nothing that the host has a use for."""
 
@@ -72,6 +79,7 @@ class Provided(msgspec.Struct, frozen=True):
     hooks: dict[str, ProvidedHook] = {}
     extensions: dict[str, ProvidedExtension] = {}
     services: dict[str, ProvidedExtension] = {}
+    events: dict[str, ProvidedEvent] = {}
 
 
 async def hello(

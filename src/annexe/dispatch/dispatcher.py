@@ -27,6 +27,7 @@ from annexe.contract import (
 )
 from annexe.dispatch.breaker import Breaker, BreakerPolicy
 from annexe.dispatch.callers import HookCaller, make_caller_class
+from annexe.dispatch.events import EventBus, check_handlers
 from annexe.dispatch.extensions import Extension, ExtensionCaller, make_extension_class
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue, observer_queue
@@ -108,6 +109,7 @@ class Dispatcher:
         self._plugins: dict[str, _Added] = {}
         self._queues: dict[str, ObserverQueue] = {}
         self.services = Services(policy.services, metrics=metrics, events=events)
+        self.bus = EventBus(metrics=metrics, events=events, clock=clock)
         self.pipelines: dict[str, Pipeline] = {}
         self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
         self._extension_callers: dict[str, tuple[type[ExtensionCaller], ...]] = {}
@@ -155,7 +157,7 @@ class Dispatcher:
         """Return what of a manifest does not fit what is open here."""
         hooks = {name: pipeline.definition.revision for name, pipeline in self.pipelines.items()}
         extensions = {name: point.revision for name, point in self.points.items()}
-        return contract_problems(manifest, hooks=hooks, extensions=extensions)
+        return [*contract_problems(manifest, hooks=hooks, extensions=extensions), *self.bus.problems(manifest)]
 
     def add(self, manifest: Manifest, provider: Provider) -> None:
         """Let a plugin take part.
@@ -180,6 +182,7 @@ class Dispatcher:
             self._arrange(manifest)
             raise
         self.services.add(manifest, provider)
+        self.bus.add(manifest, provider)
         if before is None:
             self._queues[manifest.id] = observer_queue(provider, events=self._events, loop=self._loop)
 
@@ -190,6 +193,7 @@ class Dispatcher:
             return
         self._arrange(added.manifest)
         self.services.remove(plugin)
+        self.bus.remove(plugin)
         self._queues.pop(plugin).close()
 
     def forgive(self, plugin: str) -> None:
@@ -285,6 +289,7 @@ class Dispatcher:
                 raise ActivationError(
                     f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
                 )
+        check_handlers(manifest, provided)
         for name, facts in provided.hooks.items():
             kind, expected = _cut(str(facts.kind)), str(self.pipelines[name].definition.kind)
             if kind != expected:

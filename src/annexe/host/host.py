@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from annexe.clock import Clock, SystemClock
 from annexe.contract import ExtensionPoint, HookSpec, capability_definition, check_distinct
 from annexe.dispatch.breaker import BreakerPolicy
 from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from annexe.dispatch.listeners import TopicEvent
 from annexe.dispatch.request import Request
 from annexe.dispatch.services import ServicePolicy
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
@@ -73,6 +74,7 @@ _LOGGED_EVENTS = frozenset(
         EventKind.STUCK,
         EventKind.TREE_KILL_SOFT,
         EventKind.METRIC_DROPPED,
+        EventKind.EVENT_DROPPED,
     }
 )
 
@@ -233,6 +235,7 @@ class Host:
             command=partial(command, state_dir=settings.state_dir),
         )
         stack.callback(dispatcher.close)
+        stack.push_async_callback(dispatcher.bus.close)
         strategies = await self._open_strategies(stack)
         if settings.grants == "manifest":
             self.events.add(EventKind.HOST_STARTED, reason=MANIFEST_MODE_WARNING)
@@ -409,6 +412,39 @@ class Host:
         self._new_request_or_raise()
         extensions: Any = self._dispatcher.extensions(point, self._new_request)
         return extensions  # type: ignore[no-any-return]  # they have the point's methods
+
+    def publish(self, topic: str, value: Any = None) -> int:
+        """Publish an event for the plugins, and functions of the application, that subscribed to its topic; waits for none of them.
+
+        Args:
+            topic: A dotted name, such as ``orders.paid``.
+            value: Plain values, bytes included; 64 KiB at most.
+
+        Returns:
+            For how many it was queued.
+
+        Raises:
+            ValueError: That is no name of a topic.
+            InvalidParamsError: The value cannot be sent.
+            PluginBusyError: Events lead to events, 16 deep.
+            HostClosedError: The host is not open.
+        """
+        self._new_request_or_raise()
+        return self._dispatcher.bus.publish_for_application(topic, value)
+
+    def subscribe(self, topic: str, callback: Callable[[TopicEvent], Awaitable[None] | None]) -> Callable[[], None]:
+        """Have a function called with each event of a topic, one after the other; return what ends that.
+
+        Args:
+            topic: A dotted name.
+            callback: A ``def``, which must not block, or an ``async def``. While a thousand events wait for it, the oldest are lost.
+
+        Raises:
+            ValueError: That is no name of a topic.
+            HostClosedError: The host is not open.
+        """
+        self._new_request_or_raise()
+        return self._dispatcher.bus.subscribe(topic, callback)
 
     def explain(self, request_id: str) -> dict[str, Any]:
         """Return what plugins did to a request: who ran, in which order, how long, what each changed, who was skipped and why.

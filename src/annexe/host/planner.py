@@ -132,6 +132,7 @@ class Planner:
             events=self._events,
             instance=instance,
             grant_command=self._advice.grant_command(known.id),
+            publish=self._dispatcher.bus.publish,
             on_used=on_used,
         )
         known.services = (*known.services[-1:], services)  # what it replaces may still be under way

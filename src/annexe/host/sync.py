@@ -158,6 +158,15 @@ class SyncHost:
         """Return every plugin at an extension point, best first."""
         return self._open_calls().extensions(point, self._host)
 
+    def publish(self, topic: str, value: Any = None) -> int:
+        """Publish an event, as ``Host.publish`` does.
+
+        Raises:
+            ValueError: That is no name of a topic.
+            InvalidParamsError: The value cannot be sent.
+        """
+        return self.run(lambda host: host.publish(topic, value))
+
     def explain(self, request_id: str) -> dict[str, Any]:
         """Return what plugins did to a request, as ``Host.explain`` does.
 

@@ -75,6 +75,7 @@ def read_document(text: bytes, *, source: str) -> tuple[Manifest, Problems]:
 def _manifest(root: Section) -> Manifest:
     root.take(VERSION_KEY, lambda _: None, None)  # judged by migrate
     with root.section("plugin") as plugin, root.section("sandbox") as sandbox, root.section("config") as config:
+        provides = _provides(root)
         return Manifest(
             id=plugin.need("id", values.plugin_id, ""),
             version=plugin.need("version", values.version, ""),
@@ -85,9 +86,9 @@ def _manifest(root: Section) -> Manifest:
             homepage=plugin.take("homepage", values.homepage, ""),
             keywords=plugin.items("keywords", values.text),
             runtime=_runtime(root),
-            provides=_provides(root),
+            provides=provides,
             requires=_requires(root),
-            permissions=_permissions(root),
+            permissions=_permissions(root, topics=provides.topics),
             resources=_resources(root),
             sandbox_require=sandbox.take("require", values.choice(*model.SANDBOX_LEVELS), "none"),
             config_schema=config.take("schema", names.relative_path, None),
@@ -202,13 +203,18 @@ def _requires(root: Section) -> model.Requires:
         )
 
 
-def _permissions(root: Section) -> model.Permissions:
+def _permissions(root: Section, *, topics: tuple[str, ...]) -> model.Permissions:
     with (
         root.section("permissions") as permissions,
         permissions.section("data") as data,
         permissions.section("filesystem") as filesystem,
         permissions.section("events") as events,
     ):
+        publish = events.items("publish", names.dotted_name)
+        for topic in publish:
+            if topic not in topics:
+                text = f'expected only events that are declared, got {topic!r}; add under [provides.topics]: "{topic}" = {{}}'
+                events.problem("publish", text)
         return model.Permissions(
             kv_quota_bytes=_quota(permissions, "kv", _DEFAULT_KV_BYTES),
             data_quota_bytes=data.take("quota", values.size_bytes, _DEFAULT_DATA_BYTES) if "data" in permissions else None,
@@ -219,7 +225,7 @@ def _permissions(root: Section) -> model.Permissions:
             env=permissions.items("env", names.env_name),
             secrets=permissions.items("secrets", names.word),
             services=permissions.items("services", names.word),
-            events_publish=events.items("publish", names.dotted_name),
+            events_publish=publish,
             events_subscribe=events.items("subscribe", names.dotted_name),
             capabilities=permissions.items("capabilities", names.word),
             devices=permissions.items("devices", values.choice(*model.DEVICES)),

@@ -71,6 +71,7 @@ class EventKind(StrEnum):
     BREAKER_OPENED = "breaker-opened", "A plugin failed so often in one hook that it is passed over for a while."
     BREAKER_CLOSED = "breaker-closed", "A plugin that was passed over in one hook is called again."
     OBSERVER_DROPPED = "observer-dropped", "Observations were thrown away because a plugin was too slow to take them."
+    EVENT_DROPPED = "event-dropped", "What was published did not reach a subscriber."
     PERMISSION_DENIED = "permission-denied", "A plugin used a right it has not."
     RATE_LIMITED = "rate-limited", "A plugin used a host service more often than it may."
     QUOTA_EXCEEDED = "quota-exceeded", "A plugin's share of the store is full."

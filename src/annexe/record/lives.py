@@ -1,4 +1,4 @@
-"""How often a plugin started and ended, used a right it has not, and went over a limit.
+"""How often a plugin started and ended, used a right it has not, went over a limit, and was not told of an event.
 
 Pure. Told of every event of the plugin, those included that are left out of the list for being too many.
 
@@ -19,7 +19,9 @@ __all__ = ["LifeFigures"]
 
 _Key = TypeVar("_Key")
 
-_COUNTED = frozenset({EventKind.STATE_CHANGED, EventKind.PLUGIN_EXITED, EventKind.PERMISSION_DENIED, EventKind.VIOLATION})
+_COUNTED = frozenset(
+    {EventKind.STATE_CHANGED, EventKind.PLUGIN_EXITED, EventKind.PERMISSION_DENIED, EventKind.VIOLATION, EventKind.EVENT_DROPPED}
+)
 
 
 @final
@@ -31,15 +33,17 @@ class LifeFigures:
         exits: How those ended, by reason: ``stopped``, ``start-failed``, or what the supervisor gives as the cause of a failure.
         denials: Uses of rights it has not, by kind of right.
         violations: Limits it went over, by resource and what was done; ``kill`` where the kernel killed for want of memory.
+        events_dropped: Events that it subscribed to and was not told of.
     """
 
-    __slots__ = ("denials", "exits", "starts", "violations")
+    __slots__ = ("denials", "events_dropped", "exits", "starts", "violations")
 
     def __init__(self) -> None:
         self.starts = 0
         self.exits: dict[str, int] = {}
         self.denials: dict[str, int] = {}
         self.violations: dict[tuple[str, str], int] = {}
+        self.events_dropped = 0
 
     @staticmethod
     def counts(kind: EventKind) -> bool:
@@ -59,15 +63,24 @@ class LifeFigures:
             _count(self.exits, str(facts.get("cause", "exited")))
         elif kind is EventKind.PERMISSION_DENIED:
             _count(self.denials, str(facts.get("permission", "other")).partition(":")[0])
+        elif kind is EventKind.EVENT_DROPPED:
+            dropped = facts.get("dropped")
+            self.events_dropped += dropped if isinstance(dropped, int) else 0  # none: its own was not published
         else:
             self._add_violation(facts)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the figures: ``starts``, ``exits`` and ``denials`` by label, ``violations`` by resource and then by action."""
+        """Return the figures: numbers, ``exits`` and ``denials`` by label, ``violations`` by resource and then by action."""
         violations: dict[str, dict[str, int]] = {}
         for (resource, action), count in self.violations.items():
             violations.setdefault(resource, {})[action] = count
-        return {"starts": self.starts, "exits": dict(self.exits), "denials": dict(self.denials), "violations": violations}
+        return {
+            "starts": self.starts,
+            "exits": dict(self.exits),
+            "denials": dict(self.denials),
+            "violations": violations,
+            "events_dropped": self.events_dropped,
+        }
 
     def _add_step(self, before: object, after: object) -> None:
         if after == "starting":

@@ -2,10 +2,10 @@
 
 Pure: a snapshot in, text out.
 
-Names: ``annexe_plugin_starts_total``, ``annexe_plugin_exits_total``, ``annexe_permission_denials_total`` and ``annexe_violations_total``
-for what became of plugins; ``annexe_calls_total``, ``annexe_call_failures_total`` and ``annexe_call_seconds`` for calls to them;
-``annexe_<kind>_<name>`` for what plugins count themselves (``annexe_counter_seen_total``), so that two plugins that give one name
-different kinds both come out right; ``annexe_metrics_dropped_total`` for what was refused.
+Names: ``annexe_plugin_starts_total``, ``annexe_plugin_exits_total``, ``annexe_permission_denials_total``, ``annexe_violations_total`` and
+``annexe_events_dropped_total`` for what became of plugins; ``annexe_calls_total``, ``annexe_call_failures_total`` and
+``annexe_call_seconds`` for calls to them; ``annexe_<kind>_<name>`` for what plugins count themselves (``annexe_counter_seen_total``), so
+that two plugins that give one name different kinds both come out right; ``annexe_metrics_dropped_total`` for what was refused.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def _add_life(families: _Families, plugin: str, life: Mapping[str, Any]) -> None
     for resource, actions in life["violations"].items():
         for action, count in actions.items():
             families.add("annexe_violations_total", "counter", {"plugin": plugin, "resource": resource, "action": action}, count)
+    families.add("annexe_events_dropped_total", "counter", {"plugin": plugin}, life["events_dropped"])
 
 
 @final

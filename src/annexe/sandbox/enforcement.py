@@ -74,8 +74,8 @@ _BY_THE_HOST: Mapping[str, Enforcement] = {
     "secrets": Enforcement(_NOT_AVAILABLE, "no secret store yet"),
     "services": _enforced("the host sends every call on its way"),
     "provide": _enforced("the host sends calls of a service to nobody else"),
-    "events.publish": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
-    "events.subscribe": Enforcement(_NOT_AVAILABLE, "no event bus yet"),
+    "events.publish": _enforced("the host takes every event"),
+    "events.subscribe": _enforced("the host sends every event, to nobody else"),
 }
 
 

@@ -206,6 +206,12 @@ def test_permission_set_is_normalised() -> None:
             "line 9: permissions.network[0]: expected an address as host:port",
             id="target",
         ),
+        pytest.param(
+            with_line("events = { publish = ['a.done'] }", section="permissions"),
+            "line 9: permissions.events.publish: expected only events that are declared, got 'a.done'; "
+            'add under [provides.topics]: "a.done" = {}',
+            id="event that is not declared",
+        ),
         pytest.param(with_line("start = {}"), "line 8: runtime.start: expected one of 'eager', 'lazy', got a table", id="table for text"),
         pytest.param(with_line("cpu = nan", section="resources"), "got nan", id="nan"),
         pytest.param(with_line("cpu = 1979-05-27", section="resources"), "got a date or time", id="date"),

@@ -51,7 +51,8 @@ def changed(table: str, *rights: str) -> str:
 
 def test_lines_ask_for_all_that_there_is() -> None:
     lines = permission_lines(EVERYTHING)
-    assert asked(HEAD + "[permissions]\n" + "\n".join(lines.values())) == EVERYTHING
+    topics = '[provides.topics]\n"a.done" = {}\n'
+    assert asked(HEAD + topics + "[permissions]\n" + "\n".join(lines.values())) == EVERYTHING
     assert lines["kv"] == 'kv = { quota = "64KiB" }'
     assert lines["data"] == 'data = { quota = "3GiB", kept = "memory" }'
     assert permission_lines(Permissions()) == {}

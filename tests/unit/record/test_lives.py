@@ -74,6 +74,11 @@ def test_violations_are_counted_when_they_begin() -> None:
     assert told.life["violations"] == {"disk": {"stop": 2}, "memory": {"restart": 1, "kill": 1}}
 
 
+def test_events_that_were_lost_are_counted_and_those_never_published_are_not() -> None:
+    told = Told().add(EventKind.EVENT_DROPPED, dropped=2).add(EventKind.EVENT_DROPPED, dropped=998).add(EventKind.EVENT_DROPPED)
+    assert told.life["events_dropped"] == 1000
+
+
 def test_what_is_too_much_for_the_list_of_events_is_counted_all_the_same() -> None:
     told = Told()
     for _ in range(1000):
@@ -98,6 +103,7 @@ def test_lives_are_told_to_a_scraper() -> None:
     told = Told().move("stopped", "starting", "ready").add(EventKind.PLUGIN_EXITED, cause="stuck").move("ready", "backing-off", "starting")
     told.add(EventKind.PERMISSION_DENIED, permission="env:HOME")
     told.add(EventKind.VIOLATION, resource="open-files", phase="began", action="warn")
+    told.add(EventKind.EVENT_DROPPED, dropped=3)
     told.metrics.method("two", "m").add(0.1)
     assert [line for line in as_prometheus_text(told.metrics.snapshot()).splitlines() if "annexe_call" not in line] == [
         "# TYPE annexe_plugin_starts_total counter",
@@ -109,4 +115,7 @@ def test_lives_are_told_to_a_scraper() -> None:
         'annexe_permission_denials_total{plugin="one",right="env"} 1',
         "# TYPE annexe_violations_total counter",
         'annexe_violations_total{plugin="one",resource="open-files",action="warn"} 1',
+        "# TYPE annexe_events_dropped_total counter",
+        'annexe_events_dropped_total{plugin="one"} 3',
+        'annexe_events_dropped_total{plugin="two"} 0',
     ]

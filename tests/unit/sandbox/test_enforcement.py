@@ -57,7 +57,8 @@ def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
         ("secrets", [NOT_THERE] * 8),
         ("services", [ON] * 8),
         ("provide", [ON] * 8),
-        ("events.publish", [NOT_THERE] * 8),
+        ("events.publish", [ON] * 8),
+        ("events.subscribe", [ON] * 8),
     ],
 )
 def test_enforcement_says_what_stands(name: str, states: list[EnforcementState]) -> None:

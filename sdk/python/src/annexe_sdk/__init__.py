@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from annexe_sdk.aio import AsyncContext
     from annexe_sdk.contract import Service
+    from annexe_sdk.events import Event
 
 __all__ = [
     "AsyncContext",
@@ -21,6 +22,7 @@ __all__ = [
     "CallFailed",
     "Context",
     "DeadlineExceeded",
+    "Event",
     "PermissionDenied",
     "Plugin",
     "Reject",
@@ -36,6 +38,10 @@ def __getattr__(name: str) -> object:
         from annexe_sdk.aio import AsyncContext
 
         return AsyncContext
+    if name == "Event":  # for plugins that subscribe
+        from annexe_sdk.events import Event
+
+        return Event
     if name == "Service":  # for plugins that offer or use services
         from annexe_sdk.contract import Service
 

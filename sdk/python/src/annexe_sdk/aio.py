@@ -78,6 +78,10 @@ class AsyncContext(Context):
         """The plugin's key-value store."""
         return AsyncKv(self)
 
+    async def publish(self, topic: str, value: Any = None) -> int:  # type: ignore[override]  # the awaited twin
+        """Tell whoever subscribed to a topic; return for how many it was queued."""
+        return int(await self._ask("event.publish", {"topic": topic, "value": value}))
+
     async def fetch(  # type: ignore[override]  # the awaited twin
         self,
         url: str,

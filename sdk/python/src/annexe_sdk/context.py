@@ -226,6 +226,18 @@ class Context:
 
         return TypedClient(self, of, key)
 
+    def publish(self, topic: str, value: "Any" = None) -> int:
+        """Tell whoever subscribed to a topic; needs the permission ``events.publish``. Waits for the host alone, which has taken it then.
+
+        Args:
+            topic: Its name, as in ``[provides.topics]``.
+            value: Anything that can be sent, 64 KiB at most.
+
+        Returns:
+            For how many it was queued.
+        """
+        return int(self._ask("event.publish", {"topic": topic, "value": value}))
+
     def fetch(
         self,
         url: str,

@@ -30,7 +30,7 @@ class Handler:
     """One registered function and what is known of it.
 
     Attributes:
-        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension`` or ``service``.
+        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension``, ``service`` or ``event``.
         function: Called with the parameters of the hook and, when it has a parameter ``ctx``, the context last.
         at: ``file:line`` for messages.
         is_async: It is an ``async def``.
@@ -133,6 +133,21 @@ class Plugin:
 
         return register
 
+    def on_event(self, topic: str) -> "Callable[[F], F]":
+        """Be told of what others publish: ``def done(event, ctx)``. Nobody waits; ``subscribe`` in ``plugin.toml`` asks for the topic."""
+        if not isinstance(topic, str) or "." not in topic:
+            raise TypeError(f'@plugin.on_event takes the name of an event, for example @plugin.on_event("redaction.done"); got {topic!r}')
+
+        def register(function: "F") -> "F":
+            from annexe_sdk.events import event_of
+
+            handler = Handler("event", function)
+            handler.convert = event_of
+            self._add(f"event.{topic}", handler, f"event {topic!r}")
+            return function
+
+        return register
+
     def on_activate(self, function: "F") -> "F":
         """Run once before the plugin is ready: ``def start(ctx)``. Slow work reports by ``ctx.progress``."""
         self.activate_handlers.append(Handler("life", function))
@@ -165,15 +180,18 @@ class Plugin:
         hooks: dict[str, Any] = {}
         extensions: dict[str, dict[str, Any]] = {}
         services: dict[str, dict[str, Any]] = {}
+        events: dict[str, Any] = {}
         for method, handler in self.handlers.items():
             family, _, rest = method.partition(".")
             if family == "hook":
                 hooks[rest] = {"kind": handler.kind, "at": handler.at}
+            elif family == "event":
+                events[rest] = {"at": handler.at}
             else:
                 point, _, name = rest.rpartition(".")
                 of_its_kind = services if family == "svc" else extensions
                 of_its_kind.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
-        return {"hooks": hooks, "extensions": extensions, "services": services}
+        return {"hooks": hooks, "extensions": extensions, "services": services, "events": events}
 
     def _hook(self, kind: str, hook: str) -> "Callable[[F], F]":
         if not isinstance(hook, str) or "." not in hook:
