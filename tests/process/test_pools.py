@@ -235,3 +235,19 @@ def test_degraded_instance_gets_what_others_cannot_take(tmp_path: Path) -> None:
             os.kill(slow.instance.launched.pid or 0, signal.SIGCONT)
 
     run(scenario)
+
+
+def test_calls_above_the_plugins_rate_are_answered_busy_whichever_instance_is_free(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, "min = 2, max = 2", runtime="calls-per-s = 5")
+        async with open_host(tmp_path) as host:
+            await until(lambda: len(pids(host)) == 2, what="two to run")
+            outcomes = [await outcome_of(host.hooks(T).strict(Doc("0"))) for _ in range(8)]
+            assert [isinstance(outcome, Doc) for outcome in outcomes] == [True] * 5 + [False] * 3
+            refused = str(outcomes[-1])
+            assert "it is called more often than calls-per-s under [runtime] allows, try again in" in refused
+            await asyncio.sleep(0.25)
+            assert isinstance(await outcome_of(host.hooks(T).strict(Doc("0"))), Doc)
+            assert host.plugin("p").state == "ready"  # pings and the like are let through
+
+    run(scenario)

@@ -128,6 +128,7 @@ class Connection:
         self.files = files
         self.arenas: Arenas | None = None
         self.siblings: Siblings | None = None
+        self.admit: Callable[[], float] | None = None  # returns 0 to let a call through, else how many seconds to wait
         self._transport = Transport(
             sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
@@ -274,6 +275,10 @@ class Connection:
             raise PluginUnavailableError(f"plugin {self.plugin!r} is not running{because}", plugin=self.plugin, method=method)
         if chain:
             self._join(call, chain)
+        if self.admit is not None and not call.nested and not method.startswith("annexe."):
+            wait_s = self.admit()
+            if wait_s:
+                raise self._busy(method, f"it is called more often than calls-per-s under [runtime] allows, try again in {wait_s:.3g} s")
         if self._transport.out_bytes > self.limits.out_bytes:
             raise self._busy(method, f"{self._transport.out_bytes} bytes wait to be written")
         slots = self._slots

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from annexe.capabilities.config import PluginConfig
+from annexe.capabilities.pace import Pace
 from annexe.capabilities.services import PluginServices
 from annexe.errors import AnnexeError
 from annexe.manifest import Discovered, LoadedManifest, Manifest
@@ -34,6 +35,7 @@ class KnownPlugin:
         taken_up: Set once it was judged for the first time.
         is_told: An event said which of its rights and limits cannot be enforced here.
         services: What its instances may use, and before them those that they replaced.
+        pace: How often it may be called, all instances together; None: as often as anybody likes.
         lock: Held by whoever acts on the plugin.
     """
 
@@ -51,6 +53,7 @@ class KnownPlugin:
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
     services: tuple[PluginServices, ...] = ()
+    pace: Pace | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

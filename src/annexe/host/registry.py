@@ -455,7 +455,8 @@ class Registry:
         """Go by what is coming from now on: the one step of a reload that cannot be half done."""
         assert known.supervisor is not None and coming.manifest is not None
         self._dispatcher.add(coming.manifest, known.supervisor)
-        known.loaded, known.decision, known.config, known.services = coming.loaded, coming.decision, coming.config, coming.services
+        known.loaded, known.decision, known.config = coming.loaded, coming.decision, coming.config
+        known.services, known.pace = coming.services, coming.pace
         known.error, known.judged_at = None, coming.judged_at
         self._adopt(known, coming.found)
 

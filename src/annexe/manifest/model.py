@@ -65,6 +65,7 @@ class Runtime:
     Attributes:
         entry: For ``python`` a dotted module, else a path relative to the plugin's folder; empty when there is one for each target.
         entry_by_target: Relative path by target triple.
+        calls_per_s: Calls that the plugin is sent at most, on average over a second; None: as many as there are.
         idle_stop_s: A lazy plugin is stopped after this long without a call; None: never.
     """
 
@@ -78,6 +79,7 @@ class Runtime:
     requires_libs: tuple[str, ...] = ()
     concurrency: int = 1
     streams: int = 8
+    calls_per_s: float | None = None
     start: Literal["eager", "lazy"] = "eager"
     idle_stop_s: float | None = None
     instances: Instances = field(default_factory=Instances)

@@ -82,6 +82,7 @@ class InstancePlan:
         check: Holds what the code provides against the verified manifest; raises ``ActivationError``.
         codecs: Offered to the plugin, best first.
         open_egress: Makes the proxy behind the plugin's way out; None where it has none.
+        admit: Asked before every call: returns 0 to let it through, else how many seconds to wait; None: all are let through.
         scaling: How many instances of the plugin may run.
         on_ready: Told what is really enforced and what the code provides, once the plugin takes calls.
     """
@@ -98,6 +99,7 @@ class InstancePlan:
     check: Callable[[Provided], None]
     codecs: tuple[CodecName, ...] = ("msgpack", "json")
     open_egress: Callable[[Egress], Proxy] | None = None
+    admit: Callable[[], float] | None = None
     scaling: Scaling = Scaling()  # noqa: RUF009 - it cannot be changed
     on_ready: Callable[[Receipt, Provided], None] = _ignore
 
@@ -168,6 +170,7 @@ class Instance:
             activation = {**plan.activation, "level": str(launched.receipt.level)}
             instance.provided = await activate(instance.connection, instance.greeting, activation, deadline=deadline)
             plan.check(instance.provided)
+            instance.connection.admit = plan.admit
         except BaseException as error:
             exit_text = await instance._why_it_ended() if isinstance(error, LaunchError) else ""
             await instance.discard(kill_s=StopPolicy().kill_s)
