@@ -16,6 +16,7 @@ from typing import final
 
 from annexe import __version__
 from annexe.capabilities.kv import KvService
+from annexe.capabilities.pace import Pace
 from annexe.capabilities.services import Capability, PluginServices
 from annexe.channel import ARENA_BYTES, ChannelLimits, Provided
 from annexe.dispatch.dispatcher import Dispatcher
@@ -35,6 +36,7 @@ from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import IsolationLevel, Profile, Receipt
 from annexe.sandbox.enforcement import LIMITS, EnforcementState
 from annexe.supervision.instance import InstancePlan
+from annexe.supervision.scaling import Scaling
 
 __all__ = ["SDK_THREADS", "Planner"]
 
@@ -114,6 +116,7 @@ class Planner:
             granted = learning.granted(known.id, granted, capabilities=self._capabilities)
             manifest = learning.asking_for(granted, manifest)
             on_used = learning.telling(known.id, on_used)
+        resources, runtime = manifest.resources, manifest.runtime
         kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
         log = self._logs.sink(known.id)
         for name in sorted(set(manifest.permissions.capabilities) - self._capabilities.keys()):
@@ -135,9 +138,8 @@ class Planner:
             publish=self._dispatcher.bus.publish,
             on_used=on_used,
         )
-        known.services = (*known.services[-1:], services)  # what it replaces may still be under way
+        known.services = (*known.services[1 - 2 * runtime.instances.max :], services)  # those that they replace may still be under way
         self._uses.watch(known.id, services)
-        resources, runtime = manifest.resources, manifest.runtime
         data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
         if data_dir is not None and self._settings.strategy_of(known.id) == "in-process":
             await asyncio.to_thread(self._data.ensure, known.id)
@@ -170,10 +172,22 @@ class Planner:
             arena_bytes=min(ARENA_BYTES, resources.memory_bytes) if "msgpack" in self._settings.codecs else 0,
             warm=self._settings.is_warm(known.id, lazy=runtime.start == "lazy"),
         )
+        scaling = Scaling(
+            least=1 if self.runs_alone(known) else runtime.instances.min,
+            most=1 if self.runs_alone(known) else runtime.instances.max,
+            concurrency=runtime.concurrency,
+            shrink_after_s=self._settings.policies.shrink_after_s,
+        )
+        if known.pace is None or known.pace.calls_per_s != runtime.calls_per_s:
+            known.pace = Pace(runtime.calls_per_s) if runtime.calls_per_s is not None else None
         plan = InstancePlan(
             launch=launch,
             limits=ChannelLimits(
-                concurrency=runtime.concurrency, streams=runtime.streams, stuck_s=self._settings.policies.health.stuck_after_s
+                concurrency=runtime.concurrency,
+                streams=runtime.streams,
+                # What an instance was sent it keeps; where there are others, what it cannot begin soon had better wait in the host.
+                sent_ahead=ChannelLimits().sent_ahead if scaling.most == 1 else runtime.concurrency,
+                stuck_s=self._settings.policies.health.stuck_after_s,
             ),
             start_timeout_s=resources.start_timeout_s,
             host={"name": self._settings.name, "version": self._settings.version},
@@ -190,6 +204,8 @@ class Planner:
             check=partial(self._dispatcher.check_provided, manifest),
             codecs=tuple(self._settings.codecs),
             open_egress=services.proxy,
+            admit=known.pace,
+            scaling=scaling,
             on_ready=partial(self._note_ready, known),
         )
         return plan if learning is None else learning.planned(plan)

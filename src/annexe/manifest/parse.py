@@ -111,6 +111,7 @@ def _runtime(root: Section) -> model.Runtime:
             requires_libs=runtime.items("requires-libs", names.library_name),
             concurrency=runtime.take("concurrency", values.integer(1, 256), 1),
             streams=runtime.take("streams", values.integer(1, wire.MAX_STREAMS), 8),
+            calls_per_s=runtime.take("calls-per-s", values.number(0, 1_000_000), None),
             start=cast(Literal["eager", "lazy"], start),
             idle_stop_s=runtime.take("idle-stop", values.duration_s, None),
             instances=_instances(runtime),
