@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from annexe import Host, SyncHost, TopicEvent
 from annexe.channel.messages import JSON
+from annexe.cli.app import cli
 from annexe.dispatch.events import MAX_DEPTH
 from annexe.errors import HostClosedError, InvalidParamsError
 from annexe.record import EventKind
@@ -535,5 +538,22 @@ def test_subscriber_that_is_taken_away_is_told_no_more(tmp_path: Path) -> None:
             assert await outcome_of(act(host, ("a.done", 3))) is None
             assert len(await lines(host, "keeper")) == 1
             assert len(await lines(host, "teller", "told")) == 2
+
+    run(scenario)
+
+
+def test_use_of_the_right_to_publish_is_seen(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        extra = MAY.replace("= {}\n", '= {}\n"b.done" = {}\n').replace('["a.done"]', '["a.done", "b.done"]')
+        publisher(tmp_path, extra=extra)
+        subscriber(tmp_path)
+        async with open_host(tmp_path, control=True) as host:
+            await act(host, ("a.done", 1))
+            words = ["permissions", "teller", "--json", "--state", str(tmp_path / "state")]
+            done = await asyncio.to_thread(CliRunner().invoke, cli, words)
+            assert {row["right"]: row["use"] for row in json.loads(done.output)["rights"]} == {
+                "events.publish:a.done": "used",
+                "events.publish:b.done": "unused",
+            }
 
     run(scenario)

@@ -23,7 +23,7 @@ from annexe.host.store_thread import StoreThread
 
 __all__ = ["OBSERVABLE", "RightUses"]
 
-OBSERVABLE = frozenset({"kv", "cap", "network", "services"})
+OBSERVABLE = frozenset({"kv", "cap", "network", "services", "events.publish"})
 """Kinds of rights whose use the host sees, because it serves them itself."""
 
 _EVERY_S = 60.0
