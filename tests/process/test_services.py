@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from annexe import Host, ServicePolicy
+from annexe import HealthPolicy, Host, ServicePolicy
 from annexe.channel.messages import JSON
 from annexe.record import EventKind
-from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, run, until, wait_state, write_plugin
+from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
 WORDS = """
 @plugin.service("tokenizer")
@@ -307,5 +307,71 @@ def test_many_calls_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
         async with open_host(tmp_path) as host:
             answers = await asyncio.gather(*(called(host, "echo", number) for number in range(300)))
             assert answers == [[repr(number)] for number in range(300)]
+
+    run(scenario)
+
+
+HEARS = """
+@plugin.on_service("tokenizer")
+def changed(change, ctx):
+    ctx.log.info("heard", service=change.service, state=change.state, providers=list(change.providers))
+"""
+
+
+async def heard(host: Host) -> list[tuple[str, list[str]]]:
+    lines = await asyncio.to_thread(host.logs.tail, "caller", 200)
+    return [(line["fields"]["state"], line["fields"]["providers"]) for line in lines if line["message"] == "heard"]
+
+
+@pytest.mark.both_users
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: str) -> None:
+    async def scenario() -> None:
+        optional = ASKS.replace('version = ">=1,<2"', 'version = ">=1,<2", optional = true')
+        write_words(tmp_path, "words-a")
+        write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
+        async with open_host(
+            tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=2.0, slow_s=0.15))
+        ) as host:
+            told: list[tuple[str, list[str]]] = [("ready", ["words-a"])]
+
+            async def hears(state: str, *providers: str) -> None:
+                told.append((state, list(providers)))
+                for _ in range(400):
+                    if await heard(host) == told:
+                        return
+                    await asyncio.sleep(0.01)
+                assert await heard(host) == told
+
+            write_words(tmp_path, "words-b")
+            await host.scan()
+            await hears("ready", "words-a", "words-b")
+            await host.plugin("words-a").stop()
+            await hears("ready", "words-b")
+            os.kill(_pid(host, "words-b"), signal.SIGSTOP)
+            await asyncio.sleep(0.4)
+            os.kill(_pid(host, "words-b"), signal.SIGCONT)
+            await hears("degraded", "words-b")
+            await hears("ready", "words-b")
+            await host.plugin("words-b").disable()
+            await hears("gone")
+            await host.plugin("words-a").start()
+            await hears("ready", "words-a")
+            await host.plugin("words-a").reload()  # nobody misses anything
+            assert await called(host, "count", "a b") == ["2"]
+            os.kill(_pid(host, "words-a"), signal.SIGKILL)
+            await hears("gone")
+            await hears("ready", "words-a")
+
+    run(scenario)
+
+
+def test_plugin_that_watches_a_service_which_it_may_not_use_does_not_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_words(tmp_path)
+        write_caller(tmp_path, code=HEARS + CALLS, extra="")
+        async with open_host(tmp_path) as host:
+            (refused, *_) = events(host, EventKind.LAUNCH_FAILED, "caller")
+            assert "wants to be told of service 'tokenizer', which it may not use; add to plugin.toml" in refused.reason
 
     run(scenario)

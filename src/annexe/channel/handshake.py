@@ -80,6 +80,7 @@ class Provided(msgspec.Struct, frozen=True):
     extensions: dict[str, ProvidedExtension] = {}
     services: dict[str, ProvidedExtension] = {}
     events: dict[str, ProvidedEvent] = {}
+    watches: dict[str, ProvidedEvent] = {}
 
 
 async def hello(

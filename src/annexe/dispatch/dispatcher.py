@@ -290,6 +290,11 @@ class Dispatcher:
                     f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
                 )
         check_handlers(manifest, provided)
+        for name in sorted(provided.watches.keys() - set(manifest.permissions.services)):
+            line = f'services = ["{_cut(name)}"]'
+            text = f"plugin {plugin!r} wants to be told of service {_cut(name)!r}, which it may not use; "
+            text += f"add to plugin.toml under [permissions]: {line}"
+            raise ActivationError(text, plugin=plugin)
         for name, facts in provided.hooks.items():
             kind, expected = _cut(str(facts.kind)), str(self.pipelines[name].definition.kind)
             if kind != expected:

@@ -37,6 +37,11 @@ class Provider(Protocol):
         """Where the plugin is in its life."""
         ...
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the plugin takes calls, or would start at the first one."""
+        ...
+
     async def wait_ready(self, deadline: float, *, method: str) -> Connection:
         """Return the connection as soon as there is one; starts a lazy plugin.
 

@@ -22,6 +22,7 @@ from typing import Literal, final
 from annexe.channel import Connection, HostCall, PluginCall, Provided, RequestMeta, Response, passed_on
 from annexe.dispatch.faults import tell_whose_limit
 from annexe.dispatch.members import Provider
+from annexe.dispatch.service_watch import ServiceWatch, Standing
 from annexe.errors import (
     AnnexeError,
     CallCancelledError,
@@ -132,6 +133,7 @@ class Services:
         self._metrics = metrics
         self._events = events
         self._services: dict[str, _Service] = {}
+        self._watches: dict[str, list[ServiceWatch]] = {}
 
     def add(self, manifest: Manifest, provider: Provider) -> None:
         """Take over what a plugin offers, instead of what it offered before."""
@@ -142,19 +144,38 @@ class Services:
             offer.methods = before.methods if before is not None else frozenset()
             service.offers[manifest.id] = offer
             service.generation += 1
+            self._tell(name)
 
     def remove(self, plugin: str, *, keep: Collection[str] = ()) -> None:
         """Let go of what a plugin offers, apart from some services."""
         for service in self._services.values():
             if service.name not in keep and service.offers.pop(plugin, None) is not None:
                 service.generation += 1
+                self._tell(service.name)
 
-    def learn(self, plugin: str, provided: Provided) -> None:
-        """Take over which methods a plugin's code has."""
+    def learn(self, manifest: Manifest, provided: Provided, connection: Connection) -> None:
+        """Take over which methods the code of an instance has, and of which services it wants to be told."""
+        plugin = manifest.id
         for name, extension in provided.services.items():
             offer = self._service(name).offers.get(plugin)
             if offer is not None:
                 offer.methods = frozenset(f"svc.{name}.{method}" for method in extension.methods)
+        for name in provided.watches:
+            route = self.route(manifest, name)
+            watch = ServiceWatch(name, connection, route.standing)
+            self._watches[name] = [one for one in self._watches.get(name, ()) if not one.is_over] + [watch]
+            watch.tell()
+        self.moved(plugin)
+
+    def moved(self, plugin: str) -> None:
+        """Tell those who want to know that a plugin is not in the state any more in which it was."""
+        for name, service in self._services.items():
+            if plugin in service.offers:
+                self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        for watch in self._watches.get(name, ()):
+            watch.tell()
 
     def _service(self, name: str) -> _Service:
         service = self._services.get(name)
@@ -213,6 +234,13 @@ class Route:
             self._offers = tuple(sorted(fitting, key=lambda offer: service.place_of(offer.plugin)))
             self._generation = service.generation
         return self._offers
+
+    def standing(self) -> Standing:
+        """Return how the service is for this caller."""
+        there = [offer for offer in self.fitting() if offer.provider.is_there]
+        well = [offer.plugin for offer in there if offer.provider.state is not PluginState.DEGRADED]
+        unwell = [offer.plugin for offer in there if offer.plugin not in well]
+        return Standing("ready" if well else "degraded" if unwell else "gone", (*well, *unwell))
 
     def in_turn(self, call: PluginCall, tried: Collection[str]) -> list[_Offer]:
         """Return whom to ask, best first: those that are ready, a healthy one before others, and then those that may become so."""

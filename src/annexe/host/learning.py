@@ -17,14 +17,14 @@ from typing import final
 import msgspec
 
 from annexe.capabilities.egress import EVERY_TARGET
-from annexe.channel import CodecName, Provided
+from annexe.channel import CodecName
 from annexe.launch.offer import OfferFinder
 from annexe.manifest.model import DEVICES, Manifest
 from annexe.manifest.names import is_env_name
 from annexe.manifest.permission_edit import asking_for
 from annexe.manifest.rights import kind_of
-from annexe.sandbox import IsolationLevel, Receipt
-from annexe.supervision.instance import InstancePlan
+from annexe.sandbox import IsolationLevel
+from annexe.supervision.instance import Instance, InstancePlan
 
 __all__ = ["Learning"]
 
@@ -103,9 +103,9 @@ class Learning:
             else:
                 on_notification(method, params, codec, request_id)
 
-        def ready(receipt: Receipt, provided: Provided) -> None:
-            self.note("ran", str(receipt.level))
-            on_ready(receipt, provided)
+        def ready(instance: Instance) -> None:
+            self.note("ran", str(instance.launched.receipt.level))
+            on_ready(instance)
 
         if self.rights is not None:
             return replace(plan, on_ready=ready)

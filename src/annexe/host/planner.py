@@ -18,7 +18,7 @@ from annexe import __version__
 from annexe.capabilities.kv import KvService
 from annexe.capabilities.pace import Pace
 from annexe.capabilities.services import Capability, PluginServices
-from annexe.channel import ARENA_BYTES, ChannelLimits, Provided
+from annexe.channel import ARENA_BYTES, ChannelLimits
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import PluginBlockedError
 from annexe.host.advice import Advice
@@ -35,7 +35,7 @@ from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import IsolationLevel, Profile, Receipt
 from annexe.sandbox.enforcement import LIMITS, EnforcementState
-from annexe.supervision.instance import InstancePlan
+from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.scaling import Scaling
 
 __all__ = ["SDK_THREADS", "Planner"]
@@ -210,9 +210,10 @@ class Planner:
         )
         return plan if learning is None else learning.planned(plan)
 
-    def _note_ready(self, known: KnownPlugin, receipt: Receipt, provided: Provided) -> None:
-        self._dispatcher.services.learn(known.id, provided)
-        self._tell_unenforced(known, receipt)
+    def _note_ready(self, known: KnownPlugin, instance: Instance) -> None:
+        if known.manifest is not None:
+            self._dispatcher.services.learn(known.manifest, instance.provided, instance.connection)
+        self._tell_unenforced(known, instance.launched.receipt)
 
     def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:
         """Say once what a plugin asks for, or is limited to, that cannot be held here."""

@@ -299,6 +299,7 @@ class Registry:
     # What follows for others.
 
     def _moved(self, known: KnownPlugin, state: PluginState) -> None:
+        self._dispatcher.services.moved(known.id)
         if state is PluginState.READY:
             self._follow(known)
         elif state is PluginState.BLOCKED and known.lacks and self.requirements.are_met(known):

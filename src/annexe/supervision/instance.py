@@ -23,7 +23,6 @@ from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultE
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
-from annexe.sandbox import Receipt
 from annexe.supervision.scaling import Scaling
 
 __all__ = ["Instance", "InstancePlan", "Proxy", "StopPolicy"]
@@ -50,7 +49,7 @@ class StopPolicy:
     kill_s: float = 5.0
 
 
-def _ignore(_receipt: Receipt, _provided: Provided) -> None:
+def _ignore(_instance: Instance) -> None:
     return None
 
 
@@ -84,7 +83,7 @@ class InstancePlan:
         open_egress: Makes the proxy behind the plugin's way out; None where it has none.
         admit: Asked before every call: returns 0 to let it through, else how many seconds to wait; None: all are let through.
         scaling: How many instances of the plugin may run.
-        on_ready: Told what is really enforced and what the code provides, once the plugin takes calls.
+        on_ready: Told of the instance once it takes calls.
     """
 
     launch: LaunchRequest
@@ -101,7 +100,7 @@ class InstancePlan:
     open_egress: Callable[[Egress], Proxy] | None = None
     admit: Callable[[], float] | None = None
     scaling: Scaling = Scaling()  # noqa: RUF009 - it cannot be changed
-    on_ready: Callable[[Receipt, Provided], None] = _ignore
+    on_ready: Callable[[Instance], None] = _ignore
 
 
 @final

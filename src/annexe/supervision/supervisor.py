@@ -150,7 +150,7 @@ class Supervisor:
     @property
     def is_there(self) -> bool:
         """Whether it takes calls, or would start at the first one."""
-        return self._pool is not None or (self._armed and self.state in (_S.STOPPED, _S.DRAINING))
+        return self._pool is not None or self._is_switching or (self._armed and self.state in (_S.STOPPED, _S.DRAINING))
 
     def where(self, hook: str) -> str | None:
         """Return ``file:line`` of the plugin's handler, as the plugin tells it; for messages alone."""
@@ -405,7 +405,7 @@ class Supervisor:
         self.last_used = monotonic()
         self._ping_at = self.last_used + self._policies.health.ping_interval_s
         for instance in instances:
-            instance.plan.on_ready(instance.launched.receipt, instance.provided)
+            instance.plan.on_ready(instance)
 
     def _switch(self, pool: Pool) -> None:
         """Carry a succession through."""
@@ -474,7 +474,7 @@ class Supervisor:
         else:
             if self._pool is pool and self._wanted:
                 pool.add(instance)
-                instance.plan.on_ready(instance.launched.receipt, instance.provided)
+                instance.plan.on_ready(instance)
             else:
                 await self._ending.discard(instance)
         self._changed.set() if self._wanted else None

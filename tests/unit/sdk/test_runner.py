@@ -39,7 +39,13 @@ def test_hello_is_answered_before_the_plugin_is_loaded() -> None:
             "sdk": {"name": "annexe-sdk", "language": "python", "version": annexe_sdk.__version__},
         }
         at = f"test_runner.py:{shout.__code__.co_firstlineno + 3}"
-        assert host.activate() == {"hooks": {"chat.on_text": {"kind": "filter", "at": at}}, "extensions": {}, "services": {}, "events": {}}
+        assert host.activate() == {
+            "hooks": {"chat.on_text": {"kind": "filter", "at": at}},
+            "extensions": {},
+            "services": {},
+            "events": {},
+            "watches": {},
+        }
 
 
 def test_no_common_protocol_is_refused_with_both_ranges() -> None:

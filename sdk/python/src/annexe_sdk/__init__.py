@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from annexe_sdk.aio import AsyncContext
     from annexe_sdk.contract import Service
     from annexe_sdk.events import Event
+    from annexe_sdk.service_change import ServiceChange
 
 __all__ = [
     "AsyncContext",
@@ -28,6 +29,7 @@ __all__ = [
     "Reject",
     "Respond",
     "Service",
+    "ServiceChange",
 ]
 
 __version__ = "0.1.0"
@@ -46,4 +48,8 @@ def __getattr__(name: str) -> object:
         from annexe_sdk.contract import Service
 
         return Service
+    if name == "ServiceChange":  # for plugins that watch one
+        from annexe_sdk.service_change import ServiceChange
+
+        return ServiceChange
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

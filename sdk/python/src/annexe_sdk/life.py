@@ -104,7 +104,7 @@ class Life:
     def _prepare(self) -> None:
         self._runner.handlers = self._plugin.handlers
         for method, handler in self._runner.handlers.items():
-            if handler.kind != "event" and _has_rich_annotations(handler.function):
+            if handler.kind not in ("event", "watch") and _has_rich_annotations(handler.function):
                 from annexe_sdk.convert import converter, takes_views
 
                 handler.convert = converter(handler)

@@ -30,7 +30,7 @@ class Handler:
     """One registered function and what is known of it.
 
     Attributes:
-        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension``, ``service`` or ``event``.
+        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension``, ``service``, ``event`` or ``watch``.
         function: Called with the parameters of the hook and, when it has a parameter ``ctx``, the context last.
         at: ``file:line`` for messages.
         is_async: It is an ``async def``.
@@ -133,6 +133,19 @@ class Plugin:
 
         return register
 
+    def on_service(self, name: str) -> "Callable[[F], F]":
+        """Be told how a service is that the plugin uses, once it is ready and whenever that changes: ``def changed(change, ctx)``."""
+
+        def register(function: "F") -> "F":
+            from annexe_sdk.service_change import change_of
+
+            handler = Handler("watch", function)
+            handler.convert = change_of
+            self._add(f"service.{name}", handler, f"changes of service {name!r}")
+            return function
+
+        return register
+
     def on_event(self, topic: str) -> "Callable[[F], F]":
         """Be told of what others publish: ``def done(event, ctx)``. Nobody waits; ``subscribe`` in ``plugin.toml`` asks for the topic."""
         if not isinstance(topic, str) or "." not in topic:
@@ -181,17 +194,20 @@ class Plugin:
         extensions: dict[str, dict[str, Any]] = {}
         services: dict[str, dict[str, Any]] = {}
         events: dict[str, Any] = {}
+        watches: dict[str, Any] = {}
         for method, handler in self.handlers.items():
             family, _, rest = method.partition(".")
             if family == "hook":
                 hooks[rest] = {"kind": handler.kind, "at": handler.at}
             elif family == "event":
                 events[rest] = {"at": handler.at}
+            elif family == "service":
+                watches[rest] = {"at": handler.at}
             else:
                 point, _, name = rest.rpartition(".")
                 of_its_kind = services if family == "svc" else extensions
                 of_its_kind.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
-        return {"hooks": hooks, "extensions": extensions, "services": services, "events": events}
+        return {"hooks": hooks, "extensions": extensions, "services": services, "events": events, "watches": watches}
 
     def _hook(self, kind: str, hook: str) -> "Callable[[F], F]":
         if not isinstance(hook, str) or "." not in hook:
