@@ -16,7 +16,7 @@ from benchmarks.harness import Bench, verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAMES = ("call", "throughput", "hooks", "store", "start", "memory", "payload")
+NAMES = ("call", "throughput", "hooks", "services", "store", "start", "memory", "scale", "payload", "reload")
 
 
 def main() -> int:

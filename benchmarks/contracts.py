@@ -8,7 +8,7 @@ from typing import ClassVar
 from annexe import ExtensionPoint, HookSpec, hook
 from benchmarks.payload import ChatRequest
 
-__all__ = ["Bench", "Carrier", "Editor", "Keeper", "Ledger", "Probe"]
+__all__ = ["Bench", "Caller", "Carrier", "Editor", "Keeper", "Ledger", "Probe"]
 
 
 class Bench(HookSpec, name="bench", revision=1):
@@ -59,6 +59,13 @@ class Carrier(ExtensionPoint, name="bench-carrier", revision=1):
     async def give(self, size: int) -> bytes: ...
     async def echo(self, data: bytes) -> bytes: ...
     async def pass_on(self, data: bytes) -> bytes: ...
+
+
+class Caller(ExtensionPoint, name="bench-caller", revision=1):
+    """Calls of another plugin's service, timed by the plugin that makes them; samples in microseconds."""
+
+    async def edits(self, request: ChatRequest, count: int) -> list[float]: ...
+    async def echoes(self, size: int, count: int) -> list[float]: ...
 
 
 class Ledger:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -17,6 +15,7 @@ from typing import Any
 from annexe.host.known import KnownPlugin
 from annexe.supervision.instance import Instance
 from benchmarks.harness import Bench, Cell, Mark, Subject, reference
+from benchmarks.processes import tree
 from benchmarks.subject import Ours
 
 __all__ = ["MARKS", "NAME", "TITLE", "Crowd", "Pool", "measure"]
@@ -83,7 +82,7 @@ class Pool(Ours):
         """Return what the plugin's whole process tree takes, for each instance."""
         pid = self._more[0].launched.pid if self._more else self.host.plugins[0].pid
         assert pid is not None
-        return [sum(map(_pss_mb, _tree_of(_outermost(pid)))) / self._wanted]
+        return [sum(map(_pss_mb, tree(_outermost(pid)))) / self._wanted]
 
     def bare(self) -> list[float]:
         """Return what the plugin's own interpreter takes when it waits."""
@@ -142,14 +141,6 @@ def _outermost(pid: int) -> int:
         if parent in (1, os.getpid()):
             return pid
         pid = parent
-
-
-def _tree_of(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from _tree_of(int(child))
 
 
 def _field(pid: int, name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import json
 import shutil
 import subprocess
 import tempfile
@@ -27,24 +28,37 @@ from benchmarks.guards import prove_guards
 from benchmarks.payload import check, requests
 from benchmarks.references import timed
 
-__all__ = ["AsyncCall", "AsyncFilters", "CallsWithoutWalls", "Keepers", "Starts", "StartsWithoutWalls", "SyncCall", "WarmStarts"]
+__all__ = [
+    "AsyncCall",
+    "AsyncFilters",
+    "CallsWithoutWalls",
+    "Keepers",
+    "Ours",
+    "Starts",
+    "StartsWithoutWalls",
+    "SyncCall",
+    "WarmStarts",
+    "installed",
+]
 
 T = TypeVar("T")
 _PLUGINS = Path(__file__).parent / "plugins"
-_POLICY = 'policy-version = 1\n[plugins."*"]\nrights = ["kv"]\n'
+_POLICY = 'policy-version = 1\n[plugins."*"]\nrights = {rights}\n'
 
 
-def installed(folder: Path, *, plugin: str, copies: int, concurrency: int) -> Path:
-    """Copy a benchmark plugin so many times into a folder of plugins, each with an id of its own."""
+def installed(
+    folder: Path, *, plugin: str, copies: int, concurrency: int = 1, start: str = "eager", rights: Sequence[str] = ("kv",)
+) -> Path:
+    """Copy a benchmark plugin so many times into a folder of plugins, each with an id of its own; grant each of them these rights."""
     for number in range(1, copies + 1):
         copy = folder / "plugins" / f"{plugin}-{number:02}"
         shutil.copytree(_PLUGINS / plugin, copy, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(_PLUGINS / "shared" / "bench_probe.py", copy)
         manifest = (copy / "plugin.toml").read_text(encoding="utf-8")
         manifest = manifest.replace(f'id = "bench-{plugin}"', f'id = "bench-{plugin}-{number:02}"')
-        manifest = manifest.replace('kind = "python"', f'kind = "python"\nconcurrency = {concurrency}')
+        manifest = manifest.replace('kind = "python"', f'kind = "python"\nconcurrency = {concurrency}\nstart = "{start}"')
         (copy / "plugin.toml").write_text(manifest, encoding="utf-8")
-    (folder / "policy.toml").write_text(_POLICY, encoding="utf-8")
+    (folder / "policy.toml").write_text(_POLICY.format(rights=json.dumps(list(rights))), encoding="utf-8")
     return folder / "plugins"
 
 
@@ -53,6 +67,8 @@ class Ours:
 
     plugin = "editor"
     level = "full"
+    start_mode = "eager"
+    rights: Sequence[str] = ("kv",)
 
     def __init__(
         self,
@@ -67,7 +83,9 @@ class Ours:
         self.folder.chmod(0o755)  # as a folder of installed plugins is; in a closed one each start would look for a readable copy
         self.plugin = plugin or self.plugin
         self.codec, self.strategy = codec, strategy
-        plugins = installed(self.folder, plugin=self.plugin, copies=copies, concurrency=concurrency)
+        plugins = installed(
+            self.folder, plugin=self.plugin, copies=copies, concurrency=concurrency, start=self.start_mode, rights=self.rights
+        )
         self.options: dict[str, Any] = {
             "plugins": plugins,
             "state_dir": self.folder / "state",
