@@ -33,6 +33,7 @@ __all__ = ["MAX_WAITING", "MAX_WAITING_BYTES", "Delivery", "Published", "Subscri
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 8 * 1024 * 1024
+_SLOT_S = 30.0  # how long an event that was sent may wait for a slot; its own time counts from there
 
 
 @final
@@ -99,7 +100,7 @@ class Delivery:
             params = {"topic": event.topic, "value": value, "publisher": event.publisher, "time": event.time}
             meta = RequestMeta(request=event.request, traceparent=event.traceparent, key=event.key, caller=event.publisher)
             run_s = subscriber.call_timeout_s
-            call = connection.begin(method, params, meta, deadline=started + run_s, run_s=run_s, chain=())
+            call = connection.begin(method, params, meta, deadline=started + _SLOT_S + run_s, run_s=run_s, chain=())
         except PluginBusyError:
             raise
         except CallError as error:
