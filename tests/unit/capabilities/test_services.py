@@ -85,10 +85,11 @@ class _Desk:
         self.log, self.kv, self.metrics, self.events = _Log(), _Kv(), PluginMetrics(), Events(StillClock())
         manifest: Manifest = parse_manifest(_MANIFEST, source="test")
         self.used: list[str] = []
+        self.published: list[tuple[str, bytes]] = []
         capability = Capability(capability_definition(_Orders), _Orders())
         self.services = PluginServices(
             manifest,
-            frozenset({"kv", "cap:orders"}),
+            frozenset({"kv", "cap:orders", "events.publish:a.done"}),
             kv=cast(Any, self.kv),
             capabilities={"orders": capability},
             services={},
@@ -97,8 +98,13 @@ class _Desk:
             events=self.events,
             instance="sample-1",
             grant_command="annexe grant sample",
+            publish=self.publish,
             on_used=self.used.append,
         )
+
+    def publish(self, _call: PluginCall, topic: str, value: msgspec.Raw) -> int:
+        self.published.append((topic, bytes(value)))
+        return 3
 
     def notify(self, method: str, params: Any) -> None:
         self.services.notify(method, msgspec.Raw(msgspec.msgpack.encode(params)), "msgpack", None)
@@ -197,3 +203,43 @@ def test_denial_is_noted_with_right_and_line() -> None:
     desk.services.note_refusal(cast(PluginCall, call), error)
     (event,) = desk.events.latest()
     assert event.facts == {"method": "fetch", "permission": "kv", "manifest_line": 'kv = { quota = "1MiB" }'}
+
+
+def test_value_of_an_event_is_not_decoded() -> None:
+    desk = _Desk()
+    value = b"\xc1"  # which nothing can be
+    assert desk.ask("event.publish", b"\x82\xa5topic\xa6a.done\xa5value" + msgspec.msgpack.encode([1, "x"])) == 3
+    with pytest.raises(InvalidParamsError):
+        desk.ask("event.publish", b"\x82\xa5topic\xa6a.done\xa5value" + value)
+    assert desk.published == [("a.done", msgspec.msgpack.encode([1, "x"]))]
+    assert desk.used == ["events.publish:a.done"]
+    desk.services.withdraw()
+    with pytest.raises(PermissionDeniedError):
+        desk.ask("event.publish", msgspec.msgpack.encode({"topic": "a.done", "value": 1}))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param({"topic": "a.done"}, id="no value"),
+        pytest.param({"value": 1}, id="no topic"),
+        pytest.param({"topic": 5, "value": 1}, id="number for topic"),
+        pytest.param({"topic": "Not a name", "value": 1}, id="no name"),
+        pytest.param({"topic": "a.done", "value": 1, "publisher": "another"}, id="claims a publisher"),
+        pytest.param(["a.done", 1], id="array"),
+        pytest.param({"topic": "a.done", "value": "v" * 70_000}, id="long"),
+    ],
+)
+def test_request_to_publish_that_does_not_fit_is_refused(params: Any) -> None:
+    desk = _Desk()
+    with pytest.raises(InvalidParamsError, match=r"event\.publish: "):
+        desk.ask("event.publish", msgspec.msgpack.encode(params))
+    assert not desk.published and not desk.used
+
+
+def test_event_that_was_not_granted_is_refused_with_its_line() -> None:
+    desk = _Desk()
+    with pytest.raises(PermissionDeniedError) as denied:
+        desk.ask("event.publish", msgspec.msgpack.encode({"topic": "b.done", "value": 1}))
+    assert denied.value.data["manifest_line"] == 'events = { publish = ["b.done"], subscribe = [] }'
+    assert not desk.published and not desk.used

@@ -11,10 +11,10 @@ from typing import Any, Optional, Union
 
 import pytest
 
-from annexe_sdk import Context, Plugin
+from annexe_sdk import Context, Event, Plugin
 from annexe_sdk.convert import converter
 from annexe_sdk.life import _has_rich_annotations
-from annexe_sdk.plugin import Handler
+from annexe_sdk.plugin import Handler, Misfit
 from tests.unit.sdk.host_end import served
 
 
@@ -38,6 +38,28 @@ def test_every_decorator_registers_under_the_wire_name_with_its_kind() -> None:
     }
     assert provided["hooks"]["chat.on_filter"]["at"].startswith("test_plugin.py:")
     assert list(provided["extensions"]["speech-to-text"]["methods"]) == ["transcribe"]
+
+
+def test_a_handler_of_events_is_told_by_its_topic() -> None:
+    plugin = Plugin()
+
+    @plugin.on_event("order.paid")
+    def paid(event: Event) -> None: ...
+
+    assert list(plugin.provides()["events"]) == ["order.paid"]
+    assert plugin.provides()["events"]["order.paid"]["at"].startswith("test_plugin.py:")
+    convert = plugin.handlers["event.order.paid"].convert
+    assert convert is not None
+    (event,) = convert({"topic": "order.paid", "value": 7, "publisher": None, "time": 1.5, "more": 1})  # type: ignore[arg-type]
+    assert repr(event) == "Event(topic='order.paid', value=7, publisher=None, time=1.5)"
+    for wrong in ([1], {"topic": "order.paid"}, None):
+        with pytest.raises(Misfit, match="an event is a map of topic, value, publisher and time"):
+            convert(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"event 'order\.paid' is registered twice"):
+        plugin.on_event("order.paid")(paid)
+    for name in ("paid", 5, paid):
+        with pytest.raises(TypeError, match=r'@plugin.on_event\("redaction.done"\)'):
+            plugin.on_event(name)  # type: ignore[arg-type]
 
 
 def test_a_hook_answered_twice_names_both_places() -> None:
