@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from annexe.testing.clock import FakeClock
     from annexe.testing.failures import FakeFailureMemory
-    from annexe.testing.fake_host import LogLine, MetricValue
+    from annexe.testing.fake_host import LogLine, MetricValue, PublishedEvent
     from annexe.testing.hosts import async_host_for, host_for
     from annexe.testing.launch import FakeLaunchedPlugin, FakeLaunchStrategy
     from annexe.testing.plugin_runner import PluginRunner, RunnerRequest
@@ -25,6 +25,7 @@ __all__ = [
     "LogLine",
     "MetricValue",
     "PluginRunner",
+    "PublishedEvent",
     "RunnerRequest",
     "async_host_for",
     "host_for",
@@ -38,6 +39,7 @@ _HOMES = {
     "LogLine": "fake_host",
     "MetricValue": "fake_host",
     "PluginRunner": "plugin_runner",
+    "PublishedEvent": "fake_host",
     "RunnerRequest": "plugin_runner",
     "async_host_for": "hosts",
     "host_for": "hosts",

@@ -27,7 +27,7 @@ from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
 from annexe_sdk.errors import call_failed, right_missing
 from annexe_sdk.session import Session
 
-__all__ = ["FakeHost", "LogLine", "MetricValue"]
+__all__ = ["FakeHost", "LogLine", "MetricValue", "PublishedEvent"]
 
 
 @final
@@ -49,6 +49,15 @@ class MetricValue:
     name: str
     value: float
     labels: Mapping[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PublishedEvent:
+    """One event that a handler published."""
+
+    topic: str
+    value: Any
 
 
 @final
@@ -79,6 +88,7 @@ class FakeHost:
         self.logs: list[LogLine] = []
         self.metrics: list[MetricValue] = []
         self.progress: list[tuple[float, str]] = []
+        self.published: list[PublishedEvent] = []
         self._capabilities = {capability.name: capability for capability in capabilities}
         self._granted = granted
         self._session = session
@@ -123,6 +133,8 @@ class FakeHost:
             CallFailed: It was refused.
             CodecError: The parameters cannot be sent.
         """
+        if method == "event.publish":
+            return self._publish(_sent(params))
         self._check_granted(method)
         if method.startswith("kv."):
             with self._lock:
@@ -176,6 +188,15 @@ class FakeHost:
         if self._granted is not None and right not in self._granted:
             raise right_missing(right, 'kv = { quota = "1MiB" }' if right == "kv" else f'capabilities = ["{right[4:]}"]')
 
+    def _publish(self, params: Any) -> int:
+        topic = params["topic"]
+        right = f"events.publish:{topic}"
+        self._note_right(right)
+        if self._granted is not None and right not in self._granted:
+            raise right_missing(right, f'events = {{ publish = ["{topic}"] }}')
+        self.published.append(PublishedEvent(topic, params["value"]))
+        return 0
+
     def _note_right(self, right: str) -> None:
         if self._session is not None:
             self._session.note("right", right)
@@ -201,7 +222,7 @@ class _AsyncAsk:
         self._host = host
 
     async def ask(self, call: Any, method: str, params: Any, _key: str | None = None) -> Any:
-        if method.startswith("kv."):
+        if method.startswith(("kv.", "event.")):
             return self._host.ask(call, method, params)
         self._host._check_granted(method)
         return await self._host.call_capability(method, params)

@@ -32,6 +32,7 @@ from annexe.testing.loading import LoadedPlugin
 from annexe_sdk import Plugin, Respond
 from annexe_sdk.context import UNCHANGED
 from annexe_sdk.convert import converter
+from annexe_sdk.events import event_of
 from annexe_sdk.plugin import Handler
 
 __all__ = ["PluginRunner", "RunnerRequest"]
@@ -59,6 +60,7 @@ class PluginRunner:
         logs: What was logged, oldest first.
         metrics: What was measured, oldest first.
         progress: What activation told of how far it is.
+        published: What was published, oldest first.
         clock: Stands still until it is advanced.
 
     Use it as ``with PluginRunner(…) as runner``: entering activates the plugin, leaving shuts it down.
@@ -90,6 +92,7 @@ class PluginRunner:
         self.logs = self._host.logs
         self.metrics = self._host.metrics
         self.progress = self._host.progress
+        self.published = self._host.published
 
     @property
     def config(self) -> dict[str, Any]:
@@ -167,6 +170,13 @@ class PluginRunner:
         """Return what the plugin puts at an extension point, called in a request of its own."""
         return self.request().extension(point)
 
+    def event(self, topic: str, value: Any = None, *, publisher: str | None = None) -> None:
+        """Tell the plugin of an event, as if ``publisher`` (None: the application) had published it."""
+        handler = self._handler(f"event.{topic}", f"event {topic!r}")
+        params = {"topic": topic, "value": _travelled(value), "publisher": publisher, "time": self.clock.now()}
+        meta: dict[str, Any] = {} if publisher is None else {"caller": publisher}
+        self._run(handler, event_of(params), meta)
+
     # How it is done.
 
     def _handler(self, method: str, what: str) -> Handler:
@@ -209,9 +219,11 @@ class PluginRunner:
 
     def _check_provided(self, loaded: LoadedPlugin) -> None:
         provided, declared = self.plugin.provides(), loaded.manifest.provides
+        subscribed = dict.fromkeys(loaded.manifest.permissions.events_subscribe)
         for what, given, wanted in (
             ("hook", provided["hooks"], declared.hooks),
             ("extension", provided["extensions"], declared.extensions),
+            ("event", provided["events"], subscribed),
         ):
             for name in sorted(given.keys() ^ wanted.keys()):
                 if name in given:

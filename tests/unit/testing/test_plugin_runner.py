@@ -12,8 +12,8 @@ import pytest
 
 from annexe import ExtensionPoint, HookSpec, hook
 from annexe.errors import ActivationError, ConfigInvalidError, InvalidParamsError, InvalidResultError, ManifestError, MethodNotFoundError
-from annexe.testing import FakeClock, LogLine, MetricValue, PluginRunner
-from annexe_sdk import AsyncContext, CallFailed, Context, PermissionDenied, Plugin, Reject, Respond
+from annexe.testing import FakeClock, LogLine, MetricValue, PluginRunner, PublishedEvent
+from annexe_sdk import AsyncContext, CallFailed, Context, Event, PermissionDenied, Plugin, Reject, Respond
 from annexe_sdk.codec import CodecError
 
 
@@ -158,6 +158,28 @@ def test_logs_and_metrics_are_kept(plugin: Plugin) -> None:
     runner.call("chat.log")
     assert runner.logs == [LogLine("warning", "so it is", {"why": 1})]
     assert runner.metrics == [MetricValue("counter", "seen", 2, {"model": "m"})]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_events_are_kept_and_told(plugin: Plugin, is_async: bool) -> None:
+    heard: list[Any] = []
+
+    async def awaited(event: Event, ctx: AsyncContext) -> None:
+        heard.append((event.topic, event.value, event.publisher, ctx.caller, await ctx.publish("b.done", {"n": (1, 2)})))
+
+    def blocking(event: Event, ctx: Context) -> None:
+        heard.append((event.topic, event.value, event.publisher, ctx.caller, ctx.publish("b.done", {"n": (1, 2)})))
+
+    handler: Any = awaited if is_async else blocking
+    plugin.on_event("a.done")(handler)
+    runner = PluginRunner(plugin)
+    runner.event("a.done", (7,), publisher="clerk")
+    runner.event("a.done")
+    assert heard == [("a.done", [7], "clerk", "clerk", 0), ("a.done", None, None, None, 0)]
+    assert runner.published == [PublishedEvent("b.done", {"n": [1, 2]})] * 2
+    with pytest.raises(MethodNotFoundError, match=r"event 'c\.done'; it answers: event\.a\.done"):
+        runner.event("c.done")
+    runner.close()
 
 
 def test_kv_answers_as_the_host_does(plugin: Plugin) -> None:
