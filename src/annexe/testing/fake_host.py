@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -20,10 +20,12 @@ from annexe.contract import InvalidValueError, bind, capability_definition
 from annexe.errors import AnnexeError, InvalidParamsError
 from annexe.testing.kv import FakeKv
 from annexe.testing.learning import LearningSession
+from annexe.testing.services import PlayedServices
+from annexe.testing.wire import sent
 from annexe_sdk import CallFailed, Context
 from annexe_sdk.aio import AsyncContext
 from annexe_sdk.calls import Call
-from annexe_sdk.codec import CodecError, json_codec, msgpack_codec
+from annexe_sdk.codec import json_codec
 from annexe_sdk.errors import call_failed, right_missing
 from annexe_sdk.session import Session
 
@@ -67,6 +69,7 @@ class FakeHost:
     Args:
         config: The plugin's.
         capabilities: The application's objects.
+        services: Other plugins', played.
         clock: For the store.
         granted: Rights; None: all.
         session: Is told of rights that are used, and looks away from what the test's own objects do.
@@ -77,6 +80,7 @@ class FakeHost:
         *,
         config: dict[str, Any],
         capabilities: Iterable[Any],
+        services: PlayedServices,
         clock: Clock,
         granted: frozenset[str] | None,
         session: LearningSession | None = None,
@@ -90,6 +94,8 @@ class FakeHost:
         self.progress: list[tuple[float, str]] = []
         self.published: list[PublishedEvent] = []
         self._capabilities = {capability.name: capability for capability in capabilities}
+        self._services = services
+        self._clock = clock
         self._granted = granted
         self._session = session
         self._data: TemporaryDirectory[str] | None = None
@@ -126,7 +132,7 @@ class FakeHost:
 
     # What contexts call.
 
-    def ask(self, _call: Any, method: str, params: Any, _key: str | None = None) -> Any:
+    def ask(self, call: Call, method: str, params: Any, _key: str | None = None) -> Any:
         """Answer a request of the plugin's.
 
         Raises:
@@ -134,14 +140,17 @@ class FakeHost:
             CodecError: The parameters cannot be sent.
         """
         if method == "event.publish":
-            return self._publish(_sent(params))
+            return self._publish(sent(params))
         self._check_granted(method)
         if method.startswith("kv."):
             with self._lock:
                 try:
-                    return self.kv.answer(method, _sent(params))
+                    return self.kv.answer(method, sent(params))
                 except AnnexeError as error:
                     raise call_failed(error_to_wire(error)) from error
+        if method.startswith("svc."):
+            with self._looking_away():
+                return self._services.answer(method, params, self._players_context(call))
         return asyncio.run(self.call_capability(method, params))
 
     def log(self, level: str, message: str, fields: dict[str, Any], _call: Any) -> None:
@@ -157,6 +166,27 @@ class FakeHost:
         """Keep how far activation is."""
         self.progress.append((value["fraction"], value["message"]))
 
+    async def ask_service(self, call: Call, method: str, params: Any) -> Any:
+        """Call a service that the test plays.
+
+        Raises:
+            CallFailed: What a host would have told.
+            CodecError: The arguments cannot be sent.
+        """
+        with self._looking_away():
+            return await self._services.answer_async(method, params, self._players_context(call))
+
+    def _players_context(self, call: Call) -> Callable[[bool], Context]:
+        """Return what makes the ``ctx`` of whoever plays a service: that of a plugin of its own, called by this one."""
+        passed = {name: call.meta[name] for name in ("request", "key", "traceparent", "deadline_ms") if name in call.meta}
+        meta = passed | {"caller": self._services.caller}
+
+        def make(is_async: bool) -> Context:
+            beside = FakeHost(config={}, capabilities=(), services=self._services, clock=self._clock, granted=None)
+            return beside.async_context(meta) if is_async else beside.context(meta)
+
+        return make
+
     async def call_capability(self, method: str, params: Any) -> Any:
         """Call one of the application's functions with checked arguments.
 
@@ -170,7 +200,7 @@ class FakeHost:
         definition = known.get(function)
         if definition is None:
             raise CallFailed("method-not-found", f"the test offers no {method!r}; pass an object that has it as capabilities=[…]")
-        params = _sent(params)
+        params = sent(params)
         args, named = ((), params) if isinstance(params, dict) else (tuple(params), {})
         try:
             values = bind(definition.params, args, named, method=method)
@@ -179,14 +209,18 @@ class FakeHost:
             raise CallFailed("invalid-params", str(error)) from error
         with self._looking_away():
             result = await getattr(target, function)(*checked)
-        return None if definition.result is None else _sent(definition.result.to_wire(result))
+        return None if definition.result is None else sent(definition.result.to_wire(result))
 
     def _check_granted(self, method: str) -> None:
         family, _, rest = method.partition(".")
-        right = "kv" if family == "kv" else f"cap:{rest.partition('.')[0]}"
+        name = rest.partition(".")[0]
+        right, line = {
+            "kv": ("kv", 'kv = { quota = "1MiB" }'),
+            "svc": (f"services:{name}", f'services = ["{name}"]'),
+        }.get(family, (f"cap:{name}", f'capabilities = ["{name}"]'))
         self._note_right(right)
         if self._granted is not None and right not in self._granted:
-            raise right_missing(right, 'kv = { quota = "1MiB" }' if right == "kv" else f'capabilities = ["{right[4:]}"]')
+            raise right_missing(right, line)
 
     def _publish(self, params: Any) -> int:
         topic = params["topic"]
@@ -205,15 +239,6 @@ class FakeHost:
         return self._session.looking_away() if self._session is not None else nullcontext()
 
 
-def _sent(params: Any) -> Any:
-    """Return what arrives at the other side, as plain values."""
-    codec = msgpack_codec()
-    try:
-        return codec.decode(codec.encode(params))
-    except codec.faults as error:
-        raise CodecError(str(error)) from error
-
-
 @final
 class _AsyncAsk:
     """What an ``AsyncContext`` asks of its loop."""
@@ -221,10 +246,12 @@ class _AsyncAsk:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    async def ask(self, call: Any, method: str, params: Any, _key: str | None = None) -> Any:
+    async def ask(self, call: Call, method: str, params: Any, _key: str | None = None) -> Any:
         if method.startswith(("kv.", "event.")):
             return self._host.ask(call, method, params)
         self._host._check_granted(method)
+        if method.startswith("svc."):
+            return await self._host.ask_service(call, method, params)
         return await self._host.call_capability(method, params)
 
 

@@ -1,9 +1,9 @@
 """Run a plugin's handlers without a host: in the test's own process, with everything a host would do for them played.
 
 The handlers get real contexts of the SDK; behind those are a dictionary for the store, a list for the log, and the test's own objects for
-capabilities. What goes in and out makes the trip through MessagePack, as it would on the wire. An exception that a handler raises
-reaches the test as it is, with its own traceback. A folder's configuration is completed and checked by its schema, and with contracts
-parameters and results are held against their types, as a host does.
+capabilities and for other plugins' services. What goes in and out makes the trip through MessagePack, as it would on the wire. An
+exception that a handler raises reaches the test as it is, with its own traceback. A folder's configuration is completed and checked by its
+schema, and with contracts parameters and results are held against their types, as a host does.
 
 Source: docs/reference/testing.md; ADR-0058.
 """
@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter, signature
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, final, overload
 
 import msgspec
 
 from annexe.capabilities.config import schema_of
-from annexe.errors import ActivationError, MethodNotFoundError
+from annexe.errors import ActivationError, InvalidParamsError, MethodNotFoundError
 from annexe.ids import new_request_id
 from annexe.manifest import read_manifest
 from annexe.testing.checks import Checks
@@ -29,11 +29,19 @@ from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
 from annexe.testing.learning import LearningSession, session
 from annexe.testing.loading import LoadedPlugin
+from annexe.testing.services import PlayedServices, client_of, name_of
 from annexe_sdk import Plugin, Respond
 from annexe_sdk.context import UNCHANGED
 from annexe_sdk.convert import converter
 from annexe_sdk.events import event_of
-from annexe_sdk.plugin import Handler
+from annexe_sdk.plugin import Handler, Misfit
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from annexe_sdk import Service
+
+    S = TypeVar("S", bound=Service)
 
 __all__ = ["PluginRunner", "RunnerRequest"]
 
@@ -49,11 +57,13 @@ class PluginRunner:
         plugin: Its folder, or the ``Plugin`` itself. With a folder the manifest counts: what it does not ask for is refused.
         config: Seen as ``ctx.config``; with a folder completed and checked by the schema that its manifest names.
         capabilities: Objects of classes with a ``name`` and ``async def`` methods, as a host takes them.
+        services: Objects that stand for services of other plugins, by name.
         clock: Decides when keys are over.
         contracts: What the application opens: parameters and results are held against its types.
 
     Raises:
         ConfigInvalidError: The configuration does not fit the schema.
+        TypeError: A class was given for the object that stands for a service.
 
     Attributes:
         config: As handlers see it; ``configure`` changes it.
@@ -72,6 +82,7 @@ class PluginRunner:
         *,
         config: Mapping[str, Any] | None = None,
         capabilities: Iterable[Any] = (),
+        services: Mapping[str, object] = MappingProxyType({}),
         clock: FakeClock | None = None,
         contracts: Iterable[type[Any]] = (),
     ) -> None:
@@ -84,9 +95,16 @@ class PluginRunner:
         if self._session is not None:
             self._session.note("ran", "memory")
             granted = self._session.rights
-        self._checks = Checks(contracts, plugin=self._loaded.manifest.id if self._loaded is not None else "plugin")
+        own_id = self._loaded.manifest.id if self._loaded is not None else "plugin"
+        needs = self._loaded.manifest.requires.services if self._loaded is not None else {}
+        self._checks = Checks(contracts, plugin=own_id)
         self._host = FakeHost(
-            config=self._completed(config or {}), capabilities=capabilities, clock=self.clock, granted=granted, session=self._session
+            config=self._completed(config or {}),
+            capabilities=capabilities,
+            services=PlayedServices(services, caller=own_id, versions={name: need.version for name, need in needs.items()}),
+            clock=self.clock,
+            granted=granted,
+            session=self._session,
         )
         self._runner: asyncio.Runner | None = None  # the loop of async handlers, from the first on
         self.logs = self._host.logs
@@ -153,10 +171,12 @@ class PluginRunner:
 
     # Calls.
 
-    def request(self, *, id: str | None = None, key: str | None = None, deadline_s: float = 30.0) -> RunnerRequest:
-        """Begin a request: calls made in it share ``ctx.state``, ``ctx.request_id`` and ``ctx.key``."""
-        meta = {"request": id or new_request_id(), "deadline_ms": round(deadline_s * 1000)}
-        return RunnerRequest(self, meta | ({} if key is None else {"key": key}))
+    def request(
+        self, *, id: str | None = None, key: str | None = None, deadline_s: float = 30.0, caller: str | None = None
+    ) -> RunnerRequest:
+        """Begin a request: calls made in it share ``ctx.state``, ``ctx.request_id``, ``ctx.key`` and ``ctx.caller`` (a plugin's id)."""
+        meta = {"request": id or new_request_id(), "deadline_ms": round(deadline_s * 1000), "key": key, "caller": caller}
+        return RunnerRequest(self, {name: value for name, value in meta.items() if value is not None})
 
     def call(self, hook: str, *params: Any) -> Any:
         """Call the handler of a hook in a request of its own; see ``RunnerRequest.call``."""
@@ -169,6 +189,16 @@ class PluginRunner:
     def extension(self, point: str) -> Any:
         """Return what the plugin puts at an extension point, called in a request of its own."""
         return self.request().extension(point)
+
+    @overload
+    def service(self, of: type[S], /) -> S: ...
+    @overload
+    def service(self, of: str, /) -> Any: ...
+
+    def service(self, of: Any, /) -> Any:
+        """Return a service that the plugin offers, each call in a request of its own; see ``RunnerRequest.service``."""
+        self.request().service(of)
+        return client_of(of, lambda method, params: self.request()._ask_service(method, params))
 
     def event(self, topic: str, value: Any = None, *, publisher: str | None = None) -> None:
         """Tell the plugin of an event, as if ``publisher`` (None: the application) had published it."""
@@ -223,6 +253,7 @@ class PluginRunner:
         for what, given, wanted in (
             ("hook", provided["hooks"], declared.hooks),
             ("extension", provided["extensions"], declared.extensions),
+            ("service", provided["services"], declared.services),
             ("event", provided["events"], subscribed),
         ):
             for name in sorted(given.keys() ^ wanted.keys()):
@@ -294,6 +325,33 @@ class RunnerRequest:
         if not methods:
             self._runner._handler(f"ext.{point}", f"extension point {point!r}")
         return _Methods({method.rpartition(".")[2]: self._method(method, handlers[method]) for method in methods})
+
+    @overload
+    def service(self, of: type[S], /) -> S: ...
+    @overload
+    def service(self, of: str, /) -> Any: ...
+
+    def service(self, of: Any, /) -> Any:
+        """Return a service that the plugin offers, as other plugins have it.
+
+        Args:
+            of: Its name: methods take arguments by position. Or its contract: by name too, and answers are of its types.
+
+        Raises:
+            MethodNotFoundError: The plugin does not offer it.
+            TypeError: It is neither.
+        """
+        name = name_of(of)
+        if not any(method.startswith(f"svc.{name}.") for method in self._runner.plugin.handlers):
+            self._runner._handler(f"svc.{name}", f"service {name!r}")
+        return client_of(of, self._ask_service)
+
+    def _ask_service(self, method: str, params: list[Any]) -> Any:
+        handler = self._runner._handler(method, method)
+        try:
+            return self._call(method, handler, params)
+        except Misfit as error:
+            raise InvalidParamsError(str(error), method=method) from error
 
     def _method(self, method: str, handler: Handler) -> Callable[..., Any]:
         checks = self._runner._checks

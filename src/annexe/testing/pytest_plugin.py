@@ -8,7 +8,7 @@ Source: docs/reference/testing.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from annexe.host.sync import SyncHost
     from annexe.testing.plugin_runner import PluginRunner
 
-__all__ = ["annexe_capabilities", "annexe_config", "annexe_contracts", "annexe_folder", "annexe_host", "annexe_plugin"]
+__all__ = ["annexe_capabilities", "annexe_config", "annexe_contracts", "annexe_folder", "annexe_host", "annexe_plugin", "annexe_services"]
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def annexe_capabilities() -> Sequence[Any]:
 
 
 @pytest.fixture
+def annexe_services() -> Mapping[str, object]:
+    """Return what stands for other plugins' services in memory, by name; override to give some."""
+    return {}
+
+
+@pytest.fixture
 def annexe_contracts(annexe_folder: Path) -> Sequence[type[Any]]:
     """Return what the application opens: the contracts in ``contracts.py`` beside ``plugin.toml``; override to give others."""
     from annexe.contract.named import contracts_beside
@@ -52,13 +58,17 @@ def annexe_contracts(annexe_folder: Path) -> Sequence[type[Any]]:
 
 @pytest.fixture
 def annexe_plugin(
-    annexe_folder: Path, annexe_contracts: Sequence[type[Any]], annexe_config: dict[str, Any], annexe_capabilities: Sequence[Any]
+    annexe_folder: Path,
+    annexe_contracts: Sequence[type[Any]],
+    annexe_config: dict[str, Any],
+    annexe_capabilities: Sequence[Any],
+    annexe_services: Mapping[str, object],
 ) -> Iterator[PluginRunner]:
     """Run the plugin in memory, without a host; what it is given and gives is held against the contracts."""
     from annexe.testing.plugin_runner import PluginRunner
 
-    made = PluginRunner(annexe_folder, contracts=annexe_contracts, config=annexe_config, capabilities=annexe_capabilities)
-    with made as runner:
+    more: dict[str, Any] = {"capabilities": annexe_capabilities, "services": annexe_services}
+    with PluginRunner(annexe_folder, contracts=annexe_contracts, config=annexe_config, **more) as runner:
         yield runner
 
 

@@ -1,0 +1,190 @@
+"""Services without a host: other plugins', played by the test's objects, and the plugin's own, called by the test.
+
+* Arguments and answers make the trip over the wire, arguments as a list.
+* What goes wrong at an object of the test's reaches the plugin as what goes wrong at another plugin does: as an error that a host tells.
+* What goes wrong in the plugin's own service reaches the test as it is.
+
+Source: docs/reference/testing.md, "Services of others".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import Signature, isawaitable, isclass, iscoroutinefunction, signature
+from typing import Any, final
+
+from annexe.channel.faults import error_to_wire
+from annexe.errors import (
+    AnnexeError,
+    InvalidParamsError,
+    InvalidResultError,
+    MethodNotFoundError,
+    PluginRaisedError,
+    PluginUnavailableError,
+    RejectedError,
+)
+from annexe.testing.wire import sent
+from annexe_sdk import Reject
+from annexe_sdk.codec import CodecError
+from annexe_sdk.context import Context, ServiceClient
+from annexe_sdk.contract import contract_of
+from annexe_sdk.convert import converter
+from annexe_sdk.errors import call_failed
+from annexe_sdk.life import describe, last_frame
+from annexe_sdk.plugin import Handler
+from annexe_sdk.typed import TypedClient
+
+__all__ = ["PLAYER", "PlayedServices", "client_of", "name_of"]
+
+PLAYER = "test"
+"""Who offers what the test plays, for errors."""
+
+
+@final
+class PlayedServices:
+    """What other plugins offer, by objects of the test's.
+
+    Args:
+        services: By name; public methods, ``async def`` or not, answer the calls of their names. A last parameter ``ctx`` gets one.
+        caller: Id of the plugin that calls.
+        versions: Which versions it requires, by service, for errors.
+
+    Raises:
+        TypeError: A class was given for an object.
+    """
+
+    def __init__(self, services: Mapping[str, object], *, caller: str, versions: Mapping[str, str]) -> None:
+        for name, target in services.items():
+            if isclass(target):
+                raise TypeError(f"services[{name!r}]: expected an object whose methods answer, got the class {target.__name__}; make one")
+        self._services = dict(services)
+        self._versions = versions
+        self.caller = caller
+
+    def answer(self, method: str, params: Any, context: Callable[[bool], Context]) -> Any:
+        """Answer a call of a ``def`` handler's.
+
+        Args:
+            method: Name on the wire.
+            params: As the plugin gave them.
+            context: Makes the ``ctx`` of an ``async def``, or of another.
+
+        Raises:
+            CallFailed: What a host would have told.
+            CodecError: The arguments cannot be sent.
+        """
+        params = sent(params)
+        with _told(method):
+            result = self._begin(method, params, context)
+            return _answered(method, asyncio.run(_awaited(result)) if isawaitable(result) else result)
+
+    async def answer_async(self, method: str, params: Any, context: Callable[[bool], Context]) -> Any:
+        """Answer a call of an ``async def`` handler's, as ``answer`` does."""
+        params = sent(params)
+        with _told(method):
+            result = self._begin(method, params, context)
+            return _answered(method, await result if isawaitable(result) else result)
+
+    def _begin(self, method: str, params: list[Any], context: Callable[[bool], Context]) -> Any:
+        """Call what answers a method; returns its result, or what to await for it."""
+        function = self._function(method)
+        if hasattr(function, "__code__"):
+            convert = converter(Handler("service", function))
+            params = convert(params) if convert is not None else params
+        expected = signature(function)
+        named = {"ctx": context(iscoroutinefunction(function))} if [*expected.parameters][-1:] == ["ctx"] else {}
+        _check_arguments(method, expected, params, named)
+        return function(*params, **named)
+
+    def _function(self, method: str) -> Callable[..., Any]:
+        _, name, function = method.split(".", 2)
+        target = self._services.get(name)
+        if target is None:
+            text = f"no plugin offers service {name!r}{self._wanted(name)} to plugin {self.caller!r}"
+            raise PluginUnavailableError(f"{text}; to play it, pass services={{{name!r}: …}}", method=method, service=name)
+        found: Callable[..., Any] | None = getattr(target, function, None)
+        if not callable(found):
+            public = (known for known in dir(target) if not known.startswith("_") and callable(getattr(target, known, None)))
+            text = f"plugin {PLAYER!r} has no {method!r}; methods of that service there: {', '.join(public) or 'none'}"
+            raise MethodNotFoundError(text, plugin=PLAYER, method=method)
+        return found
+
+    def _wanted(self, name: str) -> str:
+        version = self._versions.get(name, "")
+        return f" {version}" if version else ""
+
+
+def client_of(of: Any, ask: Callable[[str, list[Any]], Any]) -> Any:
+    """Return a plugin's service as its callers have it.
+
+    Args:
+        of: Its name, or its contract.
+        ask: Calls a method, by its name on the wire, with arguments.
+
+    Raises:
+        TypeError: It is neither a name nor a contract.
+    """
+    context: Any = _Asked(ask)
+    return ServiceClient(context, of, None) if isinstance(of, str) else TypedClient(context, of, None)
+
+
+def name_of(of: Any) -> str:
+    """Return the name of a service that is given by its name or its contract.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    return of if isinstance(of, str) else contract_of(of).name
+
+
+@final
+class _Asked:
+    """Stands where a client of the SDK's has its context."""
+
+    def __init__(self, ask: Callable[[str, list[Any]], Any]) -> None:
+        self._call = ask
+
+    def _ask(self, method: str, params: list[Any], _key: str | None) -> Any:
+        return self._call(method, params)
+
+
+@contextmanager
+def _told(method: str) -> Iterator[None]:
+    """Tell what goes wrong as a host tells it to the plugin that called."""
+    try:
+        yield
+    except AnnexeError as error:
+        raise call_failed(error_to_wire(error)) from error
+    except Exception as error:
+        raise call_failed(error_to_wire(_error_of(method, error))) from error
+
+
+def _error_of(method: str, error: Exception) -> AnnexeError:
+    """Make what the host makes of what a provider raised."""
+    if isinstance(error, Reject):
+        facts: dict[str, Any] = {"reject_code": error.code, "status": error.status, "retry_after_s": error.retry_after_s}
+        return RejectedError(error.message, plugin=PLAYER, hook=method, **facts)
+    at = last_frame(error)
+    return PluginRaisedError(f"plugin {PLAYER!r}, {method}: {describe(error)} (at {at})", plugin=PLAYER, method=method)
+
+
+def _check_arguments(method: str, expected: Signature, params: list[Any], named: dict[str, Any]) -> None:
+    try:
+        expected.bind(*params, **named)
+    except TypeError as error:
+        text = f"plugin {PLAYER!r}, {method}: {error}; it takes {expected}, got {len(params)} arguments"
+        raise InvalidParamsError(text, plugin=PLAYER, method=method) from error
+
+
+def _answered(method: str, value: Any) -> Any:
+    """Return what arrives of an answer."""
+    try:
+        return sent(value)
+    except CodecError as error:
+        raise InvalidResultError(f"plugin {PLAYER!r}, {method}: {error}", plugin=PLAYER, method=method) from error
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
