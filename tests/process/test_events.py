@@ -60,7 +60,15 @@ async def have(host: Host, plugin: str, count: int, message: str = "got") -> lis
     return found
 
 
-async def act(host: Host, *published: tuple[str, Any], **request: Any) -> None:
+async def have_last(host: Host, plugin: str, value: Any) -> list[dict[str, Any]]:
+    """Wait until what a plugin got last is this."""
+    deadline = asyncio.get_running_loop().time() + 10
+    while (found := await lines(host, plugin))[-1:] == [] or found[-1]["value"] != value:
+        assert asyncio.get_running_loop().time() < deadline, found
+    return found
+
+
+async def act(host: Host, *published: tuple[Any, Any], **request: Any) -> None:
     async with host.request(deadline_s=8.0, **request) as scope:
         await scope.hooks(T).act(Doc(repr(published)))
 
@@ -475,38 +483,73 @@ def test_plugin_may_be_told_of_its_own_events(tmp_path: Path) -> None:
     run(scenario)
 
 
+SENDS_RAW = """
+import msgspec
+from annexe_sdk.calls import Wait
+
+def send(ctx, value, meta):
+    session, runner, wait = ctx._runner.session, ctx._runner, Wait()
+    with runner._send_lock:
+        session._last_own_id += 2
+        session.waits[session._last_own_id] = wait
+        params = {"topic": "a.done", "value": msgspec.Raw(value)}
+        body = msgspec.msgpack.encode([0, session._last_own_id, "event.publish", params, meta])
+        runner._sock.sendall(len(body).to_bytes(4, "big") + body)
+    runner.reader.wait_for(wait)
+    ctx.log.info("sent", code=(wait.error or {}).get("code"))
+
+@plugin.action("t.act")
+def act(doc, ctx):
+    for value, meta in eval(doc["text"]):
+        send(ctx, value, meta)
+"""
+
+
 def test_what_waits_keeps_no_frame_that_a_publisher_made_large(tmp_path: Path) -> None:
     """A few bytes of value in a frame of megabytes must not be worth megabytes in each queue."""
-    code = """
-    @plugin.action("t.act")
-    def act(doc, ctx):
-        from annexe_sdk.calls import Wait
-        session, runner = ctx._runner.session, ctx._runner
-        for number in range(20):
-            wait = Wait()
-            with runner._send_lock:
-                session._last_own_id += 2
-                session.waits[session._last_own_id] = wait
-                meta = {"junk": "x" * 1_000_000}
-                message = [0, session._last_own_id, "event.publish", {"topic": "a.done", "value": number}, meta]
-                body = session.codec.encode_plain(message) if hasattr(session.codec, "encode_plain") else session.encode(message)
-                runner._sock.sendall(len(body).to_bytes(4, "big") + body)
-            runner.reader.wait_for(wait)
-        ctx.log.info("sent")
-    """
 
     async def scenario() -> None:
-        publisher(tmp_path, code=code, extra=MAY + '[resources]\ncall-timeout = "15s"\n')
+        publisher(tmp_path, code=SENDS_RAW, extra=MAY + '[resources]\ncall-timeout = "15s"\n')
         subscriber(tmp_path, code=KEEPS.replace("    ctx.log", "    time.sleep(0.5)\n    ctx.log"))
         async with open_host(tmp_path) as host:
-            await host.hooks(T).act(Doc("x"))
-            await have(host, "teller", 1, "sent")
+            await host.hooks(T).act(Doc("[(b'\\x07', {'junk': 'x' * 1_000_000})] * 20"))
+            await have(host, "teller", 20, "sent")
             queue = host._dispatcher.bus._subscribers["keeper"].queue
             waiting = queue._waiting.clear()
             assert len(waiting) >= 10
             for delivery in waiting:
                 view = memoryview(delivery.event.value)
                 assert len(view) < 10 and len(memoryview(view.obj)) < 100
+
+    run(scenario)
+
+
+def test_value_that_nobody_can_read_hurts_neither_subscribers_nor_the_host(tmp_path: Path) -> None:
+    """It is not looked at on its way; each receiver refuses it and goes on."""
+    broken = {
+        "text that is not UTF-8": b"\xa2\xff\xff",
+        "a blob without memory": b"\xd4\x01\x00",
+        "some other extension": b"\xd4\x05\x00",
+        "too deep": b"\x91" * 200 + b"\xc0",
+        "endlessly deep": b"\x91" * 60_000 + b"\xc0",
+        "not a number": b"\xca\x7f\xc0\x00\x00",
+        "no key of text": b"\x81\x01\x02",
+    }
+
+    async def scenario() -> None:
+        publisher(tmp_path, code=SENDS_RAW)
+        subscriber(tmp_path)
+        subscriber(tmp_path, "other")
+        got: list[Any] = []
+        async with open_host(tmp_path) as host:
+            host.subscribe("a.done", lambda event: got.append(event.value))
+            connection_of(host, "other").codec = JSON
+            await act(host, *((value, {}) for value in broken.values()), (b"\xa4fine", {}))
+            await until(lambda: got[-1:] == ["fine"])
+            for plugin in ("keeper", "other"):
+                await have_last(host, plugin, "fine")
+                assert host.plugin(plugin).history[-1].state == "ready" and not events(host, EventKind.PLUGIN_EXITED, plugin)
+            assert not events(host, EventKind.PROTOCOL_ERROR)
 
     run(scenario)
 
