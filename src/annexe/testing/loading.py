@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import final
 
+from annexe.errors import ActivationError
 from annexe.manifest import Manifest, load_manifest
 from annexe_sdk import Plugin
 
@@ -48,6 +49,27 @@ class LoadedPlugin:
         except BaseException:
             self.close()
             raise
+
+    def check_provided(self) -> None:
+        """Hold the code against the manifest.
+
+        Raises:
+            ActivationError: It answers what the manifest does not declare, or declares what it does not answer.
+        """
+        provided, declared = self.plugin.provides(), self.manifest.provides
+        subscribed = dict.fromkeys(self.manifest.permissions.events_subscribe)
+        for what, given, wanted in (
+            ("hook", provided["hooks"], declared.hooks),
+            ("extension", provided["extensions"], declared.extensions),
+            ("service", provided["services"], declared.services),
+            ("event", provided["events"], subscribed),
+        ):
+            for name in sorted(given.keys() ^ wanted.keys()):
+                if name in given:
+                    text = f"the code answers {what} {name!r}, which plugin.toml does not declare"
+                else:
+                    text = f"plugin.toml declares {what} {name!r}, but the code does not answer it"
+                raise ActivationError(text, plugin=self.manifest.id)
 
     def close(self) -> None:
         """Take the folder off ``sys.path``."""

@@ -11,9 +11,8 @@ Source: docs/reference/testing.md; ADR-0058.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, final, overload
@@ -21,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Self, final, overload
 import msgspec
 
 from annexe.capabilities.config import schema_of
-from annexe.errors import ActivationError, InvalidParamsError, MethodNotFoundError
+from annexe.errors import InvalidParamsError, MethodNotFoundError
 from annexe.ids import new_request_id
 from annexe.manifest import read_manifest
+from annexe.testing.calling import Methods, as_async, check_given, gathered
 from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
@@ -145,7 +145,7 @@ class PluginRunner:
             ActivationError: It answers what the manifest does not declare, or declares what it does not answer.
         """
         if self._loaded is not None:
-            self._check_provided(self._loaded)
+            self._loaded.check_provided()
         self._run_life(self.plugin.activate_handlers)
 
     def configure(self, config: Mapping[str, Any]) -> bool:
@@ -227,14 +227,14 @@ class PluginRunner:
 
     def _run(self, handler: Handler, params: list[Any], meta: dict[str, Any]) -> Any:
         """Call a handler; returns what it returned, items of a stream as a list. State goes back into ``meta``."""
-        _check_given(handler, params)
+        check_given(handler, params)
         ctx = self._host.async_context(meta) if handler.is_async else self._host.context(meta)
         params = [*params, ctx] if handler.wants_ctx else params
         with self._watching(self._loaded.folder if self._loaded is not None else Path()):
             result = handler.function(*params)
             if handler.is_async:
                 self._runner = self._runner or asyncio.Runner()
-                result = self._runner.run(_gathered(result) if handler.is_generator else result)
+                result = self._runner.run(gathered(result) if handler.is_generator else result)
             elif handler.is_generator:
                 result = list(result)
         changed = ctx._changed_state()
@@ -246,22 +246,6 @@ class PluginRunner:
     def _watching(self, folder: Path) -> AbstractContextManager[None]:
         """Note what the plugin does in this block, where ``annexe learn`` asked for it."""
         return self._session.watching(folder.resolve()) if self._session is not None else nullcontext()
-
-    def _check_provided(self, loaded: LoadedPlugin) -> None:
-        provided, declared = self.plugin.provides(), loaded.manifest.provides
-        subscribed = dict.fromkeys(loaded.manifest.permissions.events_subscribe)
-        for what, given, wanted in (
-            ("hook", provided["hooks"], declared.hooks),
-            ("extension", provided["extensions"], declared.extensions),
-            ("service", provided["services"], declared.services),
-            ("event", provided["events"], subscribed),
-        ):
-            for name in sorted(given.keys() ^ wanted.keys()):
-                if name in given:
-                    text = f"the code answers {what} {name!r}, which plugin.toml does not declare"
-                else:
-                    text = f"plugin.toml declares {what} {name!r}, but the code does not answer it"
-                raise ActivationError(text, plugin=loaded.manifest.id)
 
 
 @final
@@ -324,7 +308,7 @@ class RunnerRequest:
         methods = [method for method in handlers if method.rpartition(".")[0] == f"ext.{point}"]
         if not methods:
             self._runner._handler(f"ext.{point}", f"extension point {point!r}")
-        return _Methods({method.rpartition(".")[2]: self._method(method, handlers[method]) for method in methods})
+        return Methods({method.rpartition(".")[2]: self._method(method, handlers[method]) for method in methods})
 
     @overload
     def service(self, of: type[S], /) -> S: ...
@@ -381,7 +365,7 @@ class RunnerRequest:
     def _stream(self, handler: Handler, items: Iterable[Any], params: list[Any]) -> Any:
         source: Any = map(_travelled, items)
         if handler.is_async:
-            source = _as_async(source)
+            source = as_async(source)
         return _travelled(self._run(handler, [source, *_travelled(params)]))
 
     def _run(self, handler: Handler, params: list[Any]) -> Any:
@@ -400,32 +384,6 @@ def _session_for(folder: Path) -> LearningSession | None:
     return found if found is not None and read_manifest(folder).id == found.plugin else None
 
 
-def _check_given(handler: Handler, params: list[Any]) -> None:
-    """Refuse a call with too few parameters: the context would stand in for the first that is missing."""
-    names = list(signature(handler.function, follow_wrapped=False).parameters.values())
-    missing = names[len(params) : len(names) - handler.wants_ctx]
-    needed = [param.name for param in missing if param.default is Parameter.empty and param.kind is not Parameter.VAR_POSITIONAL]
-    if needed:
-        text = f"the handler at {handler.at} needs {', '.join(map(repr, needed))}, which the test does not give"
-        raise TypeError(f"{text}; defaults that the application declares are known when its contracts are given")
-
-
-class _Methods:
-    """The methods of an extension."""
-
-    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
-        self.__dict__.update(methods)
-
-
 def _travelled(value: Any) -> Any:
     """Return what arrives when a value is sent."""
     return value if value is UNCHANGED else _decode(_encode(value))
-
-
-async def _gathered(items: AsyncIterator[Any]) -> list[Any]:
-    return [item async for item in items]
-
-
-async def _as_async(items: Iterable[Any]) -> AsyncIterator[Any]:
-    for item in items:
-        yield item
