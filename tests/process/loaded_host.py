@@ -1,4 +1,4 @@
-"""A host under load, to be killed: opens the plugins of a folder, calls them without end and prints its plugins' processes once.
+"""A host under load, to be killed: opens the plugins of a folder, calls them, reloads one without end, and prints their processes once.
 
 Run as a program: ``loaded_host.py ROOT WALLS``, where WALLS is ``all`` of this machine's or ``none``.
 """
@@ -25,10 +25,15 @@ async def main(root: Path) -> None:
                     await outcome_of(request.hooks(T).edit(Doc("x")))
                     await request.hooks(T).seen("x")
 
+        async def reloader() -> None:
+            while True:
+                await outcome_of(host.plugin("several").reload())
+
         load = [asyncio.create_task(caller()) for _ in range(8)]
         # Each was ready once; one of them may have crashed since.
         await until(lambda: all(any(change.state == "ready" for change in plugin.history) for plugin in host.plugins), within_s=60)
         print(json.dumps([plugin.pid for plugin in host.plugins]), flush=True)
+        load += [asyncio.create_task(reloader())] if any(plugin.id == "several" for plugin in host.plugins) else []
         await asyncio.gather(*load)
 
 

@@ -1,6 +1,7 @@
 """A whole host under load is killed with SIGKILL, again and again, and no plugin process outlives it.
 
-Plugins that fork, that ignore every signal, that never look at their channel, that are in the midst of a call, that start just now. Behind
+Plugins that fork, that ignore every signal, that never look at their channel, that are in the midst of a call or of being replaced, that
+start just now. Behind
 walls what leaves its plugin on purpose (a daemon) ends with it. Without walls it is beyond the level, which says so ("tree kill: soft"),
 and the warden or the next host sweeps it away.
 """
@@ -55,6 +56,7 @@ for _ in range(3):
     + FILTER.replace("BODY", "pass"),
     "threads": "for _ in range(5): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
     + FILTER.replace("BODY", "pass"),
+    "several": FILTER.replace("BODY", "pass"),  # in a pool, and reloaded all the time
     "async": FILTER.replace("def edit", "async def edit").replace("BODY", "pass"),
     "crashes": FILTER.replace("BODY", "if time.time_ns() // 1000 % 50 == 0: os._exit(1)"),
 }
@@ -98,7 +100,8 @@ def write_all(root: Path, plugins: dict[str, str]) -> None:
     # The right to this variable is what puts the mark into plugins and all that they fork.
     for name, code in plugins.items():
         extra = '[permissions]\nenv = ["KILL9_MARK"]\nsubprocess = true\n[resources]\nprocesses = 64'
-        write_plugin(root / "plugins", name, code, hooks=["t.edit", "t.seen"], extra=extra)
+        runtime = "instances = { min = 2, max = 3 }" if name == "several" else ""
+        write_plugin(root / "plugins", name, code, hooks=["t.edit", "t.seen"], extra=extra, runtime=runtime)
 
 
 class LoadedHost:
