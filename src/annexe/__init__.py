@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from annexe.contract import ExtensionPoint, HookSpec, hook
     from annexe.dispatch.breaker import BreakerPolicy
+    from annexe.dispatch.graph import Impact, Requirement
     from annexe.dispatch.listeners import TopicEvent
     from annexe.dispatch.outcomes import Responded
     from annexe.dispatch.services import ServicePolicy
@@ -35,6 +36,7 @@ __all__ = [
     "HealthPolicy",
     "HookSpec",
     "Host",
+    "Impact",
     "IsolationLevel",
     "MonitorPace",
     "MonitorPolicy",
@@ -43,6 +45,7 @@ __all__ = [
     "Policies",
     "Receipt",
     "RequestScope",
+    "Requirement",
     "Resource",
     "Responded",
     "RestartPolicy",
@@ -64,6 +67,7 @@ _HOMES = {
     "HealthPolicy": "annexe.supervision.health",
     "HookSpec": "annexe.contract",
     "Host": "annexe.host.host",
+    "Impact": "annexe.dispatch.graph",
     "IsolationLevel": "annexe.sandbox",
     "MonitorPace": "annexe.supervision.monitor",
     "MonitorPolicy": "annexe.supervision.violations",
@@ -72,6 +76,7 @@ _HOMES = {
     "Policies": "annexe.supervision.policies",
     "Receipt": "annexe.sandbox",
     "RequestScope": "annexe.host.requests",
+    "Requirement": "annexe.dispatch.graph",
     "Resource": "annexe.supervision.violations",
     "Responded": "annexe.dispatch.outcomes",
     "RestartPolicy": "annexe.supervision.restart",

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from annexe import ExtensionPoint, HookSpec, Host, SyncHost, hook
+from annexe import ExtensionPoint, HookSpec, Host, Impact, SyncHost, hook
 from annexe.errors import (
     ConfigInvalidError,
     ContractError,
@@ -325,6 +325,10 @@ def test_plugins_are_seen_and_ruled(host: SyncHost) -> None:
     pid = plugin.pid
     plugin.restart()
     assert plugin.state == "ready" and plugin.pid not in (None, pid)
+    pid = plugin.pid
+    plugin.reload()
+    assert plugin.pids == (plugin.pid,) and plugin.pid not in (None, pid)
+    assert plugin.impact() == Impact(stops=(), loses={})
     plugin.stop()
     assert plugin.state == "stopped"
     plugin.start()

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "start": ("lifecycle", "start"),
     "stop": ("lifecycle", "stop"),
     "restart": ("lifecycle", "restart"),
+    "reload": ("lifecycle", "reload"),
     "config": ("config", "config"),
     "scan": ("scan", "scan"),
     "metrics": ("metrics", "metrics"),

@@ -52,5 +52,5 @@ def grant(plugin: str, content: bool, versions: str, note: str, yes: bool, state
     if as_json:
         print_json(after)
     else:
-        print_text(f"granted; {outcome(after)}")
-    check_runs(after, state_dir)
+        print_text(f"granted; {outcome(after, may_wait=True)}")
+    check_runs(after, state_dir, may_wait=True)

@@ -1,6 +1,6 @@
-"""``annexe enable``, ``disable``, ``start``, ``stop`` and ``restart``: one step of a plugin's life each, all alike.
+"""``annexe enable``, ``disable``, ``start``, ``stop``, ``restart`` and ``reload``: one step of a plugin's life each, all alike.
 
-With ``--dry-run`` those that take a plugin away say what that does to others, and the host is only asked.
+With ``--dry-run`` those that take a plugin away, or change it, say what that does, and the host is only asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from annexe.cli.graph_picture import requirement_text
 from annexe.cli.options import as_json, check_runs, connect, outcome, plugin_argument, state_option
 from annexe.cli.terminal import print_json, print_text
 
-__all__ = ["disable", "enable", "restart", "start", "stop"]
+__all__ = ["disable", "enable", "reload", "restart", "start", "stop"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +30,7 @@ def _dry_run(function: F) -> F:
 @as_json
 def enable(plugin: str, state_dir: Path, as_json: bool) -> None:
     """Let a plugin run, now and after the host's next start."""
-    _step("enable", plugin, state_dir, as_json=as_json, should_run=True)
+    _step("enable", plugin, state_dir, as_json=as_json, should_run=True, may_wait=True)
 
 
 @click.command()
@@ -81,15 +81,32 @@ def restart(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
         _step("restart", plugin, state_dir, as_json=as_json, should_run=True)
 
 
-def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_run: bool) -> None:
+@click.command()
+@plugin_argument
+@click.option("--dry-run", is_flag=True, help="Only say what that would change, and what would refuse it.")
+@state_option
+@as_json
+def reload(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
+    """Take up what is in a plugin's folder now without losing a call; what cannot take over leaves the old one as it is.
+
+    One that does not run is started afresh, as by restart.
+    """
+    if dry_run:
+        _preview(plugin, state_dir, as_json=as_json)
+    else:
+        _step("reload", plugin, state_dir, as_json=as_json, should_run=True)
+
+
+def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_run: bool, may_wait: bool = False) -> None:
     with connect(state_dir) as client:
         after = client.call(method, plugin=plugin)
     if as_json:
         print_json(after)
     else:
-        print_text(outcome(after) if should_run else f"{plugin} is {after['state']}: {after['reason']}")
+        said = f"version {after['version']} was taken up; " if method == "reload" else ""
+        print_text(said + outcome(after, may_wait=may_wait) if should_run else f"{plugin} is {after['state']}: {after['reason']}")
     if should_run:
-        check_runs(after, state_dir)
+        check_runs(after, state_dir, may_wait=may_wait)
 
 
 def _tell(method: str, plugin: str, state_dir: Path, *, as_json: bool) -> None:
@@ -120,3 +137,32 @@ def _in_words(told: dict[str, Any]) -> list[str]:
     for other, lost in told["loses"].items():
         lines.append(f"{other} goes on, and can do without it: {'; '.join(map(requirement_text, lost))}")
     return lines if len(lines) > 1 else [*lines, "nothing happens to other plugins"]
+
+
+def _preview(plugin: str, state_dir: Path, *, as_json: bool) -> None:
+    with connect(state_dir) as client:
+        told = client.call("reload.preview", plugin=plugin)
+    print_json(told) if as_json else print_text("\n".join(_preview_in_words(told)))
+
+
+def _preview_in_words(told: dict[str, Any]) -> list[str]:
+    plugin, refusal = told["plugin"], told["refusal"]
+    lines = [f"nothing was changed; {_what_would_be(told)}"]
+    if refusal is not None:
+        lines.append(f"refused: {plugin} {'would go on as it is' if told['instances'] else 'would not run'}: {refusal['message']}")
+    if told["new_version"]:
+        lines.append(f"version: {told['version'] or '-'}, then {told['new_version']}")
+    lines += [f"{word}: {one['kind']} {one['name']}" for word in ("gains", "loses") for one in told[word]]
+    return [*lines, f"used by: {', '.join(told['users']) or 'no plugin'}"]
+
+
+def _what_would_be(told: dict[str, Any]) -> str:
+    plugin, count = told["plugin"], told["instances"]
+    if told["refusal"] is not None:
+        return f"reload of {plugin} would be refused: {told['refusal']['code']}"
+    if not count:
+        return f"{plugin} does not run: reload would start it afresh"
+    if not told["overlap"]:
+        return f"the new instance of {plugin} would start once the old one has ended; calls wait meanwhile"
+    new = "another instance" if count == 1 else f"{count} other instances"
+    return f"{new} of {plugin} would become ready beside what runs, and take over; no call waits"

@@ -30,7 +30,7 @@ def list_plugins(state_dir: Path, as_json: bool) -> None:
                 one["version"],
                 one["state"],
                 "" if one["enabled"] else "disabled",
-                one["pid"],
+                one["pid"] if len(one["pids"]) < 2 else f"{one['pid']} +{len(one['pids']) - 1}",
                 one["level"],
                 _why(one["reason"], one["id"]),
             )

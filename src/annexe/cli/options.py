@@ -77,9 +77,17 @@ def operator() -> str:
         return "unknown"
 
 
-def outcome(told: dict[str, Any]) -> str:
-    """Return what became of a plugin that should run now: its state, and the reason unless ``check_runs`` will tell it."""
-    return f"{told['id']} is {told['state']}" + (f": {told['reason']}" if _is_as_it_should_be(told) else "")
+def outcome(told: dict[str, Any], *, may_wait: bool = False) -> str:
+    """Return what became of a plugin that should run now: its state, and the reason unless ``check_runs`` will tell it.
+
+    Args:
+        told: Its summary.
+        may_wait: As for ``check_runs``.
+    """
+    text = f"{told['id']} is {told['state']}"
+    if may_wait and _lacks(told):
+        return f"{text}: {_with_hope(told['reason'])}"
+    return text + (f": {told['reason']}" if _is_as_it_should_be(told) else "")
 
 
 def _is_as_it_should_be(told: dict[str, Any]) -> bool:
@@ -87,13 +95,27 @@ def _is_as_it_should_be(told: dict[str, Any]) -> bool:
     return told["state"] in ("ready", "degraded") or waits or not told["enabled"]
 
 
-def check_runs(told: dict[str, Any], state_dir: Path) -> None:
+def _lacks(told: dict[str, Any]) -> bool:
+    """Say whether nothing keeps a plugin from running but what it requires of others."""
+    return told["state"] == "blocked" and bool(told["lacks"])
+
+
+def _with_hope(reason: str) -> str:
+    return reason if "it starts once" in reason else f"{reason}; it starts once that is there"
+
+
+def check_runs(told: dict[str, Any], state_dir: Path, *, may_wait: bool = False) -> None:
     """Refuse the summary of a plugin that should run now and does not.
+
+    Args:
+        told: The summary.
+        state_dir: Of the host.
+        may_wait: That it only waits for what it requires is as it should be: it starts by itself then.
 
     Raises:
         LaunchError: As said; PluginBlockedError or QuarantinedError where a person must act.
     """
-    if not _is_as_it_should_be(told):
+    if not _is_as_it_should_be(told) and not (may_wait and _lacks(told)):
         text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: {command('logs ' + told['id'], state_dir)}"
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 

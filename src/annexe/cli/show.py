@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from annexe.cli.graph_picture import given_by, requirement_text
 from annexe.cli.options import as_json, connect, plugin_argument, state_option
 from annexe.cli.terminal import json_text, print_json, print_table, print_text
 
@@ -27,7 +28,7 @@ def show(plugin: str, state_dir: Path, as_json: bool) -> None:
     _print_head(told)
     print_rights(told)
     _print_limits(told)
-    _print_usage(told["usage"])
+    _print_usage(told["usage"], of_first=len(told["instances"]) > 1)
     _print_isolation(told)
     print_text(f"\nConfiguration: {json_text(told['config'])}")
     print_text("\nHistory:")
@@ -62,13 +63,22 @@ def _print_head(told: dict[str, Any]) -> None:
     for hook, seconds in told["breakers"].items():
         print_text(f"breaker:   open at {hook}: it failed too often there, and is passed over for {seconds:.0f} s more")
     print_text(f"pid:       {told['pid'] or '-'} ({told['strategy']}, {told['start'] or '-'})")
+    if len(told["instances"]) > 1:
+        each = ", ".join(f"{one['pid']} ({one['in_flight']} in flight)" for one in told["instances"])
+        print_text(f"instances: {len(told['instances'])}: {each}")
     print_text(f"isolation: {told['level'] or '-'}; its manifest requires {told['requires_level'] or 'none'}")
     print_text(f"folder:    {told['folder']}")
     print_text(f"content:   {told['digest'] or '-'}")
-    provided = [*told["hooks"], *told["extensions"]]
-    print_text(f"provides:  {', '.join(provided) or 'nothing'}")
+    print_text(f"provides:  {', '.join(_provided(told)) or 'nothing'}")
+    for one in told["requires"]:
+        print_text(f"requires:  {requirement_text(one)}: {one['status']} ({given_by(one)})")
     if problems and problems not in reason:
         print_text(f"\nProblems:\n{problems}")
+
+
+def _provided(told: dict[str, Any]) -> list[str]:
+    services = [f"service {name} {version}" for name, version in told["services"].items()]
+    return [*told["hooks"], *told["extensions"], *services, *(f"topic {name}" for name in told["topics"])]
 
 
 def _print_limits(told: dict[str, Any]) -> None:
@@ -78,11 +88,12 @@ def _print_limits(told: dict[str, Any]) -> None:
         print_table(("LIMIT", "VALUE", "WORTH", "WHY"), rows)
 
 
-def _print_usage(used: dict[str, Any] | None) -> None:
+def _print_usage(used: dict[str, Any] | None, *, of_first: bool) -> None:
     if used is None:
         return
     rows = [(name, _with_unit(name, value)) for name, value in _amounts(used) if value is not None]
-    print_text(f"\nUsed ({used['time']}{'; over its limit: ' + ', '.join(used['over']) if used['over'] else ''}):")
+    over = f"; over its limit: {', '.join(used['over'])}" if used["over"] else ""
+    print_text(f"\nUsed{' by the first instance' if of_first else ''} ({used['time']}{over}):")
     print_table(("WHAT", "NOW"), rows)
 
 

@@ -33,6 +33,10 @@ _STATE_STYLES = {
     "not enforced": "red",
     "not available": "dim",
     "not built": "dim",
+    "met": "green",
+    "down": "yellow",
+    "conflict": "red",
+    "missing": "red",
 }
 
 

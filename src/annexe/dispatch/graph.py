@@ -273,6 +273,15 @@ class Graph:
 
     # What is asked.
 
+    def manifest_of(self, plugin: str) -> Manifest | None:
+        """Return the manifest that a plugin goes by here; None for one that is not there."""
+        return self._nodes[plugin].manifest if plugin in self._nodes else None
+
+    def users(self, plugin: str) -> tuple[str, ...]:
+        """Return the plugins one of whose requirements this one meets, optional ones included, by id."""
+        nodes = sorted(self._nodes.items())
+        return tuple(other for other, node in nodes if any(plugin in providers for providers in node.providers.values()))
+
     def requirements(self, plugin: str) -> tuple[Requirement, ...]:
         """Return what a plugin requires; nothing for one that is not there."""
         return self._nodes[plugin].requirements if plugin in self._nodes else ()

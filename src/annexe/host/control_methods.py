@@ -28,10 +28,11 @@ from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
 from annexe.host.grant_book import check_as_read
-from annexe.host.graph_view import graph_view, impact_view
+from annexe.host.graph_view import graph_view, impact_view, requirements_view
 from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
+from annexe.host.reload_preview import preview_view
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
@@ -175,6 +176,8 @@ class ControlMethods:
             "enable": change(_Plugin, self._done_with(PluginHandle.enable)),
             "disable": change(_Plugin, self._done_with(PluginHandle.disable)),
             "restart": change(_Plugin, self._done_with(PluginHandle.restart)),
+            "reload": change(_Plugin, self._done_with(PluginHandle.reload)),
+            "reload.preview": Answer(_Plugin, self._preview_reload),
             "start": change(_Plugin, self._done_with(PluginHandle.start)),
             "stop": change(_Plugin, self._done_with(PluginHandle.stop)),
             "config.get": Answer(_Plugin, self._get_config),
@@ -231,13 +234,14 @@ class ControlMethods:
 
     async def _show(self, params: _Plugin) -> dict[str, Any]:
         known = self._registry.get(params.plugin)
-        figures = self._metrics.snapshot().get(known.id, {})
+        figures = self._metrics.snapshot_of(known.id)
         strategy = self._settings.strategy_of(known.id)
         return details(
             self._handle(known.id),
             known,
             strategy=strategy,
             expected=await self._registry.expected_walls(known.id),
+            requires=requirements_view(known.id, self._registry.plugins, self._registry.requirements.graph),
             breakers=self._dispatcher.open_breakers(known.id),
             figures=figures,
         )
@@ -247,6 +251,9 @@ class ControlMethods:
 
     async def _impact(self, params: _Plugin) -> dict[str, Any]:
         return impact_view(params.plugin, self._handle(params.plugin).impact(), self._registry.requirements.graph)
+
+    async def _preview_reload(self, params: _Plugin) -> dict[str, Any]:
+        return preview_view(await self._registry.preview_reload(params.plugin))
 
     async def _show_permissions(self, params: _Plugin) -> dict[str, Any]:
         return await self._permissions.of(params.plugin)

@@ -6,7 +6,7 @@ escapes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,16 +32,25 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
         "version": view.version,
         "state": str(view.state),
         "reason": view.reason,
+        "lacks": known.lacks,
         "since": None if since is None else rfc3339(since),
         "enabled": view.enabled,
         "pid": view.pid,
+        "pids": list(view.pids),
         "level": None if view.receipt is None else str(view.receipt.level),
         "start": manifest.runtime.start if manifest is not None else None,
     }
 
 
 def details(
-    view: PluginView, known: KnownPlugin, *, strategy: str, expected: Walls, breakers: Mapping[str, float], figures: Mapping[str, Any]
+    view: PluginView,
+    known: KnownPlugin,
+    *,
+    strategy: str,
+    expected: Walls,
+    requires: Sequence[Mapping[str, Any]],
+    breakers: Mapping[str, float],
+    figures: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything about one plugin.
 
@@ -50,6 +59,7 @@ def details(
         known: The same, as the registry has it.
         strategy: How it is launched.
         expected: Which walls it would get if it were started now.
+        requires: What it requires, and who gives it.
         breakers: Where it is passed over because it failed too often, and for how many seconds more.
         figures: Its part of the host's figures.
     """
@@ -65,6 +75,7 @@ def details(
         "digest": known.loaded.digest if known.loaded is not None else None,
         "strategy": strategy,
         "requires_level": manifest.sandbox_require if manifest is not None else None,
+        "instances": _instances(known),
         "starts": known.supervisor.starts if known.supervisor is not None else 0,
         "failures": known.supervisor.failures.count if known.supervisor is not None else 0,
         "breakers": dict(breakers),
@@ -73,6 +84,9 @@ def details(
         "limits": [{"name": name, "value": value, **_worth(worth, name)} for name, value in _limits(manifest).items()],
         "hooks": {name: impl.revision for name, impl in manifest.provides.hooks.items()} if manifest is not None else {},
         "extensions": {name: impl.revision for name, impl in manifest.provides.extensions.items()} if manifest is not None else {},
+        "services": {name: offer.version for name, offer in manifest.provides.services.items()} if manifest is not None else {},
+        "topics": list(manifest.provides.topics) if manifest is not None else [],
+        "requires": list(requires),
         "receipt": receipt.as_dict() if receipt is not None else None,
         "receipt_text": receipt.as_text() if receipt is not None else None,
         "config": dict(view.config),
@@ -80,6 +94,14 @@ def details(
         "figures": dict(figures),
         "usage": _usage(view.usage),
     }
+
+
+def _instances(known: KnownPlugin) -> list[dict[str, Any]]:
+    instances = known.supervisor.instances if known.supervisor is not None else ()
+    return [
+        {"name": one.plan.launch.instance, "pid": one.launched.pid, "in_flight": one.connection.in_flight, "queued": one.connection.queued}
+        for one in instances
+    ]
 
 
 def _usage(sample: Sample | None) -> dict[str, Any] | None:

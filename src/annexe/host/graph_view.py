@@ -16,7 +16,7 @@ from annexe.dispatch.graph import Graph, Impact, Requirement
 from annexe.errors import DependencyError
 from annexe.host.known import KnownPlugin
 
-__all__ = ["graph_view", "impact_view"]
+__all__ = ["graph_view", "impact_view", "requirements_view"]
 
 
 def graph_view(plugins: Mapping[str, KnownPlugin], graph: Graph) -> dict[str, Any]:
@@ -24,17 +24,18 @@ def graph_view(plugins: Mapping[str, KnownPlugin], graph: Graph) -> dict[str, An
     waves = {plugin: number for number, wave in enumerate(graph.waves(), 1) for plugin in wave}
     return {
         "plugins": [_plugin(known, waves.get(plugin)) for plugin, known in sorted(plugins.items())],
-        "requirements": [
-            _row(requirement) | {"plugin": plugin} | _given(plugins, graph, plugin=plugin, requirement=requirement)
-            for plugin in sorted(graph)
-            for requirement in graph.requirements(plugin)
-        ],
+        "requirements": [{"plugin": plugin} | row for plugin in sorted(graph) for row in requirements_view(plugin, plugins, graph)],
         "refused": [
             {"plugin": plugin, "reason": known.error.message, "path": known.error.path}
             for plugin, known in sorted(plugins.items())
             if isinstance(known.error, DependencyError)
         ],
     }
+
+
+def requirements_view(plugin: str, plugins: Mapping[str, KnownPlugin], graph: Graph) -> list[dict[str, Any]]:
+    """Return what one plugin requires and who gives it; nothing for one that was not taken up."""
+    return [_row(one) | _given(plugins, graph, plugin=plugin, requirement=one) for one in graph.requirements(plugin)]
 
 
 def _plugin(known: KnownPlugin, wave: int | None) -> dict[str, Any]:
@@ -54,9 +55,8 @@ def _given(plugins: Mapping[str, KnownPlugin], graph: Graph, *, plugin: str, req
 
 def impact_view(plugin: str, impact: Impact, graph: Graph) -> dict[str, Any]:
     """Return what happens to others when a plugin goes, and who may use it now."""
-    users = [one for one in sorted(graph) if any(plugin in graph.providers(one, requirement) for requirement in graph.requirements(one))]
     loses = {one: [_row(requirement) for requirement in lost] for one, lost in impact.loses.items()}
-    return {"plugin": plugin, "stops": list(impact.stops), "loses": loses, "users": users}
+    return {"plugin": plugin, "stops": list(impact.stops), "loses": loses, "users": list(graph.users(plugin))}
 
 
 def _row(requirement: Requirement) -> dict[str, Any]:

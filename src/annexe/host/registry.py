@@ -25,6 +25,7 @@ from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
+from annexe.host.reload_preview import ReloadPreview
 from annexe.host.requirements import Requirements
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoredFailures, StoreThread
@@ -443,14 +444,23 @@ class Registry:
     async def _replace(self, known: KnownPlugin, coming: KnownPlugin) -> None:
         """Have a plugin taken over from by itself as it is coming."""
         supervisor = known.supervisor
-        assert supervisor is not None and coming.manifest is not None
+        assert supervisor is not None
+        await self._check_coming(known, coming)
+        commit, overlap = partial(self._commit, known, coming), self._may_overlap(known, coming)
+        await supervisor.replace(partial(self._planner.plan, coming), commit=commit, overlap=overlap)
+
+    async def _check_coming(self, known: KnownPlugin, coming: KnownPlugin) -> None:
+        """Judge a plugin as it is coming, and hold it against what others have of it as it runs; it is in the graph then."""
+        assert coming.manifest is not None
         before = self.requirements.graph.dependents(known.id)
         verdict = await self._judge.judge(coming)
         if verdict is not None:
             raise coming.error or PluginBlockedError(f"plugin {known.id!r} is not reloaded: {verdict}", plugin=known.id)
-        self.requirements.check_kept(coming.manifest, before)
-        is_alone = self._planner.runs_alone(known) or self._planner.runs_alone(coming)
-        await supervisor.replace(partial(self._planner.plan, coming), commit=partial(self._commit, known, coming), overlap=not is_alone)
+        if known.supervisor is not None and known.supervisor.instances:
+            self.requirements.check_kept(coming.manifest, before)
+
+    def _may_overlap(self, known: KnownPlugin, coming: KnownPlugin) -> bool:
+        return not (self._planner.runs_alone(known) or self._planner.runs_alone(coming))
 
     def _commit(self, known: KnownPlugin, coming: KnownPlugin) -> None:
         """Go by what is coming from now on: the one step of a reload that cannot be half done."""
@@ -460,6 +470,32 @@ class Registry:
         known.services, known.pace = coming.services, coming.pace
         known.error, known.judged_at = None, coming.judged_at
         self._adopt(known, coming.found)
+
+    async def preview_reload(self, plugin: str) -> ReloadPreview:
+        """Return what ``reload`` would do now; nothing is changed."""
+        discovered = await self._in_its_folder(self.get(plugin)) or self.get(plugin).found
+        async with self._acting_on(plugin) as known:
+            graph = self.requirements.graph
+            refusal: AnnexeError | None = discovered.error
+            coming, users, before = replace(known, found=discovered), graph.users(plugin), graph.manifest_of(plugin)
+            if refusal is None:
+                try:
+                    self._check_enabled(known)
+                    await self._check_coming(known, coming)
+                except AnnexeError as error:
+                    refusal = error
+                finally:
+                    # Between what was taken into the graph and this nobody else had a turn.
+                    graph.add(before) if before is not None else graph.remove(plugin)
+            return ReloadPreview(
+                plugin=plugin,
+                before=known.manifest,
+                after=discovered.manifest,
+                instances=len(known.supervisor.instances) if known.supervisor is not None else 0,
+                overlap=self._may_overlap(known, coming),
+                users=users,
+                refusal=refusal,
+            )
 
     async def _in_its_folder(self, known: KnownPlugin) -> Discovered | None:
         """Return what is in a plugin's folder now; what is elsewhere under its id only when that folder is gone."""

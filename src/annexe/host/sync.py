@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, final, overload
 
 from annexe.contract import ExtensionPoint, HookSpec
+from annexe.dispatch.graph import Impact
 from annexe.errors import HostClosedError, WrongContextError
 from annexe.host.host import Host
 from annexe.host.loop_thread import LoopThread, check_caller
@@ -274,6 +275,19 @@ class SyncPluginHandle(PluginView):
     def restart(self) -> None:
         """Start it afresh, also out of quarantine, and wait until it is ready or has failed."""
         self._run(self._handle.restart)
+
+    def reload(self) -> None:
+        """Take up what is in its folder now without losing a call, as ``PluginHandle.reload`` does.
+
+        Raises:
+            AnnexeError: As there; the old instance goes on.
+        """
+        self._run(self._handle.reload)
+
+    def impact(self) -> Impact:
+        """Return what would happen to others if it were stopped, disabled or removed now; nothing is changed."""
+        impact: Impact = self._run(self._handle.impact)
+        return impact
 
     def enable(self) -> None:
         """Let it run, also after the host's next start; wait until it is ready or has failed."""

@@ -6,16 +6,32 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from annexe.cli import main
 from annexe.cli.app import cli
-from annexe.cli.options import check_runs
+from annexe.cli.options import check_runs, outcome
 from annexe.errors import LaunchError, PluginBlockedError, QuarantinedError
 
-NEEDS_A_HOST = {"status", "list", "show", "events", "call", "explain", "grant", "revoke", "enable", "disable", "start", "stop", "restart"}
+NEEDS_A_HOST = {
+    "status",
+    "list",
+    "show",
+    "events",
+    "call",
+    "explain",
+    "grant",
+    "revoke",
+    "enable",
+    "disable",
+    "start",
+    "stop",
+    "restart",
+    "reload",
+}
 NEEDS_A_HOST |= {"config", "graph", "scan", "metrics", "logs"}
 
 
@@ -106,7 +122,7 @@ def test_state_directory_comes_from_the_environment(
     ],
 )
 def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str, enabled: bool, error: type[LaunchError] | None) -> None:
-    told = {"id": "one", "state": state, "start": start, "enabled": enabled, "reason": "so"}
+    told = {"id": "one", "state": state, "start": start, "enabled": enabled, "reason": "so", "lacks": ""}
     if error is None:
         check_runs(told, Path("/somewhere"))
         return
@@ -114,6 +130,37 @@ def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str,
         check_runs(told, Path("/somewhere"))
     assert type(caught.value) is error
     assert (caught.value.plugin, caught.value.data) == ("one", {"state": state})
+
+
+WAITS = {
+    "id": "one",
+    "state": "blocked",
+    "start": "eager",
+    "enabled": True,
+    "reason": "it requires service 'words'",
+    "lacks": "service 'words'",
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        pytest.param(WAITS, "one is blocked: it requires service 'words'; it starts once that is there", id="waits"),
+        pytest.param(WAITS | {"reason": "so; it starts once all is there"}, "one is blocked: so; it starts once all is there", id="said"),
+    ],
+)
+def test_plugin_that_only_waits_for_what_it_requires_is_as_it_should_be_where_that_will_do(told: dict[str, Any], text: str) -> None:
+    check_runs(told, Path("/somewhere"), may_wait=True)
+    assert outcome(told, may_wait=True) == text
+    assert outcome(told) == "one is blocked"
+    with pytest.raises(PluginBlockedError):
+        check_runs(told, Path("/somewhere"))
+
+
+@pytest.mark.parametrize("change", [{"lacks": ""}, {"state": "quarantined"}, {"state": "stopped"}])
+def test_plugin_that_something_else_keeps_from_running_is_an_error_however_patient_one_is(change: dict[str, Any]) -> None:
+    with pytest.raises(LaunchError):
+        check_runs(WAITS | change, Path("/somewhere"), may_wait=True)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["list", "--state", "/nowhere"], ["show", "one", "--state", "/nowhere"]])

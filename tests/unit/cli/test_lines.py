@@ -77,6 +77,10 @@ HEAD: dict[str, object] = {
     "digest": None,
     "hooks": {},
     "extensions": {},
+    "services": {},
+    "topics": [],
+    "instances": [],
+    "requires": [],
 }
 
 

@@ -385,3 +385,11 @@ def test_impact_is_not_blamed_for_what_others_failed_to_give_before() -> None:
     graph = graph_of(plugin("b", offers="s"), plugin("c", offers="s"), plugin("crashed", offers="t"), plugin("a", services="s t"))
     impact = graph.impact("b", absent=["crashed"])
     assert impact == Impact(stops=(), loses={"a": (Requirement("service", "s", ""),)})
+
+
+def test_manifest_and_users_of_a_plugin_are_told() -> None:
+    words = plugin("words", offers="words")
+    graph = graph_of(plugin("b", services="words"), words, plugin("a", optional="words"), plugin("c", plugins="words"), plugin("d"))
+    assert (graph.manifest_of("words"), graph.manifest_of("nobody")) == (words, None)
+    assert graph.users("words") == ("a", "b", "c")
+    assert graph.users("d") == graph.users("nobody") == ()
