@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from usage_meter.usage import cost_nanos, tokens_used
+from usage_meter.usage import Guess, cost_nanos, texts_of, tokens_used
 
 REQUEST: dict[str, Any] = {
     "messages": [
@@ -16,14 +17,34 @@ REQUEST: dict[str, Any] = {
 ANSWER: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": "z" * 8}}]}
 
 
-def test_tokens_used_as_reported_are_taken() -> None:
-    assert tokens_used(REQUEST, {**ANSWER, "usage": {"prompt_tokens": 70, "completion_tokens": 0}}) == (70, 0)
+class Places:
+    """Counts nothing, but says what it was asked for."""
+
+    def request(self, request: dict[str, Any]) -> int:
+        assert request is REQUEST
+        return 1000
+
+    def answer(self, texts: Iterable[str]) -> int:
+        return 2000 + len(list(texts))
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"prompt_tokens": 70, "completion_tokens": 0}, (70, 0)),
+        ({"prompt_tokens": 70}, (70, 2001)),
+        ({"completion_tokens": 9}, (1000, 9)),
+        (None, (1000, 2001)),
+    ],
+)
+def test_tokens_used_as_reported_are_taken_and_others_are_counted(usage: Any, expected: tuple[int, int]) -> None:
+    assert tokens_used(REQUEST, {**ANSWER, "usage": usage}, Places()) == expected
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": -1}, {"prompt_tokens": "9"}])
-def test_tokens_used_without_a_usable_report_are_estimated(usage: Any) -> None:
+def test_tokens_used_without_a_usable_report_are_guessed_where_nobody_counts(usage: Any) -> None:
     # 10 characters are 3 tokens, and 4 for each of 2 messages; 8 characters are 2.
-    assert tokens_used(REQUEST, {**ANSWER, "usage": usage}) == (11, 2)
+    assert tokens_used(REQUEST, {**ANSWER, "usage": usage}, Guess()) == (11, 2)
 
 
 def test_tokens_used_counts_tool_arguments_and_no_content() -> None:
@@ -32,7 +53,8 @@ def test_tokens_used_counts_tool_arguments_and_no_content() -> None:
         "content": None,
         "extra": {"tool_calls": [{"id": "call_1", "function": {"name": "find", "arguments": "{}"}}]},
     }
-    assert tokens_used({"messages": []}, {"choices": [{"message": message}]}) == (0, 2)
+    assert tokens_used({"messages": []}, {"choices": [{"message": message}]}, Guess()) == (0, 2)
+    assert list(texts_of([message])) == ["find", "{}"]
 
 
 PRICES: dict[str, dict[str, float]] = {

@@ -14,6 +14,7 @@ import pytest
 
 from annexe.contract.specs import definition_of
 from annexe.manifest import load_manifest
+from annexe.manifest.versions import is_in_range
 from annexe.testing import PluginRunner
 from annexe_sdk import Reject
 from examples.gateway.contract import Chat, UsageReport
@@ -39,8 +40,39 @@ def test_plugin_provides_what_it_declares(folder: Path) -> None:
     }
     assert all(hook.revision == definition_of(Chat).revision for hook in manifest.provides.hooks.values())
     assert set(provided["extensions"]) == set(manifest.provides.extensions)
+    assert set(provided["services"]) == set(manifest.provides.services)
     for point in provided["extensions"].values():
         assert set(point["methods"]) == set(definition_of(UsageReport).methods)
+
+
+def test_service_has_methods_for_all_that_is_declared_idempotent_and_each_caller_its_contract() -> None:
+    manifests = [load_manifest(folder).manifest for folder in FOLDERS]
+    (offer,) = [one.provides.services["tokenizer"] for one in manifests if one.provides.services]
+    contract = (ROOT / "plugins/tokenizer/tokenizer/contract.py").read_text()
+    assert all(f"def {method}(" in contract for method in offer.idempotent)
+    callers = {one.id: one for one in manifests if one.requires.services}
+    assert sorted(callers) == ["rate-limiter", "usage-meter"]
+    for plugin, manifest in callers.items():
+        assert is_in_range(offer.version, manifest.requires.services["tokenizer"].version)
+        assert "services:tokenizer" in manifest.permission_set()
+        assert (ROOT / "plugins" / plugin / plugin.replace("-", "_") / "tokenizer.py").read_text() == contract
+
+
+def test_plugins_work_with_the_tokenizer_that_is_shipped() -> None:
+    exchange: dict[str, Any] = {"request": {"model": "m", "messages": [{"role": "user", "content": "one two"}]}, "source": "upstream"}
+    exchange["answer"] = {"model": "m", "choices": [{"message": {"role": "assistant", "content": "three"}}]}
+    with PluginRunner(ROOT / "plugins/tokenizer") as tokenizer:
+        services = {"tokenizer": tokenizer.service("tokenizer")}
+        with PluginRunner(ROOT / "plugins/usage-meter", services=services) as meter:
+            meter.call("chat.on_answered", exchange)
+            [row] = meter.extension("usage-report").totals("")
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (6, 1)
+        limits = {"requests": 9, "tokens_per_minute": 5}
+        with (
+            PluginRunner(ROOT / "plugins/rate-limiter", config=limits, services=services) as limiter,
+            pytest.raises(Reject, match="About 6 tokens; at most 5"),
+        ):
+            limiter.call("chat.on_request", exchange["request"])
 
 
 def test_plugin_config_of_the_demo_and_of_nobody_fits_its_schema(folder: Path) -> None:

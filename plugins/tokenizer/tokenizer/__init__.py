@@ -1,0 +1,1 @@
+"""Estimates how many tokens a text has for a language model."""
