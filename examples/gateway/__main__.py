@@ -76,6 +76,7 @@ def _greeting(host: Host, options: argparse.Namespace, port: int) -> str:
     url = f"http://{options.host}:{port}"
     plugins = "\n".join(f"  {plugin.id:<14} {plugin.state}{_isolation(plugin)}" for plugin in host.plugins)
     state = f" --state {options.state}" if options.state else ""
+    python = os.path.relpath(sys.executable)
     annexe = os.path.relpath(Path(sys.executable).parent / "annexe")
     ask = f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -H 'authorization: Bearer demo'"
 
@@ -105,11 +106,16 @@ Try
   # crash a plugin in the middle of a request; the answer comes all the same
   {ask} -H 'x-request-id: try-1' {body("chaos: crash")}
 
-  # what the key "demo" used so far
+  # what the key "demo" used so far; what the model did not report was counted by the tokenizer
   curl -s {url}/v1/usage -H 'authorization: Bearer demo'
+
+  # replace the answer cache five times while requests run: none is lost
+  {python} -m examples.gateway.replace --url {url}{state}
 
 Look inside
   {annexe} list{state}
+  {annexe} graph{state}
+  {annexe} stop tokenizer --dry-run{state}
   {annexe} explain try-1{state}
   {annexe} logs -f pii-redactor{state}
 

@@ -25,11 +25,13 @@ from tests.support.tools import level_here
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "annexe-echo"
 LIMIT = 20
+TOKENS = 5_000
 
 SETTINGS = f"""
 [rate-limiter]
 requests = {LIMIT}
 window_s = 3600
+tokens_per_minute = {TOKENS}
 
 [usage-meter.prices]
 "{MODEL}" = {{ input = 500000, output = 1000000 }}
@@ -109,6 +111,16 @@ def usage(client: openai.OpenAI) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
     rows: list[dict[str, Any]] = response.json()["data"]
     return rows
+
+
+def annexe(folder: Path, *arguments: str) -> str:
+    """Run the command on the gateway's host; return what it prints."""
+    command = [str(Path(sys.executable).with_name("annexe")), *arguments, "--state", str(folder / "state")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {plugin["id"]: plugin["state"] for plugin in json.loads(annexe(folder, "list", "--json"))}
 
 
 def chaos_is_back(url: str) -> bool:
@@ -218,6 +230,31 @@ def test_usage_adds_up_by_key_and_model(client: openai.OpenAI) -> None:
     assert row == {"model": MODEL, "requests": 2, "cached": 0, "prompt_tokens": 4, "completion_tokens": 12, "cost": 14.0}
 
 
+def test_stream_whose_usage_the_model_does_not_report_is_counted_by_the_tokenizer(client: openai.OpenAI, folder: Path) -> None:
+    def counted() -> int:
+        methods = json.loads(annexe(folder, "metrics", "--json"))["tokenizer"]["methods"]
+        assert all(not figures["failures"] for figures in methods.values())
+        return int(methods.get("svc.tokenizer.count", {}).get("calls", 0))
+
+    before = counted()
+    list(client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "one two three"}], stream=True))
+    wait_until(lambda: bool(usage(client)) and usage(client)[0]["completion_tokens"] > 0)
+    (row,) = usage(client)
+    # Three words and the bounds of a message; in the answer two of the signs are quotation marks: You wrote 3 words: "one two three"
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (3 + 4, 10)
+    assert counted() == before + 1
+
+
+def test_too_many_tokens_of_one_key_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(client, "word " * TOKENS)
+    assert (caught.value.status_code, caught.value.code) == (413, "too-many-tokens")
+    ask(client, "word " * (TOKENS * 3 // 5))
+    with pytest.raises(openai.RateLimitError, match="More than 5000 tokens in a minute"):
+        ask(client, "word " * (TOKENS * 3 // 5))
+    ask(client, "word")
+
+
 def test_request_id_is_the_clients_own_or_a_new_one(client: openai.OpenAI) -> None:
     def request_id(**headers: str) -> str | None:
         messages: Any = [{"role": "user", "content": "hi"}]
@@ -301,6 +338,48 @@ def test_client_that_goes_away_cancels_its_request(client: openai.OpenAI) -> Non
     # The request is over at once, and what the model had said by then is counted.
     wait_until(lambda: bool(usage(client)), timeout_s=10)
     assert usage(client)[0]["completion_tokens"] < 2_000
+
+
+def test_cache_is_replaced_under_load_and_no_call_is_lost(url: str, folder: Path) -> None:
+    def pid() -> int:
+        return int(next(plugin["pid"] for plugin in json.loads(annexe(folder, "list", "--json")) if plugin["id"] == "answer-cache"))
+
+    before = pid()
+    command = [sys.executable, "-m", "examples.gateway.replace", "--url", url, "--state", str(folder / "state"), "--times", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = re.match(
+        r"answer-cache was replaced 3 times in .* s, while 8 clients made (\d+) requests\.\nIt got (\d+) calls; (.*)\n", done.stdout
+    )
+    assert told is not None, done.stdout + done.stderr
+    assert told[3] == "0 were lost." and done.returncode == 0
+    assert int(told[1]) > 20 and int(told[2]) == 2 * int(told[1])
+    assert pid() != before
+    assert "service tokenizer >=1,<2  met  tokenizer" in done.stdout
+
+
+def test_graph_shows_the_tokenizer_with_its_dependents(url: str, folder: Path) -> None:
+    wait_until(lambda: chaos_is_back(url), timeout_s=40)
+    told = json.loads(annexe(folder, "graph", "--json"))
+    waves = {plugin["id"]: plugin["wave"] for plugin in told["plugins"]}
+    given = {one["plugin"]: (one["kind"], one["name"], one["status"], one["providers"]) for one in told["requirements"]}
+    assert given == dict.fromkeys(["rate-limiter", "usage-meter"], ("service", "tokenizer", "met", ["tokenizer"]))
+    assert waves == {plugin: 2 if plugin in given else 1 for plugin in waves}
+    assert told["refused"] == []
+
+
+def test_stop_of_the_tokenizer_is_told_beforehand_stops_its_dependents_and_no_request(tmp_path: Path) -> None:
+    with gateway(tmp_path) as (url, _process):
+        told = json.loads(annexe(tmp_path, "stop", "tokenizer", "--dry-run", "--json"))
+        assert sorted(told["stops"]) == ["rate-limiter", "usage-meter"] and told["loses"] == {}
+        assert set(states(tmp_path).values()) == {"ready"}
+        annexe(tmp_path, "stop", "tokenizer")
+        after = states(tmp_path)
+        assert {plugin for plugin, state in after.items() if state != "ready"} == {"tokenizer", *told["stops"]}
+        assert {after[plugin] for plugin in told["stops"]} == {"blocked"}
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=uuid4().hex, max_retries=0) as client:
+            assert "hello" in ask(client, "hello")
+        annexe(tmp_path, "start", "tokenizer")
+        wait_until(lambda: set(states(tmp_path).values()) == {"ready"})
 
 
 def test_interrupt_stops_the_gateway_in_good_order(tmp_path: Path) -> None:
