@@ -8,10 +8,11 @@ Source: docs/reference/hooks.md, "Order"; features HK1 to HK7 and EP1 to EP4.
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 from annexe.channel import Provided
 from annexe.clock import Clock
@@ -28,7 +29,7 @@ from annexe.contract import (
 from annexe.dispatch.breaker import Breaker, BreakerPolicy
 from annexe.dispatch.callers import HookCaller, make_caller_class
 from annexe.dispatch.events import EventBus, check_handlers
-from annexe.dispatch.extensions import Extension, ExtensionCaller, make_extension_class
+from annexe.dispatch.extensions import Extension, ExtensionCaller
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue, observer_queue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
@@ -44,6 +45,7 @@ from annexe.record import Events, Explain, Metrics
 __all__ = ["DispatchPolicy", "Dispatcher"]
 
 _MAX_QUOTED_CHARS = 256
+Entry = TypeVar("Entry", HookMember, Extension)
 
 
 @final
@@ -107,12 +109,12 @@ class Dispatcher:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._plugins: dict[str, _Added] = {}
+        self._intricate = set(policy.order)  # hooks and points where more than priority and id decides who comes when, or once did
         self._queues: dict[str, ObserverQueue] = {}
         self.services = Services(policy.services, metrics=metrics, events=events)
         self.bus = EventBus(metrics=metrics, events=events, clock=clock)
         self.pipelines: dict[str, Pipeline] = {}
         self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
-        self._extension_callers: dict[str, tuple[type[ExtensionCaller], ...]] = {}
         self.specs: dict[str, SpecDefinition] = {}
         self.points: dict[str, ExtensionDefinition] = {}
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
@@ -138,7 +140,6 @@ class Dispatcher:
             point = definition_of(contract)
             self.points[point.name] = point
             self.extensions_by_point[point.name] = ()
-            self._extension_callers[point.name] = ()
 
     def _check_policy(self) -> None:
         """Refuse what the operator decided about nothing that is here: a typing error must not make a strict policy a lax one."""
@@ -220,12 +221,21 @@ class Dispatcher:
     def _arrange(self, changed: Manifest) -> None:
         """Work out afresh who comes when, wherever the changed plugin takes part."""
         for name in changed.provides.hooks:
-            self._arrange_hook(self.pipelines[name])
+            self._arrange_hook(self.pipelines[name], changed)
         for name in changed.provides.extensions:
-            self._arrange_point(self.points[name])
+            self._arrange_point(self.points[name], changed.id)
 
-    def _arrange_hook(self, pipeline: Pipeline) -> None:
+    def _arrange_hook(self, pipeline: Pipeline, changed: Manifest) -> None:
         hook = pipeline.definition
+        impl = changed.provides.hooks[hook.qualified]
+        if impl.before or impl.after:
+            self._intricate.add(hook.qualified)
+        if hook.qualified not in self._intricate:
+            added = self._plugins.get(changed.id)
+            before = next((member for member in pipeline.members if member.provider.id == changed.id), None)
+            is_here = added is not None and hook.qualified in added.manifest.provides.hooks
+            pipeline.members = _placed(pipeline.members, changed.id, self._member(hook, added, before) if added and is_here else None)
+            return
         here = {plugin: added for plugin, added in self._plugins.items() if hook.qualified in added.manifest.provides.hooks}
         ordered = [_ordered(plugin, added.manifest, hook) for plugin, added in here.items()]
         operator_order = self._policy.order.get(hook.qualified, ())
@@ -241,6 +251,7 @@ class Dispatcher:
         timeout_s = manifest.resources.call_timeout_s
         return HookMember(
             provider=added.provider,
+            priority=impl.priority,
             closed="closed" in policies and hook.kind is not HookKind.OBSERVER,  # nobody waits for an observer
             run_s=timeout_s if hook.budget_s is None else min(hook.budget_s, timeout_s),
             breaker=Breaker(self._policy.breaker) if old is None else old.breaker,
@@ -248,18 +259,24 @@ class Dispatcher:
             failing=old is not None and old.failing,
         )
 
-    def _arrange_point(self, point: ExtensionDefinition) -> None:
+    def _arrange_point(self, point: ExtensionDefinition, changed: str) -> None:
+        if point.name not in self._intricate:
+            added = self._plugins.get(changed)
+            is_here = added is not None and point.name in added.manifest.provides.extensions
+            new = self._extension(point, added) if added and is_here else None
+            self.extensions_by_point[point.name] = _placed(self.extensions_by_point[point.name], changed, new)
+            return
         here = {plugin: added for plugin, added in self._plugins.items() if point.name in added.manifest.provides.extensions}
         ordered = [
             Ordered(plugin=plugin, priority=added.manifest.provides.extensions[point.name].priority) for plugin, added in here.items()
         ]
         names = order_implementations(ordered, self._policy.order.get(point.name, ()))
-        extensions = self.extensions_by_point[point.name] = tuple(self._extension(point, here[name]) for name in names)
-        self._extension_callers[point.name] = tuple(make_extension_class(extension) for extension in extensions)
+        self.extensions_by_point[point.name] = tuple(self._extension(point, here[name]) for name in names)
 
     def _extension(self, point: ExtensionDefinition, added: _Added) -> Extension:
         return Extension(
             provider=added.provider,
+            priority=added.manifest.provides.extensions[point.name].priority,
             definition=point,
             call_timeout_s=added.manifest.resources.call_timeout_s,
             figures={method.name: self._metrics.method(added.manifest.id, method.method) for method in point.methods.values()},
@@ -322,7 +339,7 @@ class Dispatcher:
 
     def extensions(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> list[ExtensionCaller]:
         """Return one caller for each plugin at an extension point, best first."""
-        return [caller(new_request) for caller in self._callers_at(point)]
+        return [extension.caller(new_request) for extension in self._extensions_at(point)]
 
     def extension(self, point: type[ExtensionPoint], new_request: Callable[[], Request]) -> ExtensionCaller:
         """Return the caller for the best plugin at an extension point.
@@ -330,23 +347,31 @@ class Dispatcher:
         Raises:
             PluginUnavailableError: None is installed.
         """
-        callers = self._callers_at(point)
-        if not callers:
+        extensions = self._extensions_at(point)
+        if not extensions:
             name = point.contract_name
             text = f'no plugin fills the extension point {name!r}; install one that has [provides.extensions] "{name}" in its plugin.toml'
             raise PluginUnavailableError(text, method=f"ext.{name}", point=name)
-        return callers[0](new_request)
+        return extensions[0].caller(new_request)
 
-    def _callers_at(self, point: type[ExtensionPoint]) -> tuple[type[ExtensionCaller], ...]:
-        callers = self._extension_callers.get(point.contract_name)
-        if callers is None:
+    def _extensions_at(self, point: type[ExtensionPoint]) -> tuple[Extension, ...]:
+        extensions = self.extensions_by_point.get(point.contract_name)
+        if extensions is None:
             raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
-        return callers
+        return extensions
 
 
 def _cut(text: str) -> str:
     """Return what a plugin wrote, no longer than messages, states and the store should hold."""
     return text[:_MAX_QUOTED_CHARS]
+
+
+def _placed(entries: Sequence[Entry], plugin: str, new: Entry | None) -> tuple[Entry, ...]:
+    """Return entries with that of one plugin in its place, or, with None, without: all others stay as they are, however many they are."""
+    kept = [entry for entry in entries if entry.provider.id != plugin]
+    if new is not None:
+        insort(kept, new, key=lambda entry: (entry.priority, entry.provider.id))
+    return tuple(kept)
 
 
 def _ordered(plugin: str, manifest: Manifest, hook: HookDefinition) -> Ordered:

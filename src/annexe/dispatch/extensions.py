@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ClassVar, final
 
@@ -35,21 +35,28 @@ class Extension:
 
     Attributes:
         provider: The plugin.
+        priority: Lower comes first.
         definition: The extension point.
         call_timeout_s: The plugin's, for each call and for each gap of a stream.
         figures: Counters by method name.
         explain: Gets a step for every call.
         events: Is told of failures.
         clock: For times that people read.
+        caller: What the application calls, made once.
     """
 
     provider: Provider
+    priority: int
     definition: ExtensionDefinition
     call_timeout_s: float
     figures: dict[str, MethodFigures]
     explain: Explain
     events: Events
     clock: Clock
+    caller: type[ExtensionCaller] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caller", make_extension_class(self))
 
     async def call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
         """Call a method without streams."""

@@ -62,6 +62,7 @@ class HookMember:
 
     Attributes:
         provider: The plugin.
+        priority: Lower comes first.
         closed: Whether its failure fails the request: the strictest of hook, manifest and operator.
         run_s: The most it may work on one call: the smaller of budget and call time-out.
         breaker: Its breaker at this hook.
@@ -69,6 +70,7 @@ class HookMember:
     """
 
     provider: Provider
+    priority: int
     closed: bool
     run_s: float
     breaker: Breaker

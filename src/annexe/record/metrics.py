@@ -226,16 +226,17 @@ class Metrics:
 
     def snapshot(self) -> dict[str, Any]:
         """Return every figure: by plugin id ``life``, ``methods`` (by name), ``metrics`` (a list) and ``dropped`` (by reason)."""
-        result: dict[str, Any] = {}
-        for plugin in sorted(self._methods.keys() | self._plugins.keys() | self._lives.keys()):
-            own = self._plugins.get(plugin)
-            result[plugin] = {
-                "life": self._lives.get(plugin, LifeFigures()).snapshot(),
-                "methods": {name: figures.snapshot() for name, figures in self._methods.get(plugin, {}).items()},
-                "metrics": own.snapshot() if own is not None else [],
-                "dropped": dict(own.dropped) if own is not None else {},
-            }
-        return result
+        return {plugin: self.snapshot_of(plugin) for plugin in sorted(self._methods.keys() | self._plugins.keys() | self._lives.keys())}
+
+    def snapshot_of(self, plugin: str) -> dict[str, Any]:
+        """Return the figures of one plugin."""
+        own = self._plugins.get(plugin)
+        return {
+            "life": self._lives.get(plugin, LifeFigures()).snapshot(),
+            "methods": {name: figures.snapshot() for name, figures in self._methods.get(plugin, {}).items()},
+            "metrics": own.snapshot() if own is not None else [],
+            "dropped": dict(own.dropped) if own is not None else {},
+        }
 
 
 def _name_of(name: object, kind: object) -> tuple[str, _Kind] | None:

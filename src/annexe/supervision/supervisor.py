@@ -251,7 +251,9 @@ class Supervisor:
         self.starts += count
         starts = [self._loop.create_task(self._launch(plan, number)) for number in numbers]
         try:
-            await asyncio.gather(*starts)
+            instances = await asyncio.gather(*starts)
+            # A plugin tells that it is ready before the last imports are done: the first calls would wait for them.
+            await asyncio.gather(*(instance.ping(self._policies.health.ping_timeout_s) for instance in instances))
         except BaseException:
             for start in starts:
                 start.cancel()
@@ -259,7 +261,7 @@ class Supervisor:
             begun = [start.result() for start in starts if not start.cancelled() and start.exception() is None]
             await asyncio.gather(*map(self._ending.discard, begun))
             raise
-        return tuple(start.result() for start in starts)
+        return tuple(instances)
 
     def _check_serves(self) -> None:
         if self._pool is None or self._succession is not None:
@@ -455,8 +457,7 @@ class Supervisor:
         self._grow_at = 0.0
         missing = pool.missing()
         for _ in range(missing):
-            self.starts += 1
-            task = self._loop.create_task(self._add_one(pool, self.starts), context=Context())
+            task = self._loop.create_task(self._add_one(pool), context=Context())
             self._growing.add(task)
             task.add_done_callback(self._growing.discard)
         spare = pool.spare() if missing <= 0 else None
@@ -464,9 +465,9 @@ class Supervisor:
             pool.remove(spare)
             self._retire(spare)
 
-    async def _add_one(self, pool: Pool, number: int) -> None:
+    async def _add_one(self, pool: Pool) -> None:
         try:
-            instance = await self._launch(self._plan, number)
+            (instance,) = await self._start_several(self._plan, 1)
         except Exception as error:  # noqa: BLE001 - the others go on
             reason = self._note_launch(error)
             self._log.write("error", f"failed beside {len(pool.members)} others: {reason}", source="host")
