@@ -65,6 +65,18 @@ class Judge:
 
     async def judge(self, known: KnownPlugin) -> str | None:
         """Bring what is known of a plugin up to date; return why it must not start, None when it may."""
+        return await self.judge_alone(known) or self.admit(known)
+
+    def admit(self, known: KnownPlugin) -> str | None:
+        """Take a plugin that may start by itself into the graph of requirements; return why it must not, with others, or None."""
+        try:
+            return self._requirements.admit(known)
+        except AnnexeError as error:
+            known.error = error
+            return error.message
+
+    async def judge_alone(self, known: KnownPlugin) -> str | None:
+        """Judge a plugin by itself, whatever it requires of others; ``admit`` comes next."""
         known.judged_at = monotonic()
         manifest = known.manifest
         assert manifest is not None
@@ -97,7 +109,7 @@ class Judge:
             cure = self._advice.grant(known.id, manifest.permission_set(), to_content=decision.was_to_content)
             return f"{decision.problem}; {cure}"
         known.config = await self._configuration(known.loaded)
-        return self._requirements.admit(known)
+        return None
 
     async def _decide(self, loaded: LoadedManifest) -> GrantDecision:
         manifest, folder = loaded.manifest, str(loaded.folder)

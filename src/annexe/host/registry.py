@@ -40,6 +40,8 @@ from annexe.supervision.supervisor import Supervisor
 
 __all__ = ["Registry"]
 
+_JUDGED_AT_ONCE = 8
+
 
 @final
 class Registry:
@@ -135,16 +137,28 @@ class Registry:
             for gone in self.plugins.keys() - found.keys():
                 await self._forget(gone)
             new = {plugin: stored.get(plugin, StoredPluginState(plugin=plugin)) for plugin in found.keys() - self.plugins.keys()}
-            verdicts: dict[str, str | None] = {}
             for plugin, discovered in found.items():
                 if plugin in new:
                     self.plugins[plugin] = KnownPlugin(id=plugin, found=discovered, enabled=new[plugin].enabled)
-                    verdicts[plugin] = await self._take_up(plugin, discovered, new[plugin])
                 else:
                     await self._look_again(plugin, discovered)
-            # All are judged before the first is started: it may require the last.
-            for plugin in sorted(verdicts, key=lambda plugin: bool(self.plugins[plugin].lacks)):
-                await self._begin(plugin, new[plugin], verdicts[plugin])
+            await self._take_up_all(new)
+
+    async def _take_up_all(self, new: Mapping[str, StoredPluginState]) -> None:
+        """Take up plugins that are new: judged by themselves, several at once; then together, in order; then started."""
+        at_once = asyncio.Semaphore(_JUDGED_AT_ONCE)
+
+        async def take_up(plugin: str) -> str | None:
+            async with at_once:
+                return await self._take_up(plugin, self.plugins[plugin].found, new[plugin])
+
+        order = sorted(new)
+        verdicts = dict(zip(order, await asyncio.gather(*map(take_up, order)), strict=True))
+        for plugin in order:
+            verdicts[plugin] = self._placed(self.plugins[plugin], verdicts[plugin])
+        # What lacks something comes last: what was admitted after it may offer that.
+        for plugin in sorted(order, key=lambda plugin: bool(self.plugins[plugin].lacks)):
+            await self._begin(plugin, new[plugin], verdicts[plugin])
 
     def _id_of(self, discovered: Discovered) -> str:
         """Return the id; for a folder whose manifest cannot be read any more, that of the plugin that was in it."""
@@ -155,7 +169,7 @@ class Registry:
         return discovered.id
 
     async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> str | None:
-        """Take up a plugin that is new, or mended; return why it must not start, None when it may. ``_begin`` comes next."""
+        """Take up a plugin that is new, or mended; return why it must not start, by itself. ``_placed`` and ``_begin`` come next."""
         async with self._acting_on(plugin) as known:
             known.found, known.error = discovered, discovered.error
             manifest = discovered.manifest
@@ -179,7 +193,7 @@ class Registry:
                 command=self._command,
                 on_moved=partial(self._moved, known),
             )
-            return await self._judged(known)
+            return await self._judge.judge_alone(known)
 
     async def _begin(self, plugin: str, stored: StoredPluginState, verdict: str | None) -> None:
         """Have the life of a plugin begin that was taken up."""
@@ -190,7 +204,7 @@ class Registry:
                 if supervisor is None or supervisor.state is not PluginState.INSTALLED:
                     return
                 if known.lacks:  # which one that was judged after it may offer
-                    verdict = self.requirements.admit(known)
+                    verdict = self._judge.admit(known)
                 if verdict is not None:
                     supervisor.block(verdict)
                 elif stored.quarantined_at is not None:
@@ -220,7 +234,8 @@ class Registry:
                     await self._reconsider(known, "its manifest changed", start=supervisor.state is PluginState.BLOCKED)
                 return
         stored = StoredPluginState(plugin=plugin, enabled=known.enabled)
-        await self._begin(plugin, stored, await self._take_up(plugin, discovered, stored))
+        verdict = await self._take_up(plugin, discovered, stored)
+        await self._begin(plugin, stored, self._placed(known, verdict))
 
     def _adopt(self, known: KnownPlugin, discovered: Discovered) -> None:
         """Go by another manifest from now on."""
@@ -254,9 +269,12 @@ class Registry:
 
         An enabled one has its place whether it may start or not: its failures there follow the policies.
         """
-        verdict = await self._judge.judge(known)
+        return self._placed(known, await self._judge.judge_alone(known))
+
+    def _placed(self, known: KnownPlugin, verdict: str | None) -> str | None:
         if known.supervisor is None or known.manifest is None or self.plugins.get(known.id) is not known:
             return verdict
+        verdict = verdict or self._judge.admit(known)
         if not known.enabled or self._dispatcher.problems(known.manifest):
             self._dispatcher.remove(known.id)
             return verdict
