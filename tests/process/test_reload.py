@@ -277,3 +277,46 @@ def test_plugin_that_does_not_run_is_started_by_a_reload(tmp_path: Path) -> None
             assert isinstance(fault, AnnexeError) and host.plugin("p").state == "ready"
 
     run(scenario)
+
+
+def test_plugin_that_is_stopped_between_the_old_instance_and_the_next_leaves_nobody_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        extra = '[permissions]\ndata = { quota = "1MiB" }\n'
+        write(tmp_path, more="@plugin.on_shutdown\ndef slow(ctx):\n    time.sleep(0.2)\n", extra=extra)
+        async with open_host(tmp_path) as host:
+            plugin = host.plugin("p")
+            supervisor = plugin._known.supervisor
+            assert supervisor is not None
+            reload = asyncio.ensure_future(outcome_of(plugin.reload()))
+            await until(lambda: plugin.state == "draining", what="the old one to be stopped")
+            call = asyncio.ensure_future(outcome_of(host.hooks(T).strict(Doc("x"))))
+            await supervisor.stop("asked to")
+            assert plugin.state == "stopped"
+            assert isinstance(await asyncio.wait_for(reload, 2), AnnexeError)
+            assert isinstance(await asyncio.wait_for(call, 2), AnnexeError)
+            await plugin.start()
+            assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "1.0.0"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("strategy", ["process", "zygote"])
+def test_rights_and_limits_of_the_new_manifest_hold_for_the_new_instance(tmp_path: Path, strategy: Any) -> None:
+    async def scenario() -> None:
+        answer = '[os.environ.get("ANSWER", "none"), str(ctx.grants)]'
+        more = f'@plugin.filter("t.edit")\ndef edit(doc, ctx):\n    doc["marks"] = {answer}\n    return doc\n'
+        write(tmp_path, more=more, hooks=("t.strict", "t.edit"), extra='[resources]\nmemory = "64MiB"\n')
+        async with open_host(tmp_path, strategy=strategy) as host:
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["none", "[]"]
+            write(
+                tmp_path, more=more, hooks=("t.strict", "t.edit"), extra='[resources]\nmemory = "96MiB"\n[permissions]\nenv = ["ANSWER"]\n'
+            )
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["42", "['env:ANSWER']"]
+            supervisor = host.plugin("p")._known.supervisor
+            assert supervisor is not None and supervisor.instance is not None
+            assert supervisor.instance.plan.launch.profile.memory_bytes == 96 * 1024 * 1024
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANSWER", "42")
+        run(scenario)

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import inspect
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -654,3 +655,12 @@ def test_loop_thread_wakes_those_whose_work_never_ends() -> None:
     with pytest.raises(HostClosedError):
         thread.run(int)
     thread.stop()
+
+
+def test_function_is_called_with_events_until_it_is_ended(host: SyncHost) -> None:
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    end = host.subscribe("order.paid", lambda event: heard.put(event.value))
+    assert host.publish("order.paid", {"id": 7}) == 1
+    assert heard.get(timeout=5) == {"id": 7}
+    end()
+    assert host.publish("order.paid", {"id": 8}) == 0 and heard.empty()

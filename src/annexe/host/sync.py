@@ -12,12 +12,13 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, final, overload
 
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.graph import Impact
+from annexe.dispatch.listeners import TopicEvent
 from annexe.errors import HostClosedError, WrongContextError
 from annexe.host.host import Host
 from annexe.host.loop_thread import LoopThread, check_caller
@@ -167,6 +168,17 @@ class SyncHost:
             InvalidParamsError: The value cannot be sent.
         """
         return self.run(lambda host: host.publish(topic, value))
+
+    def subscribe(self, topic: str, callback: Callable[[TopicEvent], Awaitable[None] | None]) -> Callable[[], None]:
+        """Have a function called with each event of a topic, as ``Host.subscribe`` does; return what ends that.
+
+        It is called on the thread of the host's loop, and must not block it: hand what takes time to a thread of your own.
+
+        Raises:
+            ValueError: That is no name of a topic.
+        """
+        end = self.run(lambda host: host.subscribe(topic, callback))
+        return lambda: self.run(lambda _host: end())
 
     def explain(self, request_id: str) -> dict[str, Any]:
         """Return what plugins did to a request, as ``Host.explain`` does.

@@ -1,6 +1,6 @@
 """Some instances taking over from others.
 
-Source: feature LC10; docs/explanation/replacing.md; ADR-0092.
+Source: feature LC10; docs/how-to/reload-a-plugin.md; ADR-0092.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Supervisor:
         self._policies = policies
         self._ending = Ending(plugin, policy=policies.stop, log=log, events=events)
         self._on_moved = on_moved
-        self._cure = f"see `{command(f'logs {plugin}')}`, then try again with `{command(f'restart {plugin}')}`"
+        self._command = command
         self._loop = asyncio.get_running_loop()
         self._wanted = False
         self._armed = False  # lazy, and to be started by its first call
@@ -311,6 +311,9 @@ class Supervisor:
             await self._live_on()
         finally:
             self._call_off_succession()
+            if self._is_switching:  # stopped meanwhile: nobody may wait for what does not come
+                self._is_switching = False
+                self._settled.set()
 
     def _call_off_succession(self) -> None:
         succession, self._succession = self._succession, None
@@ -526,7 +529,8 @@ class Supervisor:
         except QuarantinedError as error:
             self._log.write("error", f"failed: {reason}", {"failures_in_a_row": failures.count}, source="host")
             self._events.add(EventKind.QUARANTINED, plugin=self.id, reason=reason, failures=failures.count)
-            self._move(_S.QUARANTINED, f"{error.message}; {self._cure}")
+            cure = f"see `{self._command(f'logs {self.id}')}`, then try again with `{self._command(f'restart {self.id}')}`"
+            self._move(_S.QUARANTINED, f"{error.message}; {cure}")
             return None
         self._log.write("error", f"failed: {reason}", {"failures_in_a_row": failures.count}, source="host")
         self._move(_S.BACKING_OFF, f"{reason}; failure {failures.count}, started again in {delay_s:.1f} s")
