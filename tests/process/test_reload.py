@@ -20,6 +20,7 @@ from annexe.errors import (
     AnnexeError,
     ContractError,
     DependencyError,
+    LaunchError,
     ManifestError,
     PluginBlockedError,
     PluginUnavailableError,
@@ -320,3 +321,116 @@ def test_rights_and_limits_of_the_new_manifest_hold_for_the_new_instance(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANSWER", "42")
         run(scenario)
+
+
+COUNTS = """
+seen = 0
+
+@plugin.save_state
+{kind} save(ctx):
+    return {"seen": seen}
+
+@plugin.load_state
+{kind} load(state, ctx):
+    global seen
+    seen = state["seen"]
+
+@plugin.filter("t.strict")
+def strict(doc, ctx):
+    global seen
+    seen += 1
+    if doc["text"].startswith("sleep "):
+        time.sleep(float(doc["text"][6:]))
+    doc["marks"].append(str(seen))
+    return doc
+"""
+
+
+def write_counting(root: Path, *, kind: str = "def", version: str = "1.0.0", change: tuple[str, str] = ("", ""), slow: str = "1s") -> None:
+    code = COUNTS.replace("{kind}", kind).replace(*change)
+    extra = f'[resources]\ncall-timeout = "{slow}"\n'
+    write_plugin(root / "plugins", "p", code, hooks=["t.strict"], version=version, extra=extra)
+
+
+@pytest.mark.both_users
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("codecs", [("msgpack", "json"), ("json",)])
+def test_state_is_handed_over_whole_however_busy_the_plugin_is(tmp_path: Path, kind: str, codecs: Any) -> None:
+    async def scenario() -> None:
+        write_counting(tmp_path, kind=kind)
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path, codecs=codecs) as host:
+            async with load(host, seen):
+                for minor in range(1, 4):
+                    write_counting(tmp_path, kind=kind, version=f"1.{minor}.0")
+                    await host.plugin("p").reload()
+            last = int((await host.hooks(T).strict(Doc("x"))).marks[0])
+            assert last == sum(seen.values()) + 1  # every call was counted, by one instance or the next
+            assert max(seen.values()) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        pytest.param(('return {"seen": seen}', 'raise ValueError("lost")'), "ValueError: lost", id="not-saved"),
+        pytest.param(('return {"seen": seen}', 'return "x" * 1_100_000'), "expected at most 1048576", id="too-large"),
+        pytest.param(('return {"seen": seen}', "time.sleep(60)"), "within its deadline", id="never-saved"),
+        pytest.param(('return {"seen": seen}', "os._exit(1)"), "went away", id="died"),
+    ],
+)
+def test_state_that_cannot_be_saved_leaves_the_old_instance(
+    tmp_path: Path, change: tuple[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annexe.supervision.handover.HAND_OVER_S", 0.5)
+
+    async def scenario() -> None:
+        write_counting(tmp_path, change=change)
+        async with open_host(tmp_path) as host:
+            await host.hooks(T).strict(Doc("x"))
+            fault = await outcome_of(host.plugin("p").reload())
+            assert isinstance(fault, AnnexeError) and text in str(fault), fault
+            if "os._exit" not in change[1] and "sleep" not in change[1]:
+                assert (await host.hooks(T).strict(Doc("x"))).marks == ["2"]
+            await until(lambda: host.plugin("p").state == "ready", what="it to be there")
+
+    run(scenario)
+
+
+def test_state_that_the_next_instance_does_not_take_stays_with_the_old_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_counting(tmp_path)
+        async with open_host(tmp_path) as host:
+            await host.hooks(T).strict(Doc("x"))
+            write_counting(tmp_path, version="2.0.0", change=('seen = state["seen"]', 'seen = state["nothing"]'))
+            fault = await outcome_of(host.plugin("p").reload())
+            assert isinstance(fault, LaunchError) and "KeyError: 'nothing'" in fault.message
+            assert (await host.hooks(T).strict(Doc("x"))).marks == ["2"] and host.plugin("p").version == "1.0.0"
+            write_counting(tmp_path, version="3.0.0", change=("@plugin.load_state", ""))  # wants none, and gets none
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).strict(Doc("x"))).marks == ["1"]
+
+    run(scenario)
+
+
+def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        write_counting(tmp_path, slow="9s")
+        async with open_host(tmp_path) as host:
+            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.4")))
+            await asyncio.sleep(0.05)
+            reload = asyncio.ensure_future(host.plugin("p").reload())
+            await until(lambda: host.plugin("p")._known.supervisor._is_held, what="calls to be held")  # type: ignore[union-attr]
+            waiting = asyncio.ensure_future(host.hooks(T).strict(Doc("x")))
+            assert (await slow).marks == ["1"] and not reload.done()
+            await reload
+            assert (await waiting).marks == ["2"]
+            monkeypatch.setattr("annexe.supervision.handover.HAND_OVER_S", 0.1)
+            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.5")))
+            await asyncio.sleep(0.05)
+            fault = await outcome_of(host.plugin("p").reload())
+            assert isinstance(fault, LaunchError) and "its calls did not end within 0.1 s" in fault.message
+            assert (await slow).marks == ["3"] and (await host.hooks(T).strict(Doc("x"))).marks == ["4"]
+
+    run(scenario)

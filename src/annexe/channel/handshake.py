@@ -81,6 +81,7 @@ class Provided(msgspec.Struct, frozen=True):
     services: dict[str, ProvidedExtension] = {}
     events: dict[str, ProvidedEvent] = {}
     watches: dict[str, ProvidedEvent] = {}
+    state: dict[str, ProvidedEvent] = {}
 
 
 async def hello(

@@ -36,6 +36,7 @@ from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.ending import Ending
 from annexe.supervision.failures import Failures
+from annexe.supervision.handover import hand_over, hands_over
 from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.memory import FailureMemory
 from annexe.supervision.policies import Policies
@@ -123,6 +124,7 @@ class Supervisor:
         self._handlers: Mapping[str, str] = {}
         self._succession: Succession | None = None
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
+        self._is_held = False  # state is handed over: calls wait meanwhile
         self._retiring: set[asyncio.Task[None]] = set()  # end of what was replaced
 
     @property
@@ -133,7 +135,7 @@ class Supervisor:
     @property
     def connection(self) -> Connection | None:
         """Whom to send the next call: of several instances the one with the fewest in flight; None whenever it must not be called."""
-        if self._sole is not None or self._pool is None:
+        if self._sole is not None or self._pool is None or self._is_held:
             return self._sole
         return self._pool.choose()
 
@@ -232,7 +234,11 @@ class Supervisor:
         self._check_serves()
         instances = await self._start_several(plan, len(self.instances)) if overlap else ()
         try:
-            self._check_serves()
+            old = self._check_serves().members[0].instance
+            if len(instances) == 1 and hands_over(old, instances[0]):
+                self._hold()
+                await hand_over(old, instances[0])
+                self._check_serves()
             succession = self._succession = Succession(instances, commit, self._loop.create_future())
             self._changed.set()
             await succession.decided
@@ -240,10 +246,25 @@ class Supervisor:
             if instances and self.instance not in instances:
                 await asyncio.gather(*map(self._ending.discard, instances))
             raise
+        finally:
+            self._let_go()
         if not overlap:
             await self.wait_settled()
             if self._pool is None:
                 raise LaunchError(f"plugin {self.id!r} was replaced and is {self.state}: {self.life.reason}", plugin=self.id)
+
+    def _hold(self) -> None:
+        """Have calls wait, within their deadlines."""
+        self._is_held, self._sole = True, None
+        self._settled.clear()
+
+    def _let_go(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            if self._pool is not None:
+                self._sole = self._pool.members[0].instance.connection if self._pool.scaling.most == 1 else None
+            if self.state is not _S.STARTING and not self._is_switching:
+                self._settled.set()
 
     async def _start_several(self, plan: PlanInstance, count: int) -> tuple[Instance, ...]:
         """Start instances beside those that run, all or none."""
@@ -263,10 +284,11 @@ class Supervisor:
             raise
         return tuple(instances)
 
-    def _check_serves(self) -> None:
+    def _check_serves(self) -> Pool:
         if self._pool is None or self._succession is not None:
             text = f"plugin {self.id!r} cannot be replaced: it is {self.state} ({self.life.reason})"
             raise PluginUnavailableError(text, plugin=self.id, state=str(self.state))
+        return self._pool
 
     async def wait_ready(self, deadline: float, *, method: str) -> Connection:
         """Return the connection as soon as there is one; starts a lazy plugin.
@@ -280,7 +302,7 @@ class Supervisor:
         if self._armed and self.state is _S.STOPPED:
             self._begin(f"called: {method}")
         while (connection := self.connection) is None:
-            if self.state is not _S.STARTING and not self._is_switching:
+            if self.state is not _S.STARTING and not self._is_switching and not self._is_held:
                 text = f"plugin {self.id!r} takes no calls: it is {self.state} ({self.life.reason})"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state))
             try:
@@ -561,5 +583,5 @@ class Supervisor:
         self.life = self.life.moved(state, reason=reason, at=self._clock.now())
         self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
         self._log.write("info", f"{before} → {state}: {reason}", source="host")
-        (self._settled.clear if state is _S.STARTING or self._is_switching else self._settled.set)()
+        (self._settled.clear if state is _S.STARTING or self._is_switching or self._is_held else self._settled.set)()
         self._on_moved(state)

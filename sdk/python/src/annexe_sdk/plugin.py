@@ -30,7 +30,8 @@ class Handler:
     """One registered function and what is known of it.
 
     Attributes:
-        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension``, ``service``, ``event`` or ``watch``.
+        kind: ``filter``, ``action``, ``first_result``, ``observer``, ``stream_filter``, ``extension``, ``service``, ``event``, ``watch`` or
+            ``state``.
         function: Called with the parameters of the hook and, when it has a parameter ``ctx``, the context last.
         at: ``file:line`` for messages.
         is_async: It is an ``async def``.
@@ -171,6 +172,16 @@ class Plugin:
         self.configure_handlers.append(Handler("life", function))
         return function
 
+    def save_state(self, function: "F") -> "F":
+        """Return what the instance that takes over at a reload shall have, plain values of at most 1 MiB: ``def save(ctx)``."""
+        self._add("state.save", Handler("state", function), "the saving of state")
+        return function
+
+    def load_state(self, function: "F") -> "F":
+        """Take what the instance before saved, once before the first call: ``def load(state, ctx)``."""
+        self._add("state.load", Handler("state", function), "the loading of state")
+        return function
+
     def on_shutdown(self, function: "F") -> "F":
         """Run before the plugin stops, within the stop deadline."""
         self.shutdown_handlers.append(Handler("life", function))
@@ -195,6 +206,7 @@ class Plugin:
         services: dict[str, dict[str, Any]] = {}
         events: dict[str, Any] = {}
         watches: dict[str, Any] = {}
+        state: dict[str, Any] = {}
         for method, handler in self.handlers.items():
             family, _, rest = method.partition(".")
             if family == "hook":
@@ -203,11 +215,13 @@ class Plugin:
                 events[rest] = {"at": handler.at}
             elif family == "service":
                 watches[rest] = {"at": handler.at}
+            elif family == "state":
+                state[rest] = {"at": handler.at}
             else:
                 point, _, name = rest.rpartition(".")
                 of_its_kind = services if family == "svc" else extensions
                 of_its_kind.setdefault(point, {"methods": {}})["methods"][name] = {"at": handler.at}
-        return {"hooks": hooks, "extensions": extensions, "services": services, "events": events, "watches": watches}
+        return {"hooks": hooks, "extensions": extensions, "services": services, "events": events, "watches": watches, "state": state}
 
     def _hook(self, kind: str, hook: str) -> "Callable[[F], F]":
         if not isinstance(hook, str) or "." not in hook:
