@@ -45,6 +45,7 @@ def test_hello_is_answered_before_the_plugin_is_loaded() -> None:
             "services": {},
             "events": {},
             "watches": {},
+            "state": {},
         }
 
 
