@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from annexe import Host
+from annexe.dispatch.breaker import BreakerPolicy
 from annexe.errors import (
     ActivationError,
     AnnexeError,
     ContractError,
     DependencyError,
+    HookError,
     LaunchError,
     ManifestError,
     PluginBlockedError,
@@ -183,6 +185,21 @@ def test_hooks_of_the_new_manifest_hold_from_the_switch_on(tmp_path: Path) -> No
     run(scenario)
 
 
+def test_breaker_that_the_old_code_opened_is_closed_for_the_new(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        broken = '@plugin.filter("t.strict")\ndef strict(doc, ctx):\n    raise ValueError("broken")\n'
+        write_plugin(tmp_path / "plugins", "p", broken, hooks=("t.strict",))
+        async with open_host(tmp_path, breaker=BreakerPolicy(max_failures=2, open_s=3600.0)) as host:
+            for why in ("broken", "broken", "failed too often"):
+                with pytest.raises(HookError, match=why):
+                    await host.hooks(T).strict(Doc("x"))
+            write(tmp_path, "1.1.0")
+            await host.plugin("p").reload()
+            assert (await host.hooks(T).strict(Doc("x"))).marks == ["1.1.0", ""]
+
+    run(scenario)
+
+
 def test_configuration_that_needs_a_restart_is_taken_without_losing_a_call(tmp_path: Path) -> None:
     async def scenario() -> None:
         more = '@plugin.on_configure\ndef again(ctx):\n    return "restart"\n'
@@ -218,7 +235,7 @@ def test_plugin_that_is_stopped_while_the_next_one_starts_stays_stopped(tmp_path
 def test_old_instance_that_dies_meanwhile_is_restarted_and_the_reload_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path)
-        async with open_host(tmp_path, policies=policies(first_delay_s=0.3)) as host:
+        async with open_host(tmp_path, policies=policies(first_delay_s=2.0)) as host:
             plugin = host.plugin("p")
             supervisor, pid = plugin._known.supervisor, plugin.pid
             assert supervisor is not None and pid is not None

@@ -272,7 +272,7 @@ def test_service_is_not_offered_by_whoever_takes_its_name(tmp_path: Path) -> Non
             thief = host.plugin("a-thief")
             assert thief.state == "blocked" and "it asks for provide:tokenizer, which nobody has granted" in thief.reason
             told = events(host, EventKind.LAUNCH_FAILED, "a-liar")
-            assert "answers service 'tokenizer', which its plugin.toml does not declare" in told[0].reason
+            assert "answers service 'tokenizer', which its plugin.toml does not declare; declared are: none" in told[0].reason
             assert await called(host, "here") == [repr("words")]
 
     run(scenario)
@@ -329,10 +329,13 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
     async def scenario() -> None:
         optional = ASKS.replace('version = ">=1,<2"', 'version = ">=1,<2", optional = true')
         write_words(tmp_path, "words-a")
-        write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
         async with open_host(
             tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=2.0, slow_s=0.15))
         ) as host:
+            # Once its provider is there: it waits for nobody, and would else be told that there is none.
+            write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
+            await host.scan()
+            await wait_state(host.plugin("caller"), "ready")
             told: list[tuple[str, list[str]]] = [("ready", ["words-a"])]
 
             async def hears(state: str, *providers: str) -> None:

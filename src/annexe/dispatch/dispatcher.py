@@ -198,7 +198,7 @@ class Dispatcher:
         self._queues.pop(plugin).close()
 
     def forgive(self, plugin: str) -> None:
-        """Close a plugin's breakers: it is started afresh."""
+        """Close a plugin's breakers: it is started afresh, or another instance has taken over."""
         for _, member in self._places_of(plugin):
             member.breaker.close()
             member.failing = False
@@ -300,8 +300,8 @@ class Dispatcher:
         for what, given, wanted in kinds:
             for name in sorted(given.keys() - wanted.keys()):
                 where = f" (at {_cut(at)})" if (at := given[name].at) else ""
-                text = f"plugin {plugin!r} answers {what} {_cut(name)!r}{where}, which its plugin.toml does not declare"
-                raise ActivationError(text, plugin=plugin)
+                text = f"plugin {plugin!r} answers {what} {_cut(name)!r}{where}, which its plugin.toml does not declare; "
+                raise ActivationError(f"{text}declared are: {', '.join(sorted(wanted)) or 'none'}", plugin=plugin)
             for name in sorted(wanted.keys() - given.keys()):
                 raise ActivationError(
                     f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
@@ -325,8 +325,8 @@ class Dispatcher:
         for name, service in provided.services.items():
             missing = sorted(set(declared.services[name].idempotent) - service.methods.keys())
             if missing:
-                text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have"
-                raise ActivationError(text, plugin=plugin)
+                text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have; "
+                raise ActivationError(f"{text}it has: {_cut(', '.join(sorted(service.methods)) or 'none')}", plugin=plugin)
 
     # What the application calls.
 

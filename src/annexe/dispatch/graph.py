@@ -300,8 +300,13 @@ class Graph:
         if requirement.kind == "plugin":
             there = f"version {candidates[requirement.name]} is there" if candidates else "there is no such plugin"
         else:
-            there = ", ".join(f"{one} offers {version}" for one, version in candidates.items()) or "no plugin offers it"
+            there = ", ".join(f"{one} offers {version}" for one, version in candidates.items()) or self._nobody(plugin, requirement.name)
         return f"{requirement}: {there}"
+
+    def _nobody(self, plugin: str, service: str) -> str:
+        if service in self._nodes[plugin].manifest.provides.services:
+            return "no other plugin offers it, and what a plugin offers itself does not count"
+        return "no plugin offers it"
 
     def candidates(self, plugin: str, requirement: Requirement) -> dict[str, str]:
         """Return who has what a plugin requires, whether it fits or not, with the version that each has."""

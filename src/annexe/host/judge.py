@@ -70,10 +70,11 @@ class Judge:
     def admit(self, known: KnownPlugin) -> str | None:
         """Take a plugin that may start by itself into the graph of requirements; return why it must not, with others, or None."""
         try:
-            return self._requirements.admit(known)
+            lacking = self._requirements.admit(known)
         except AnnexeError as error:
             known.error = error
             return error.message
+        return f"{lacking}; it starts once all is there" if lacking is not None else None
 
     async def judge_alone(self, known: KnownPlugin) -> str | None:
         """Judge a plugin by itself, whatever it requires of others; ``admit`` comes next."""

@@ -361,7 +361,9 @@ class Registry:
                 async with self._acting_on(dependent) as other:
                     if other.supervisor is not None and other.is_there:
                         other.lacks = f"plugin {known.id!r}"
-                        await self._block(other, f"it requires plugin {known.id!r} ({reason}); it starts once that is there again")
+                        await self._block(
+                            other, f"it requires plugin {known.id!r}, which was stopped ({reason}); it starts once that is there again"
+                        )
 
     async def wait_settled(self) -> None:
         """Wait until none is starting."""
@@ -471,7 +473,7 @@ class Registry:
         """Judge a plugin as it is coming, and hold it against what others have of it as it runs; it is in the graph then."""
         assert coming.manifest is not None
         before = self.requirements.graph.dependents(known.id)
-        verdict = await self._judge.judge(coming)
+        verdict = await self._judge.judge_alone(coming) or self.requirements.admit(coming)
         if verdict is not None:
             raise coming.error or PluginBlockedError(f"plugin {known.id!r} is not reloaded: {verdict}", plugin=known.id)
         if known.supervisor is not None and known.supervisor.instances:
@@ -484,6 +486,7 @@ class Registry:
         """Go by what is coming from now on: the one step of a reload that cannot be half done."""
         assert known.supervisor is not None and coming.manifest is not None
         self._dispatcher.add(coming.manifest, known.supervisor)
+        self._dispatcher.forgive(known.id)  # what failed too often was the one before
         known.loaded, known.decision, known.config = coming.loaded, coming.decision, coming.config
         known.services, known.pace = coming.services, coming.pace
         known.error, known.judged_at = None, coming.judged_at

@@ -50,7 +50,7 @@ class Requirements:
         if not unmet:
             return None
         would = "".join(f"; {text}" for text in self._would_offer(known))
-        return f"it requires {known.lacks}{would}; it starts once all is there"
+        return f"it requires {known.lacks}{would}"
 
     def _would_offer(self, known: KnownPlugin) -> Iterator[str]:
         """Tell of plugins that are not in the graph, and would give what this one lacks."""

@@ -134,7 +134,7 @@ def _entry(runtime: Section, kind: str) -> tuple[str, dict[str, str]]:
 
 
 def _instances(runtime: Section) -> model.Instances:
-    with runtime.section("instances") as section:
+    with runtime.section("instances", like="{ min = 1, max = 4 }") as section:
         least = section.take("min", values.integer(1, 64), 1)
         most = section.take("max", values.integer(1, 64), least)
         if least > most:
@@ -164,7 +164,7 @@ def _provides(root: Section) -> model.Provides:
                 name: model.ServiceOffer(
                     version=section.need("version", values.version, ""), idempotent=section.items("idempotent", names.method_name)
                 )
-                for name, section in services.sections(names.word)
+                for name, section in services.sections(names.word, like='{ version = "1.0.0" }')
             },
             routes={
                 path: model.Route(methods=section.items("methods", _HTTP_METHOD) or ("GET",), roles=section.items("roles", names.word))
@@ -199,7 +199,7 @@ def _requires(root: Section) -> model.Requires:
                 name: model.ServiceNeed(
                     version=section.need("version", values.version_range, ""), optional=section.take("optional", values.boolean, False)
                 )
-                for name, section in services.sections(names.word)
+                for name, section in services.sections(names.word, like='{ version = ">=1,<2" }')
             },
         )
 

@@ -131,19 +131,19 @@ class Section:
                 self.problem(key, f"expected every element once, got {describe(item)} twice")
         return tuple(kept)
 
-    def section(self, key: str) -> Section:
-        """Return an optional table below this one."""
+    def section(self, key: str, *, like: str = "") -> Section:
+        """Return an optional table below this one; ``like`` is what one may look like."""
         path = (*self._path, key)
         found = self._table[key] if key in self else {}
         if not isinstance(found, dict):
-            self.problem(key, f"expected a table, got {describe(found)}")
+            self.problem(key, f"expected a table{f' such as {like}' if like else ''}, got {describe(found)}")
             found = {}
         return Section(found, path, self._problems)
 
-    def sections(self, convert: Callable[[object], str]) -> Iterator[tuple[str, Section]]:
+    def sections(self, convert: Callable[[object], str], *, like: str = "") -> Iterator[tuple[str, Section]]:
         """Yield every table in this one by its name, for tables whose names the author chooses."""
         for name in self.names(convert):
-            with self.section(name) as section:
+            with self.section(name, like=like) as section:
                 yield name, section
 
     def names(self, convert: Callable[[object], str]) -> Iterator[str]:

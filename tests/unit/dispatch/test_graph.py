@@ -328,7 +328,7 @@ def test_unmet_requirements_say_what_is_there_instead() -> None:
         "plugin 'gone': there is no such plugin",
         "service 'words' >=2,<3: old offers 1.0.0",
         "service 'nothing': no plugin offers it",
-        "service 'own': no plugin offers it",
+        "service 'own': no other plugin offers it, and what a plugin offers itself does not count",
     ]
     assert graph.dependents("old") == ()
     assert [graph.candidates("a", need) for need in graph.requirements("a")] == [{"old": "0.9.0"}, {}, {"old": "1.0.0"}, {}, {}, {}]

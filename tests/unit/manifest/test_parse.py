@@ -140,7 +140,21 @@ def test_permission_set_is_normalised() -> None:
         ),
         pytest.param(with_line("requires-os = ['linux', 'linux']"), "expected every element once, got 'linux' twice", id="element twice"),
         pytest.param(with_line("hooks = 5", section="provides"), "line 9: provides.hooks: expected a table, got 5", id="value for table"),
-        pytest.param(with_line("instances = [1]"), "line 8: runtime.instances: expected a table, got an array of 1", id="array for table"),
+        pytest.param(
+            with_line("instances = [1]"),
+            "line 8: runtime.instances: expected a table such as { min = 1, max = 4 }, got an array of 1",
+            id="array for table",
+        ),
+        pytest.param(
+            with_line('services = { words = "1.0.0" }', section="provides"),
+            "line 9: provides.services.words: expected a table such as { version = \"1.0.0\" }, got '1.0.0'",
+            id="text for a service",
+        ),
+        pytest.param(
+            with_line('services = { words = ">=1" }', section="requires"),
+            "line 9: requires.services.words: expected a table such as { version = \">=1,<2\" }, got '>=1'",
+            id="text for a required service",
+        ),
         pytest.param(
             with_line("instances = { min = 3, max = 2 }"),
             "line 8: runtime.instances.max: expected at least 3, which is min, got 2",
