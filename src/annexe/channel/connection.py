@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol, final
 
@@ -312,6 +313,7 @@ class Connection:
         if call.id == 0:
             if not call.future.done():
                 call.future.cancel()
+            self._take_out(call)
             self._tell_if_idle()
             return
         if call.given_up_at is not None or call.id not in self.open_calls:
@@ -549,10 +551,14 @@ class Connection:
             call.stream.finish()
         if call.id:
             self.give_up(call)
-        elif is_roomless:
-            self._roomless.remove(call)
         else:
-            self._queue.remove(call)
+            self._take_out(call)
+
+    def _take_out(self, call: HostCall) -> None:
+        """Let go of a call that was not sent: what nobody wants shall neither keep its arguments nor take the place of others."""
+        for waiting in (self._queue, self._roomless):
+            with suppress(ValueError):
+                waiting.remove(call)
 
     def _is_stuck(self, now: float) -> bool:
         """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""

@@ -18,9 +18,9 @@ __all__ = ["find_waiting_holder"]
 
 def find_waiting_holder(call: HostCall) -> HostCall | None:
     """Return the slot holder that waits, by way of others, for the chain of ``call``; None when waiting for a slot does no harm."""
-    ours = {id(outer) for outer in call.chain}
+    ours, seen = {id(outer) for outer in call.chain}, set[int]()
     for holder in _holders(call):
-        if _waits_for(holder, ours, seen=set()):
+        if _waits_for(holder, ours, seen=seen):
             return holder
     return None
 
@@ -30,7 +30,10 @@ def _holders(call: HostCall) -> list[HostCall]:
 
 
 def _waits_for(holder: HostCall, ours: set[int], *, seen: set[int]) -> bool:
-    """Say whether a holder waits for a slot that one of ours holds, or for one whose holder does."""
+    """Say whether a holder waits for a slot that one of ours holds, or for one whose holder does.
+
+    Holders and connections are looked at once: a plugin that has a thousand calls wait at one place shall not cost a thousand looks at it.
+    """
     if id(holder) in seen:
         return False
     seen.add(id(holder))
@@ -40,6 +43,8 @@ def _waits_for(holder: HostCall, ours: set[int], *, seen: set[int]) -> bool:
         if inner.holds_slot or inner.nested:
             if _waits_for(inner, ours, seen=seen):
                 return True
-        elif any(id(other) in ours or _waits_for(other, ours, seen=seen) for other in _holders(inner)):
-            return True
+        elif id(inner.connection) not in seen:
+            seen.add(id(inner.connection))
+            if any(id(other) in ours or _waits_for(other, ours, seen=seen) for other in _holders(inner)):
+                return True
     return False

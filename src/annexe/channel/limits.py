@@ -30,6 +30,7 @@ class ChannelLimits:
         sent_ahead: Calls sent beyond ``concurrency``, so that the plugin never waits for the next.
         queued: Calls that wait in the host; above it, ``busy``.
         plugin_requests: Requests of the plugin's that are open at once; above it, ``busy``.
+        request_bytes: What is longer than 64 KiB of those, together; above it, ``busy``.
         max_frame_bytes: Longest frame either way.
         out_bytes: Bytes that wait to be written; above it, ``busy``.
         hung_s: After this long with every slot holder cancelled, further calls are answered ``busy`` instead of waiting.
@@ -44,6 +45,7 @@ class ChannelLimits:
     sent_ahead: int = 64
     queued: int = 4096
     plugin_requests: int = 1024
+    request_bytes: int = 64 * 1024 * 1024
     max_frame_bytes: int = wire.MAX_FRAME_BYTES
     out_bytes: int = 64 * 1024 * 1024
     hung_s: float = 0.1

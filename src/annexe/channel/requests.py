@@ -26,7 +26,15 @@ from annexe.channel.calls import CHAIN, Onward, PluginCall
 from annexe.channel.faults import error_from_wire, error_to_wire
 from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest, Response, passed_on
 from annexe.contract.blobs import BlobPayload
-from annexe.errors import AnnexeError, CallCancelledError, CallTimeoutError, InvalidResultError, PluginBusyError, RemoteProtocolError
+from annexe.errors import (
+    AnnexeError,
+    CallCancelledError,
+    CallTimeoutError,
+    InvalidResultError,
+    OutcomeUnknownError,
+    PluginBusyError,
+    RemoteProtocolError,
+)
 from annexe_sdk import wire
 
 if TYPE_CHECKING:
@@ -55,6 +63,8 @@ class PluginRequests:
         self._on_refused = on_refused
         self._loop = loop
         self._open: dict[int, PluginCall] = {}
+        self._long: dict[int, int] = {}  # bytes of open requests that are long
+        self._long_bytes = 0
         self._held: dict[int, Regions] = {}  # shared memory that open requests came with
         self._roomless: deque[tuple[PluginCall, Any]] = deque()  # answers too long for a frame, without room beside it
         self.last_id = 0
@@ -75,6 +85,10 @@ class PluginRequests:
             return
         if type(message) is BlobRequest and not self._bring_in_blobs(message):
             return
+        size = len(memoryview(message.params)) if type(message) is BlobRequest else connection.frame_bytes
+        if size > wire.MAX_ITEM_FRAME_BYTES and self._long_bytes + size > connection.limits.request_bytes:
+            self._answer_error(message.id, "busy", f"requests of {self._long_bytes} bytes are open; expected fewer before one of {size}")
+            return
         call = self._make(message, parent)
         try:
             answer = self._serve(call)
@@ -82,6 +96,9 @@ class PluginRequests:
             self._fail(call, error)
             return
         if hasattr(answer, "__await__"):
+            if size > wire.MAX_ITEM_FRAME_BYTES:
+                self._long[call.id] = size
+                self._long_bytes += size
             self._wait_for(call, answer)
         else:
             self._answer(call, answer)
@@ -186,14 +203,17 @@ class PluginRequests:
             return
         self._forget(call)
         self._fail(call, error)
-        if call.onward is not None:
-            call.onward.give_up()
+        onward, call.onward = call.onward, None  # they know each other: what was asked would be kept until a collection
+        if onward is not None:
+            onward.give_up()
         if call.task is not None:
             call.task.cancel()
 
     def _forget(self, call: PluginCall) -> None:
         if call.parent is not None and call.parent.requests is not None:
             call.parent.requests.discard(call)
+        if self._long:
+            self._long_bytes -= self._long.pop(call.id, 0)
         if self._held:
             self._release(call.id)
 
@@ -259,6 +279,10 @@ class PluginRequests:
     def _answer(self, call: PluginCall, result: Any) -> None:
         connection = self._connection
         if connection.closed:
+            return
+        if connection.out_bytes > connection.limits.out_bytes:
+            text = f"{connection.out_bytes} bytes wait to be read, so the answer to {call.method} was dropped"
+            self._answer_error(call.id, OutcomeUnknownError.code, text)
             return
         try:
             try:
