@@ -53,6 +53,7 @@ Patch = pytest.MonkeyPatch
 _FREEZE_S = 0.9
 _FROZEN_S = 0.7
 _ATTACK_S = 0.2
+_TRIES = 3  # some race with the host, and on a busy machine the attacker may not have its turn
 _WHOLE_ATTACK_S = 8.0
 _RUN = "ext.escape.run"
 
@@ -584,11 +585,16 @@ def _memory_given_back() -> Iterator[None]:
 def test_attack_works_on_a_careless_host(name: str, monkeypatch: Patch) -> None:
     seen = SEEN.get(name, _IS_FROZEN)
     limit_s = TAKES_S.get(name, _WHOLE_ATTACK_S if seen == _IS_FULL else _ATTACK_S)
-    monkeypatch.setattr("annexe.attack.suite._PATIENT_LIMIT_S", limit_s)
-    monkeypatch.setattr("annexe.attack.judges._FROZEN_S", _FROZEN_S if seen == _IS_FROZEN else _WHOLE_ATTACK_S)
-    monkeypatch.setattr("annexe.host.host.ProcessStrategy", without_walls())
-    CARELESS[name](monkeypatch)
-    outcome, detail = asyncio.run(made(name))
+    outcome = detail = ""
+    for _ in range(_TRIES):
+        with monkeypatch.context() as patch:
+            patch.setattr("annexe.attack.suite._PATIENT_LIMIT_S", limit_s)
+            patch.setattr("annexe.attack.judges._FROZEN_S", _FROZEN_S if seen == _IS_FROZEN else _WHOLE_ATTACK_S)
+            patch.setattr("annexe.host.host.ProcessStrategy", without_walls())
+            CARELESS[name](patch)
+            outcome, detail = asyncio.run(made(name))
+        if outcome == "through":
+            break
     assert outcome == "through", detail
     assert re.search(seen, detail)
 
