@@ -48,7 +48,7 @@ _INSTEAD: dict[type[shapes.Type], str] = {
     shapes.NamedTupleType: "write a dataclass with the same fields",
     shapes.SetType: "write list[...]",
 }
-_INSTEAD_OF_OTHERS = "write a dataclass, TypedDict, msgspec.Struct, pydantic model or a plain JSON type"
+_INSTEAD_OF_OTHERS = "write a dataclass, TypedDict, msgspec.Struct, pydantic model, a plain JSON type, or Any"
 
 
 @final

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from time import monotonic
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from annexe.channel import Connection
 from annexe.clock import Clock
@@ -48,6 +48,7 @@ __all__ = ["PlanInstance", "Supervisor"]
 
 _LOG = logging.getLogger("annexe.supervision")
 _S = PluginState
+V = TypeVar("V")
 _MAX_PLACE_CHARS = 256
 # Parts of a reason may be the plugin's words; it goes into the history, the store and every list of plugins.
 _MAX_REASON_CHARS = 4096
@@ -125,7 +126,7 @@ class Supervisor:
         self._succession: Succession | None = None
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
         self._is_held = False  # state is handed over: calls wait meanwhile
-        self._retiring: set[asyncio.Task[None]] = set()  # end of what was replaced
+        self._retiring: set[asyncio.Task[None]] = set()  # ends of what was replaced, was spare, or failed beside others
 
     @property
     def state(self) -> PluginState:
@@ -192,12 +193,18 @@ class Supervisor:
         self._wanted = self._armed = False
         self._stop_reason = reason
         self._changed.set()
+        self.call_off()
         if self._task is not None:
             await asyncio.wait([self._task])
         if self._retiring:
             await asyncio.wait(self._retiring)
         if self.state in (_S.QUARANTINED, _S.BACKING_OFF):
             self._move(_S.STOPPED, reason)
+
+    def call_off(self) -> None:
+        """Have a replacement end at once that waits for another instance to become ready: a plugin may take minutes for that."""
+        for start in self._coming:
+            start.cancel()
 
     def adopt(self, *, lazy: bool, idle_stop_s: float | None) -> None:
         """Go by what another manifest says, from the next start on."""
@@ -249,9 +256,27 @@ class Supervisor:
         finally:
             self._let_go()
         if not overlap:
-            await self.wait_settled()
+            await self._unless_called_off(self._loop.create_task(self.wait_settled()))
             if self._pool is None:
                 raise LaunchError(f"plugin {self.id!r} was replaced and is {self.state}: {self.life.reason}", plugin=self.id)
+
+    async def _unless_called_off(self, *starts: asyncio.Task[V]) -> list[V]:
+        """Wait for starts, all or none.
+
+        Raises:
+            PluginUnavailableError: They were called off.
+        """
+        self._coming.update(starts)
+        try:
+            return await asyncio.gather(*starts)
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if waiting is not None and waiting.cancelling():
+                raise
+            text = f"plugin {self.id!r} was not replaced: that was called off while the next instance was starting"
+            raise PluginUnavailableError(text, plugin=self.id, state=str(self.state)) from None
+        finally:
+            self._coming.difference_update(starts)
 
     def _hold(self) -> None:
         """Have calls wait, within their deadlines."""
@@ -272,7 +297,7 @@ class Supervisor:
         self.starts += count
         starts = [self._loop.create_task(self._launch(plan, number)) for number in numbers]
         try:
-            instances = await asyncio.gather(*starts)
+            instances = await self._unless_called_off(*starts)
             # A plugin tells that it is ready before the last imports are done: the first calls would wait for them.
             await asyncio.gather(*(instance.ping(self._policies.health.ping_timeout_s) for instance in instances))
         except BaseException:
@@ -448,11 +473,11 @@ class Supervisor:
         self._take_over(succession.instances)
         for member in pool.members:
             member.instance.connection.siblings = None
-            self._retire(member)
+            self._retire(self._ending.stop(member.instance))
 
-    def _retire(self, member: Member) -> None:
-        """Let the calls of an instance end, and then the instance."""
-        retiring = self._loop.create_task(self._ending.stop(member.instance), context=Context())
+    def _retire(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Have an instance end that takes no calls any more, while the life goes on."""
+        retiring = self._loop.create_task(ending, context=Context())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 
@@ -488,14 +513,14 @@ class Supervisor:
         spare = pool.spare() if missing <= 0 else None
         if spare is not None:
             pool.remove(spare)
-            self._retire(spare)
+            self._retire(self._ending.stop(spare.instance))
 
     async def _add_one(self, pool: Pool) -> None:
         try:
             (instance,) = await self._start_several(self._plan, 1)
         except Exception as error:  # noqa: BLE001 - the others go on
             reason = self._note_launch(error)
-            self._log.write("error", f"failed beside {len(pool.members)} others: {reason}", source="host")
+            self._log.write("error", f"one of {len(pool.members) + 1} instances failed: {reason}", source="host")
             self._grow_at = monotonic() + self._policies.restart.max_delay_s
         else:
             if self._pool is pool and self._wanted:
@@ -531,10 +556,8 @@ class Supervisor:
         reason = self._note_end(member)
         delay_s = self.failures.add(reason[:_MAX_REASON_CHARS], ready_s=monotonic() - member.ready_at, for_good=False)
         self._grow_at = monotonic() + delay_s
-        self._log.write("error", f"failed beside {len(pool.members)} others: {reason}", source="host")
-        discarding = self._loop.create_task(self._ending.discard(member.instance), context=Context())
-        self._retiring.add(discarding)
-        discarding.add_done_callback(self._retiring.discard)
+        self._log.write("error", f"one of {len(pool.members) + 1} instances failed: {reason}", source="host")
+        self._retire(self._ending.discard(member.instance))
 
     def _note_end(self, member: Member) -> str:
         reason = member.end or "failed"
