@@ -37,6 +37,7 @@ class KnownPlugin:
         services: What its instances may use, and before them those that they replaced.
         pace: How often it may be called, all instances together; None: as often as anybody likes.
         lock: Held by whoever acts on the plugin.
+        urgent: How many wait for the lock who cannot wait for another instance to become ready.
     """
 
     id: str
@@ -55,6 +56,7 @@ class KnownPlugin:
     services: tuple[PluginServices, ...] = ()
     pace: Pace | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    urgent: int = 0
 
     @property
     def manifest(self) -> Manifest | None:

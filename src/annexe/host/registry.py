@@ -19,7 +19,7 @@ from annexe.capabilities.config import ConfigService, schema_of
 from annexe.capabilities.kv import KvService
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, UnknownPluginError
+from annexe.errors import AnnexeError, ContractError, HostClosedError, PluginBlockedError, PluginUnavailableError, UnknownPluginError
 from annexe.host.advice import command
 from annexe.host.grant_book import GrantBook
 from annexe.host.judge import Judge
@@ -102,8 +102,8 @@ class Registry:
         return await self._strategies[self._settings.strategy_of(plugin)].expected_walls()
 
     @asynccontextmanager
-    async def _acting_on(self, plugin: str) -> AsyncIterator[KnownPlugin]:
-        """Hold a plugin for one act.
+    async def _acting_on(self, plugin: str, *, urgent: bool = False) -> AsyncIterator[KnownPlugin]:
+        """Hold a plugin for one act; an urgent one calls off the reloads that come before it.
 
         Raises:
             UnknownPluginError: It is not known, or not any more.
@@ -111,7 +111,7 @@ class Registry:
         """
         while True:
             known = self.get(plugin)
-            async with known.lock:
+            async with _held(known, urgent=urgent):
                 if self._is_closing:
                     raise HostClosedError("this host is closing", plugin=plugin)
                 if self.plugins.get(plugin) is known:  # not let go of meanwhile
@@ -250,7 +250,7 @@ class Registry:
 
     async def _forget(self, plugin: str) -> None:
         known = self.plugins.pop(plugin)
-        async with known.lock:
+        async with _held(known, urgent=True):
             if known.supervisor is not None:
                 await self._stop(known, "its folder is gone", leaves=True)
         self.requirements.graph.remove(plugin)
@@ -358,7 +358,7 @@ class Registry:
     async def _stop_dependents(self, known: KnownPlugin, reason: str) -> None:
         for dependent in self.requirements.impact(known.id).stops:
             with suppress(UnknownPluginError, HostClosedError):
-                async with self._acting_on(dependent) as other:
+                async with self._acting_on(dependent, urgent=True) as other:
                     if other.supervisor is not None and other.is_there:
                         other.lacks = f"plugin {known.id!r}"
                         await self._block(
@@ -385,7 +385,7 @@ class Registry:
 
     async def stop(self, plugin: str) -> KnownPlugin:
         """Stop a plugin until it is started again, or the host is."""
-        async with self._acting_on(plugin) as known:
+        async with self._acting_on(plugin, urgent=True) as known:
             if known.supervisor is not None:
                 known.lacks = ""
                 await self._take_down(known, "asked to")
@@ -393,7 +393,7 @@ class Registry:
 
     async def set_enabled(self, plugin: str, enabled: bool) -> KnownPlugin:
         """Take over the operator's choice; it outlives the host."""
-        async with self._acting_on(plugin) as known:
+        async with self._acting_on(plugin, urgent=not enabled) as known:
             await self._thread.run(lambda: self._thread.store.plugin_state.set_enabled(plugin, enabled))
             known.enabled = enabled
             self._events.add(EventKind.ENABLED_CHANGED, plugin=plugin, reason="enabled" if enabled else "disabled")
@@ -466,6 +466,9 @@ class Registry:
         supervisor = known.supervisor
         assert supervisor is not None
         await self._check_coming(known, coming)
+        if known.urgent:
+            text = f"plugin {known.id!r} was not replaced: it is about to be stopped"
+            raise PluginUnavailableError(text, plugin=known.id, state=str(supervisor.state))
         commit, overlap = partial(self._commit, known, coming), self._may_overlap(known, coming)
         await supervisor.replace(partial(self._planner.plan, coming), commit=commit, overlap=overlap)
 
@@ -577,7 +580,7 @@ class Registry:
 
     async def revoke(self, plugin: str, *, by: str, rights: Iterable[str] = ()) -> KnownPlugin:
         """Take back every stored grant of a plugin, or these rights alone, and act on it: a plugin that lacks one does not run."""
-        async with self._acting_on(plugin) as known:
+        async with self._acting_on(plugin, urgent=True) as known:
             problem = await self._grants.take_back(plugin, by=by, rights=frozenset(rights))
             await self._reconsider(known, "its grants were revoked")
             if problem is not None:
@@ -646,6 +649,22 @@ class Registry:
         if not known.enabled:
             text = f"plugin {known.id!r} is disabled; let it run with: {self._command(f'enable {known.id}')}"
             raise PluginBlockedError(text, plugin=known.id)
+
+
+@asynccontextmanager
+async def _held(known: KnownPlugin, *, urgent: bool) -> AsyncIterator[None]:
+    """Hold a plugin's lock; what is urgent does not wait until a reload's next instance is ready."""
+    known.urgent += urgent
+    try:
+        if urgent and known.supervisor is not None:
+            known.supervisor.call_off()
+        await known.lock.acquire()
+    finally:
+        known.urgent -= urgent
+    try:
+        yield
+    finally:
+        known.lock.release()
 
 
 async def _loaded(discovered: Discovered) -> LoadedManifest:

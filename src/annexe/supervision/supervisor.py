@@ -127,6 +127,7 @@ class Supervisor:
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
         self._is_held = False  # state is handed over: calls wait meanwhile
         self._retiring: set[asyncio.Task[None]] = set()  # ends of what was replaced, was spare, or failed beside others
+        self._coming: set[asyncio.Task[Any]] = set()  # starts that whoever wants the plugin stopped calls off
 
     @property
     def state(self) -> PluginState:
