@@ -232,6 +232,42 @@ def test_plugin_that_is_stopped_while_the_next_one_starts_stays_stopped(tmp_path
     run(scenario)
 
 
+@pytest.mark.parametrize("data", [pytest.param("", id="overlap"), pytest.param('[permissions]\ndata = { quota = "1MiB" }\n', id="switch")])
+@pytest.mark.parametrize("act", ["stop", "disable", "revoke"])
+def test_who_stops_a_plugin_waits_for_no_reload(tmp_path: Path, act: str, data: str) -> None:
+    async def scenario() -> None:
+        write(tmp_path, extra=data)
+        async with open_host(tmp_path) as host:
+            plugin = host.plugin("p")
+            hang = "@plugin.on_activate\ndef hang(ctx):\n    time.sleep(60)\n"
+            write(tmp_path, "2.0.0", more=hang, extra=data + '[resources]\nstart-timeout = "60s"\n')
+            reloads = [asyncio.create_task(outcome_of(plugin.reload())) for _ in range(2)]  # the second one waits for the first
+            await until(lambda: len(children_of(os.getpid())) > 2 or plugin.state == "starting")
+            async with asyncio.timeout(8.0):
+                await outcome_of(getattr(plugin, act)())
+                faults = await asyncio.gather(*reloads)
+            assert all(isinstance(fault, AnnexeError) for fault in faults), faults
+            if act != "revoke":  # what its manifest asks for is granted here whatever is revoked
+                assert plugin.state == "stopped"
+
+    run(scenario)
+
+
+def test_host_that_closes_waits_for_no_reload(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path) as host:
+            hang = "@plugin.on_activate\ndef hang(ctx):\n    time.sleep(60)\n"
+            write(tmp_path, "2.0.0", more=hang, extra='[resources]\nstart-timeout = "60s"\n')
+            reloading = asyncio.create_task(outcome_of(host.plugin("p").reload()))
+            await until(lambda: len(children_of(os.getpid())) > 2)
+            async with asyncio.timeout(8.0):
+                await host.close()
+                assert isinstance(await reloading, PluginUnavailableError)
+
+    run(scenario)
+
+
 def test_old_instance_that_dies_meanwhile_is_restarted_and_the_reload_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path)

@@ -310,8 +310,9 @@ def passed_on(payload: msgspec.Raw | BlobPayload, written: Written, *, to: Codec
         to: What the other one is spoken to in.
 
     Returns:
-        The payload itself where both speak one codec. Else plain values, in which bytes become base64 text on the way to JSON; blobs are
-        marked, for a channel to put where it likes.
+        The payload itself where both speak one codec. Else encoded anew, for plain values that wait take many times as much memory; bytes
+        become base64 text on the way to JSON. Blobs on the way to MessagePack: plain values in which they are marked, for a channel to
+        put where it likes.
 
     Raises:
         ValueError: It cannot be decoded, or holds what the other codec has no word for.
@@ -322,9 +323,13 @@ def passed_on(payload: msgspec.Raw | BlobPayload, written: Written, *, to: Codec
         value = payload.plain(Blob) if isinstance(payload, BlobPayload) else (JSON if written == "json" else MSGPACK).decode(payload)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
-    if to == "json":
-        check_written(value)
-    return value
+    try:
+        if to == "json":
+            check_written(value)
+            return msgspec.Raw(JSON.encode(value))
+        return value if isinstance(payload, BlobPayload) else msgspec.Raw(MSGPACK.encode(value))
+    except ENCODE_FAULTS as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)

@@ -287,8 +287,8 @@ class Graph:
         return self._nodes[plugin].requirements if plugin in self._nodes else ()
 
     def providers(self, plugin: str, requirement: Requirement) -> tuple[str, ...]:
-        """Return the plugins that fit a requirement of a plugin's, in the order in which they came."""
-        return tuple(self._nodes[plugin].providers[requirement])
+        """Return the plugins that fit a requirement of a plugin's, in the order in which they came; none where it has none such."""
+        return tuple(self._nodes[plugin].providers.get(requirement, ())) if plugin in self._nodes else ()
 
     def unmet(self, plugin: str) -> list[str]:
         """Return what a plugin requires and nobody here can give, one text each with what is there instead."""

@@ -250,7 +250,7 @@ class Route:
         ready = [offer for offer in offers if offer.provider.connection is not None]
         healthy = [offer for offer in ready if offer.provider.state is PluginState.READY]
         chosen = self._selected(healthy or ready or offers, call)
-        return [chosen, *(offer for group in (healthy, ready, offers) for offer in group if offer is not chosen)]
+        return list(dict.fromkeys((chosen, *healthy, *ready, *offers)))
 
     def _selected(self, offers: list[_Offer], call: PluginCall) -> _Offer:
         service = self._service

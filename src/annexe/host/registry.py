@@ -491,7 +491,8 @@ class Registry:
         self._dispatcher.add(coming.manifest, known.supervisor)
         self._dispatcher.forgive(known.id)  # what failed too often was the one before
         known.loaded, known.decision, known.config = coming.loaded, coming.decision, coming.config
-        known.services, known.pace = coming.services, coming.pace
+        # Instances may have been started meanwhile as it was: theirs are to be taken back, too, while they end.
+        known.services, known.pace = tuple(dict.fromkeys((*known.services, *coming.services))), coming.pace
         known.error, known.judged_at = None, coming.judged_at
         self._adopt(known, coming.found)
 

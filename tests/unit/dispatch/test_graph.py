@@ -228,6 +228,8 @@ def test_ring_that_a_change_of_manifest_would_close_leaves_the_plugin_as_it_was(
     graph = graph_of(plugin("a", offers="s"), plugin("b", plugins="a"), plugin("c", offers="s"), plugin("d", services="s"))
     assert refusal(graph, plugin("a", version="2.0.0", plugins="b")).path == ["a", "b", "a"]
     assert graph.providers("d", Requirement("service", "s", "")) == ("a", "c")
+    assert graph.providers("d", Requirement("service", "of-another-manifest", "")) == ()
+    assert graph.providers("gone", Requirement("service", "s", "")) == ()
 
 
 @pytest.mark.parametrize(
