@@ -27,6 +27,7 @@ from annexe.contract.named import contracts_named, importable_as
 from annexe.errors import ContractError
 from annexe.manifest import load_manifest
 from annexe.testing import PluginRunner
+from tests.process.hosts import write_plugin
 from tests.process.test_testing import run_pytest
 
 pytestmark = pytest.mark.any_user
@@ -454,6 +455,20 @@ def test_dev_starts_a_plugin_that_failed_so_often_that_it_is_in_quarantine(here:
     code.write_text(good)
     with running(here, "hello", "--state", "kept") as dev:
         dev.until("is ready")
+        dev.stop()
+
+
+def test_dev_runs_what_the_plugin_requires_beside_it(here: Path) -> None:
+    invoke(new, "hello")
+    manifest = here / "hello" / "plugin.toml"
+    manifest.write_text(manifest.read_text() + '\n[requires.services]\n"words" = { version = ">=1" }\n')
+    extra = '[provides.services]\n"words" = { version = "1.0.0" }'
+    write_plugin(here / "others", "words", '@plugin.service("words")\nclass Words:\n    def count(self, text): ...\n', extra=extra)
+    with running(here, "hello") as dev:
+        dev.until("it requires service 'words' >=1: no plugin offers it")
+        dev.stop()
+    with running(here, "hello", "--plugins", "others") as dev:
+        assert "hello" in dev.until("is ready")
         dev.stop()
 
 

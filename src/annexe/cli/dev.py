@@ -43,12 +43,20 @@ _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "criti
 @click.command()
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--contracts", multiple=True, metavar="MODULE:SPEC", help=f"What the host opens; by default what PATH/{BESIDE} has.")
+@click.option(
+    "--plugins",
+    "others",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Run the plugins in this folder beside it, such as those that it requires; may be given several times.",
+)
 @python_option
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Keep state here; by default it is gone afterwards.")
-def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state: Path | None) -> None:
+def dev(path: Path, contracts: tuple[str, ...], others: tuple[Path, ...], pythons: tuple[Path, ...], state: Path | None) -> None:
     """Run the plugin in the folder PATH, and reload it whenever a file of it is saved.
 
-    It is granted everything it asks for: for development alone.
+    It is granted everything it asks for, and so are plugins beside it: for development alone.
     """
     with contextlib.ExitStack() as stack:
         kept = state or stack.enter_context(temporary_state("annexe-dev-"))
@@ -56,7 +64,7 @@ def dev(path: Path, contracts: tuple[str, ...], pythons: tuple[Path, ...], state
         logger, once = logging.getLogger("annexe.host"), _OnceFilter()
         logger.addFilter(once)
         stack.callback(logger.removeFilter, once)
-        session = _Session(path.resolve(), contracts, pythons, kept)
+        session = _Session(path.resolve(), contracts, others=others, pythons=pythons, state=kept)
         with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
             asyncio.run(session.run())
         _say("stopped")
@@ -81,9 +89,10 @@ class _OnceFilter(logging.Filter):
 class _Session:
     """One ``annexe dev``, from start to Ctrl-C."""
 
-    def __init__(self, folder: Path, contracts: Sequence[str], pythons: Sequence[Path], state: Path) -> None:
+    def __init__(self, folder: Path, contracts: Sequence[str], *, others: Sequence[Path], pythons: Sequence[Path], state: Path) -> None:
         self._folder = folder
         self._names = contracts
+        self._others = others
         self._pythons = pythons
         self._state = state
         self._contract_files = {BESIDE, *(f"{name.partition(':')[0].rpartition('.')[2]}.py" for name in contracts)}
@@ -139,7 +148,7 @@ class _Session:
             _complain(f"the contracts cannot be imported: {type(error).__name__}: {error} (at {where[0]}:{where[1]})")
             return
         host = Host(
-            plugins=self._folder,
+            plugins=[self._folder, *self._others],
             contracts=contracts,
             grants="manifest",
             pythons=self._pythons,
