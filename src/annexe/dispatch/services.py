@@ -357,6 +357,7 @@ class _Passage:
             self._note(self._figures, error)
         if isinstance(error, _NOT_SENT) or (self._idempotent and isinstance(error, OutcomeUnknownError)):
             if self._has_other_instance():
+                self._lost += 1
                 self._tried.remove(self.plugin)
             self._figures, self._host_call = None, None
             try:
@@ -370,7 +371,6 @@ class _Passage:
         offer = next((offer for offer in self._route.fitting() if offer.plugin == self.plugin), None)
         if offer is None or self._host_call is None or self._lost >= _MAX_LOST:
             return False
-        self._lost += 1
         connection = offer.provider.connection
         return connection is not None and connection is not self._host_call.connection and not connection.closed
 

@@ -123,7 +123,7 @@ class Registry:
     async def scan(self) -> None:
         """Look what is in the folders now: take up and start what is new or mended, let go of what is gone.
 
-        A plugin that runs goes on as it was started, whatever its manifest says now; ``restart`` takes that up.
+        A plugin that runs goes on as it was started, whatever its manifest says now; ``reload`` and ``restart`` take that up.
         """
         async with self._scanning:
             found: dict[str, Discovered] = {}
