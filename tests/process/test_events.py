@@ -19,6 +19,8 @@ from annexe.errors import HostClosedError, InvalidParamsError
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 PUBLISHES = """
 @plugin.action("t.act")
 def act(doc, ctx):

@@ -45,7 +45,7 @@ def test_starts_exits_and_denials_of_a_plugin_are_counted(tmp_path: Path) -> Non
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
-            assert life(host) == {"starts": 1, "exits": {}, "denials": {}, "violations": {}}
+            assert life(host) == {"starts": 1, "exits": {}, "denials": {}, "violations": {}, "events_dropped": 0}
             for _ in range(60):
                 await host.hooks(T).edit(Doc("ask"))
             assert life(host)["denials"] == {"kv": 60}

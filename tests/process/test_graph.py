@@ -18,6 +18,8 @@ from annexe.errors import UnknownPluginError
 from annexe.host.control_client import ControlClient
 from tests.process.hosts import open_host, run, until, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 WORDS = '@plugin.service("tokenizer")\nclass Tokenizer:\n    def count(self, text):\n        return len(text.split())\n'
 OFFERS = '[provides.services]\n"tokenizer" = { version = "1.2.0" }\n'
 

@@ -31,6 +31,8 @@ from annexe.record import EventKind
 from tests.process.hosts import Doc, T, children_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 from tests.process.test_requirements import write as write_requiring
 
+pytestmark = pytest.mark.any_user
+
 ANSWERS = """
 @plugin.filter("t.strict")
 def strict(doc, ctx):

@@ -11,6 +11,8 @@ from annexe import Host
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, events, open_host, run, until, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 SERVES = """
 @plugin.service("{name}")
 class Service:

@@ -15,6 +15,8 @@ from annexe.channel.messages import JSON
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 WORDS = """
 @plugin.service("tokenizer")
 class Tokenizer:
@@ -336,7 +338,9 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
             write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
             await host.scan()
             await wait_state(host.plugin("caller"), "ready")
-            told: list[tuple[str, list[str]]] = [("ready", ["words-a"])]
+            await until(lambda: host.plugin("words-a").state == host.plugin("caller").state == "ready", what="both to be ready")
+            while (told := await heard(host))[-1:] != [("ready", ["words-a"])]:  # gone before, where the caller was there first
+                await asyncio.sleep(0.01)
 
             async def hears(state: str, *providers: str) -> None:
                 told.append((state, list(providers)))

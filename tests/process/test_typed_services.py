@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from annexe_sdk import Service
 
+pytestmark = pytest.mark.any_user
+
 
 @dataclass
 class Token:

@@ -30,17 +30,18 @@ class Member:
         used_at: Monotonic time when it was last chosen.
         ready_at: Monotonic time when it began.
         fault: Why it is to end; None: it is not.
+        is_by_limit: It is to end because it used more than it may.
         is_final: Nothing of the plugin is to be started again then.
     """
 
-    __slots__ = ("fault", "health", "instance", "is_final", "ready_at", "used_at")
+    __slots__ = ("fault", "health", "instance", "is_by_limit", "is_final", "ready_at", "used_at")
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.ready_at = self.used_at = monotonic()
         self.health = Health()
         self.fault: str | None = None
-        self.is_final = False
+        self.is_by_limit = self.is_final = False
 
     @property
     def is_well(self) -> bool:

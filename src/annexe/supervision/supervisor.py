@@ -215,7 +215,7 @@ class Supervisor:
         """End an instance as failed, the first when none is named: it is started again after a while, ``for_good`` only by a person."""
         for member in self._pool.members if self._pool is not None else ():
             if instance is None or member.instance is instance:
-                member.fault, member.is_final = reason, for_good
+                member.fault, member.is_final, member.is_by_limit = reason, for_good, True
                 self._changed.set()
                 return
 
@@ -562,7 +562,7 @@ class Supervisor:
 
     def _note_end(self, member: Member) -> str:
         reason = member.end or "failed"
-        self._ending.note(member.instance, reason, by_limit=member.fault is not None and not member.instance.ended.done())
+        self._ending.note(member.instance, reason, by_limit=member.is_by_limit)
         return reason
 
     # Ends.

@@ -11,8 +11,6 @@ import pytest
 from benchmarks import call, reload, scale, services, start, store
 from benchmarks.harness import Bench
 
-pytestmark = pytest.mark.any_user
-
 _CALL_ROWS = {"floor", "async", "async, JSON", "async, stock loop", "async, pydantic", "sync", "async, no walls"}
 _NONE_OF = {"failed", "lost", "lost_updates"}  # calls and updates; every other figure is of something that takes time
 
@@ -45,12 +43,14 @@ _NONE_OF = {"failed", "lost", "lost_updates"}  # calls and updates; every other 
             {"host start, 10 installed", "find, over the control socket, 10 installed", "call, 1 running", "all their processes, 1 idle"},
             {"start_1000_s", "list_1000_ms", "idle_cpu_200_pct", "call_200_over_1"},
             id="scale",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             store,
             {"get, from SQLite", "compare-and-set", "set by a polite plugin, beside a flooding one"},
             {"get_cached_over_call", "get_over_call", "lost_updates", "polite_p99_over_alone"},
             id="store",
+            marks=pytest.mark.slow,
         ),
     ],
 )
