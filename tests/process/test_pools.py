@@ -255,3 +255,38 @@ def test_calls_above_the_plugins_rate_are_answered_busy_whichever_instance_is_fr
             assert host.plugin("p").state == "ready"  # pings and the like are let through
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("a", "b"), [pytest.param(1, 1, id="1-1"), pytest.param(3, 2, id="3-2")])
+def test_pools_that_call_each_other_with_every_slot_taken_come_to_an_end(tmp_path: Path, a: int, b: int) -> None:
+    async def scenario() -> None:
+        for one, other, count in (("a", "b", a), ("b", "a", b)):
+            code = f"""
+            @plugin.service("{one}")
+            class Service:
+                def down(self, depth, ctx):
+                    time.sleep(0.01)
+                    return 1 + ctx.service("{other}").down(depth - 1) if depth else 0
+            """
+            tables = f'[provides.services]\n"{one}" = {{ version = "1.0.0" }}\n[permissions]\nservices = ["{other}"]\n'
+            runtime = f"[runtime.instances]\nmin = {count}\nmax = {count}\n"
+            write_plugin(tmp_path / "plugins", one, code, extra=tables + '[resources]\ncall-timeout = "15s"\n', runtime=runtime)
+        code = """
+        @plugin.filter("t.edit")
+        def edit(doc, ctx):
+            doc["marks"].append(str(ctx.service("a").down(5)))
+            return doc
+        """
+        tables = '[permissions]\nservices = ["a"]\n[resources]\ncall-timeout = "15s"\n'
+        write_plugin(tmp_path / "plugins", "caller", code, hooks=["t.edit"], extra=tables, runtime="concurrency = 16")
+
+        async def descend(host: Host) -> list[str]:
+            async with host.request(deadline_s=15) as scope:
+                return (await scope.hooks(T).edit(Doc("x"))).marks
+
+        async with open_host(tmp_path) as host:
+            for plugin in ("a", "b", "caller"):
+                await wait_state(host.plugin(plugin), "ready")
+            assert await asyncio.gather(*(descend(host) for _ in range(16))) == [["5"]] * 16
+
+    run(scenario)

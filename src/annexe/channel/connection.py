@@ -380,9 +380,14 @@ class Connection:
             if holder is not None:
                 self._nest(call, holder)
 
-    @staticmethod
-    def _nest(call: HostCall, outer: HostCall) -> None:
-        """Have the plugin run a call on the thread of one that waits, without a slot of its own."""
+    def _nest(self, call: HostCall, outer: HostCall) -> None:
+        """Have the plugin run a call on the thread of one that waits, without a slot of its own.
+
+        Others may be run on that thread already, each while the one before waits: only the last of them can take it up.
+        """
+        for inner in self.open_calls.values():  # oldest first
+            if inner.nested and inner.requests and inner.meta.parent == outer.id:
+                outer = inner
         call.nested = True
         call.meta.parent = outer.id
 
