@@ -150,3 +150,36 @@ for call in wire.calls():
             assert marks.count("answered") <= 9
 
     run(scenario)
+
+
+def test_provider_that_claims_not_to_have_taken_a_call_has_had_it(tmp_path: Path) -> None:
+    """A call that may have happened is not made a second time elsewhere because the first plugin says that it was busy."""
+
+    async def scenario() -> None:
+        offered = '[provides.services]\n"store" = { version = "1.0.0" }\n'
+        body = """
+from kit import *
+wire = Wire()
+wire.greet(services={"store": {"methods": {"keep": {}}}})
+for call in wire.calls():
+    wire.refuse(call, "busy", "not now")
+"""
+        (tmp_path / "plugins").mkdir()
+        write_hostile(tmp_path / "plugins", "a-liar", body, more=offered)
+        write_plugin(
+            tmp_path / "plugins", "b-honest", '@plugin.service("store")\nclass S:\n    def keep(self): return "twice"\n', extra=offered
+        )
+        caller = """
+        @plugin.filter("t.edit")
+        def edit(doc, ctx):
+            try:
+                doc["marks"].append(ctx.service("store").keep())
+            except Exception as error:
+                doc["marks"].append(error.code)
+            return doc
+        """
+        write_plugin(tmp_path / "plugins", "caller", caller, hooks=["t.edit"], extra='[permissions]\nservices = ["store"]\n')
+        async with open_host(tmp_path) as host:
+            assert await attacked(host) == ["busy"]
+
+    run(scenario)

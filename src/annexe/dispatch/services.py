@@ -282,6 +282,11 @@ class Route:
             self._events.add(EventKind.CALL_FAILED, plugin=plugin, reason=error.message, **facts)
 
 
+def _was_not_sent(error: BaseException | None) -> bool:
+    """Say whether the host knows that a call reached nobody; that a plugin answers so proves nothing."""
+    return isinstance(error, _NOT_SENT) and "reported" not in error.data
+
+
 def _load(offer: _Offer) -> int:
     connection = offer.provider.connection
     return connection.in_flight if connection is not None else 0
@@ -355,7 +360,7 @@ class _Passage:
         """Count the last attempt; return another one where it may be tried again."""
         if self._figures is not None:
             self._note(self._figures, error)
-        if isinstance(error, _NOT_SENT) or (self._idempotent and isinstance(error, OutcomeUnknownError)):
+        if _was_not_sent(error) or (self._idempotent and isinstance(error, OutcomeUnknownError)):
             if self._has_other_instance():
                 self._lost += 1
                 self._tried.remove(self.plugin)
