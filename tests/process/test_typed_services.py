@@ -9,15 +9,14 @@ import pytest
 
 from tests.process.hosts import Doc, T, open_host, policies, run, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 CONTRACT = """
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from annexe_sdk import Service
-
-pytestmark = pytest.mark.any_user
-
 
 @dataclass
 class Token:
