@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from annexe_sdk import Service
 
+
 @dataclass
 class Token:
     text: str
