@@ -157,9 +157,14 @@ class _Copier:
 
 def _prune(shelf: Path, *, keep: Path) -> None:
     """Remove the oldest copies; a plugin still running from one has loaded its code."""
-    copies = sorted(
-        (path for path in shelf.iterdir() if not path.name.startswith(".")), key=lambda path: path.stat().st_mtime, reverse=True
-    )
+    copies = sorted((path for path in shelf.iterdir() if not path.name.startswith(".")), key=_used_at, reverse=True)
     for path in copies[_KEPT:]:
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _used_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # whoever published another one at this moment has removed it
+        return 0.0

@@ -88,3 +88,11 @@ def test_copies_of_one_plugin_are_few(source: Path, shelf: PluginCopies) -> None
     assert made[-1].is_dir()
     assert len(os.listdir(made[-1].parent)) <= 9
     assert not made[0].exists()
+
+
+def test_copy_that_goes_while_others_are_looked_at_is_nobodys_fault(source: Path, shelf: PluginCopies, tmp_path: Path) -> None:
+    """Another host, or another start of this one, removes the oldest copies at the same time."""
+    shelf.publish(source, plugin="p")
+    (tmp_path / "cache" / "p" / "gone").symlink_to("nowhere")  # there by name, and not when it is looked at
+    (source / "tool").write_text("#!/bin/sh\nexit 1\n")
+    assert shelf.publish(source, plugin="p").is_dir()
