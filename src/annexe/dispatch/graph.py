@@ -16,13 +16,16 @@ from bisect import insort
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 from annexe.errors import DependencyError
 from annexe.manifest import Manifest
 from annexe.manifest.versions import is_in_range
 
 __all__ = ["Graph", "GraphLimits", "Impact", "Requirement"]
+
+
+Key = TypeVar("Key", str, tuple[str, str])
 
 
 @final
@@ -363,11 +366,11 @@ class Graph:
         return any(plugin in providers and gone.issuperset(providers) for providers in needs)
 
 
-def _take_out(table: dict[str, list[str]] | dict[tuple[str, str], list[str]], key: object, plugin: str) -> None:
-    plugins = table[key]  # type: ignore[index]  # of one of the two kinds
+def _take_out(table: dict[Key, list[str]], key: Key, plugin: str) -> None:
+    plugins = table[key]
     plugins.remove(plugin)
     if not plugins:
-        del table[key]  # type: ignore[arg-type]
+        del table[key]
 
 
 def _refused(plugin: str, why: str, *, path: list[str] | None = None) -> DependencyError:
