@@ -24,7 +24,7 @@ from tests.support.hostile import write_plugin
 
 pytestmark = pytest.mark.any_user
 
-_RESOURCES = '[resources]\nstart-timeout = "2s"\ncall-timeout = "1s"\n'
+_RESOURCES = '[resources]\nstart-timeout = "{start_s}s"\ncall-timeout = "1s"\n'
 _POINT = '[provides.extensions]\n"lab" = { revision = 1 }\n'
 _HEAD = "import os, time\nfrom kit import *\nwire = Wire()\n"
 _GREET = 'wire.greet(extensions={"lab": {"methods": {"text": {}}}})\n'
@@ -110,6 +110,8 @@ LATER = {
     "says-nonsense-to-configure": _GREET + "while True:\n    call = wire.read()\n    wire.frame(b'[1,%d,null,\"\\xff\",{}]' % call[1])\n",
 }
 HANG = ["stops-reading", "never-answers"]
+# These use up all of their time to start; the others get so much that a busy machine takes none of their faults for a late start.
+LATE = ["silent", "never-activates"]
 
 
 class Lab(ExtensionPoint, name="lab", revision=1):
@@ -171,7 +173,8 @@ def opened(folder: Path, bodies: dict[str, str], health: HealthPolicy | None = N
         path.chmod(0o755)
     for plugin, body in bodies.items():
         start = "lazy" if plugin in HANG else "eager"
-        write_plugin(plugins, plugin, _HEAD + body + "\n", more=_POINT + _RESOURCES, start=start)
+        more = _POINT + _RESOURCES.format(start_s=2 if plugin in LATE else 60)
+        write_plugin(plugins, plugin, _HEAD + body + "\n", more=more, start=start)
     scene = Scene(folder, health or HealthPolicy())
     try:
         yield scene
