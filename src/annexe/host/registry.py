@@ -156,9 +156,11 @@ class Registry:
         verdicts = dict(zip(order, await asyncio.gather(*map(take_up, order)), strict=True))
         for plugin in order:
             verdicts[plugin] = self._placed(self.plugins[plugin], verdicts[plugin])
+            await asyncio.sleep(0)  # a thousand of them must not keep calls waiting
         # What lacks something comes last: what was admitted after it may offer that.
         for plugin in sorted(order, key=lambda plugin: bool(self.plugins[plugin].lacks)):
             await self._begin(plugin, new[plugin], verdicts[plugin])
+            await asyncio.sleep(0)
 
     def _id_of(self, discovered: Discovered) -> str:
         """Return the id; for a folder whose manifest cannot be read any more, that of the plugin that was in it."""

@@ -55,13 +55,14 @@ class Requirements:
     def _would_offer(self, known: KnownPlugin) -> Iterator[str]:
         """Tell of plugins that are not in the graph, and would give what this one lacks."""
         lacking = [one for one in self.graph.requirements(known.id) if not one.optional and not self.graph.providers(known.id, one)]
+        ids = {one.name for one in lacking if one.kind == "plugin"}
+        services = {one.name for one in lacking if one.kind == "service"}
         for other in self._plugins.values():
             manifest = other.manifest
-            if manifest is None or other.id in self.graph or other.id == known.id:
+            if manifest is None or other.id == known.id or (other.id not in ids and services.isdisjoint(manifest.provides.services)):
                 continue
-            for one in lacking:
-                if other.id == one.name if one.kind == "plugin" else one.name in manifest.provides.services:
-                    yield f"plugin {other.id!r} would, and is {other.state}: {other.reason}"
+            if other.id not in self.graph:
+                yield f"plugin {other.id!r} would, and is {other.state}: {other.reason}"
 
     def check_kept(self, manifest: Manifest, dependents: Iterable[str]) -> None:
         """Refuse a manifest that takes away what plugins that run require.

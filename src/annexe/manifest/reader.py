@@ -80,7 +80,7 @@ class Section:
         self._table = table
         self._path = path
         self._problems = problems
-        self._known: list[str] = []
+        self._known: dict[str, None] = {}  # in order; a document may have thousands of keys
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Section:
     def __exit__(self, *_exception: object) -> None:
         for key in self._table:
             if key not in self._known:
-                self.problem(key, f"expected {_known_keys(key, self._known)}, got an unknown key")
+                self.problem(key, f"expected {_known_keys(key, list(self._known))}, got an unknown key")
 
     def __contains__(self, key: str) -> bool:
         self._know(key)
@@ -154,8 +154,7 @@ class Section:
                 yield name
 
     def _know(self, key: str) -> None:
-        if key not in self._known:
-            self._known.append(key)
+        self._known[key] = None
 
     def _converted(self, path: KeyPath, value: object, convert: Callable[[object], T], instead: T) -> T:
         try:
