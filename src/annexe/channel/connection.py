@@ -111,7 +111,7 @@ class Connection:
         self.codec: Codec = JSON
         self.closed = False
         self._ended_by: AnnexeError | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._on_closed = on_closed
         self._on_stuck = on_stuck
         self.open_calls: dict[int, HostCall] = {}  # sent and not answered, oldest first
@@ -119,7 +119,7 @@ class Connection:
         self._queue: deque[HostCall] = deque()  # not sent yet
         self._roomless: deque[HostCall] = deque()  # too long for a frame, and no room for their blobs yet; they hold no slot
         self._slots = Slots(limits)
-        self._alarm = Alarm(self._on_alarm, loop=self._loop)
+        self._alarm = Alarm(self._on_alarm, loop=self.loop)
         self._stuck_told = False
         self._full_since: float | None = None
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
@@ -131,10 +131,10 @@ class Connection:
         self.siblings: Siblings | None = None
         self.admit: Callable[[], float] | None = None  # returns 0 to let a call through, else how many seconds to wait
         self._transport = Transport(
-            sock, loop=self._loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
+            sock, loop=self.loop, on_frame=self._on_frame, on_lost=self._lost, limit_bytes=wire.HELLO_MAX_FRAME_BYTES
         )
         self._write = self._transport.write
-        self._requests = PluginRequests(self, serve, on_refused=on_refused, loop=self._loop)
+        self._requests = PluginRequests(self, serve, on_refused=on_refused, loop=self.loop)
         self._incoming = Incoming(self, self._requests, on_notification)
 
     @property
@@ -270,7 +270,7 @@ class Connection:
             chain = CHAIN.get()
         if chain:
             deadline = min(deadline, chain[-1].deadline)
-        call = HostCall(self, method, params, meta, deadline, run_s, self._loop.create_future(), chain)
+        call = HostCall(self, method, params, meta, deadline, run_s, self.loop.create_future(), chain)
         if self.closed:
             because = f": {self._ended_by}" if self._ended_by is not None else ""
             raise PluginUnavailableError(f"plugin {self.plugin!r} is not running{because}", plugin=self.plugin, method=method)
@@ -337,7 +337,7 @@ class Connection:
     async def wait_idle(self, deadline: float) -> bool:
         """Wait until nobody waits for an answer; say whether that came before the deadline (monotonic time)."""
         if self.is_busy and not self.closed:
-            self._idle = self._loop.create_future()
+            self._idle = self.loop.create_future()
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._idle

@@ -592,7 +592,7 @@ async def test_only_so_many_answers_wait_for_room() -> None:
 async def test_item_with_a_blob_is_longer_than_a_frame_and_released_when_it_is_read() -> None:
     async with memory_ends() as both:
         stream = both.stream("out")
-        stream._decode = lambda codec, raw: BYTES.decoders[codec](raw)
+        stream._inbox._decode = lambda codec, raw: BYTES.decoders[codec](raw)
         ident = (await both.peer.called())[1]
         await both.send(ITEM, ident, blob(), {"blobs": [both.put(bytes(MIB))]})
         await both.peer.reads_nothing()
@@ -625,7 +625,7 @@ async def test_item_with_blobs_for_a_call_that_is_over_is_released() -> None:
 async def test_items_that_arrived_are_read_after_the_connection_has_gone() -> None:
     async with memory_ends() as both:
         stream = both.stream("out")
-        stream._decode = lambda codec, raw: BYTES.decoders[codec](raw)
+        stream._inbox._decode = lambda codec, raw: BYTES.decoders[codec](raw)
         ident = (await both.peer.called())[1]
         await both.send(ITEM, ident, blob(), {"blobs": [both.put(LONG)]})
         both.peer.sock.shutdown(2)
@@ -653,7 +653,7 @@ async def test_item_that_waits_for_credit_when_the_stream_ends_keeps_no_room() -
     async with memory_ends() as both:
         stream = both.stream("in")
         ident = (await both.peer.called())[1]
-        stream._credit_bytes = 0
+        stream._outlet._credit_bytes = 0
         waits = asyncio.create_task(stream.send(BYTES.to_send(bytes(SIZE))))
         await asyncio.sleep(0)
         await both.answer(ident, result=None)

@@ -155,7 +155,7 @@ async def test_item_that_waits_for_credit_has_no_region_that_the_plugin_could_re
     async with memory_ends() as both:
         stream = both.stream("in")
         await both.peer.called()
-        stream._credit_bytes = 0
+        stream._outlet._credit_bytes = 0
         waits = asyncio.create_task(stream.send(BYTES.to_send(LONG)))
         await asyncio.sleep(0)
         await both.release([0, len(LONG)])
@@ -169,7 +169,7 @@ async def test_item_that_waits_for_a_little_more_credit_has_no_region_either() -
     async with memory_ends() as both:
         stream = both.stream("in")
         ident = (await both.peer.called())[1]
-        stream._credit_bytes = 1
+        stream._outlet._credit_bytes = 1
         waits = asyncio.create_task(stream.send(BYTES.to_send(LONG)))
         await asyncio.sleep(0)
         assert both.connection.arenas is not None
@@ -232,7 +232,7 @@ async def test_files_are_closed_once_the_last_item_was_read() -> None:
     async with memory_ends() as both:
         files = files_of(both)
         stream = both.stream("out")
-        stream._decode = lambda codec, raw: BYTES.decoders[codec](raw)
+        stream._inbox._decode = lambda codec, raw: BYTES.decoders[codec](raw)
         ident = (await both.peer.called())[1]
         for at in (0, MIB):
             await both.send(ITEM, ident, blob(), {"blobs": [both.put(LONG, at)]})

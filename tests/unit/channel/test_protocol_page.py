@@ -25,7 +25,7 @@ from annexe.channel.messages import (
     decode_msgpack,
     decode_with_blobs,
 )
-from annexe.channel.streams import _MAX_UNREAD_BYTES
+from annexe.channel.stream_ends import _MAX_UNREAD_BYTES
 from annexe.channel.weight import MAX_PARTS, MAX_VALUES
 from annexe.contract import HookKind
 from annexe.dispatch.request import MAX_STATE_BYTES
@@ -121,8 +121,11 @@ def test_hello_params_and_activation_are_told() -> None:
     told = section("Handshake and life")
     source = inspect.getsource(handshake.hello)
     assert set(re.findall(r'^        "(\w+)": ', source, re.MULTILINE)) <= first_column_of_nested(told)
-    activation = (ROOT / "src/annexe/host/registry.py").read_text(encoding="utf-8").partition("activation={")[2].partition("}")[0]
-    assert set(re.findall(r'"(\w+)":', activation)) <= first_column_of_nested(told)
+    activation = (
+        (ROOT / "src/annexe/host/planner.py").read_text(encoding="utf-8").partition("activation={")[2].partition("\n            },")[0]
+    )
+    keys = set(re.findall(r'"(\w+)":', activation))
+    assert {"config", "grants"} <= keys <= first_column_of_nested(told)
     for kind in HookKind:
         assert f"`{kind}`" in told
 
