@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import final
 
 __all__ = ["Alarm"]
 
 
-@final
 class Alarm:
     """Calls a function at a time, at the latest.
 

@@ -42,6 +42,7 @@ from annexe.channel.messages import (
     decode_json,
     decode_msgpack,
 )
+from annexe.channel.patience import NoAlarm, PatientSlots
 from annexe.channel.requests import PluginRequests, Refused, Serve
 from annexe.channel.slots import Slots
 from annexe.channel.streams import Decode, Stream
@@ -89,6 +90,7 @@ class Connection:
         on_closed: Called once when the connection is over: with None when the plugin closed it or ``close`` was called without an error.
         on_stuck: Called once when the plugin holds every slot with calls that were given up long ago.
         files: Shared memory to offer, which the plugin has inherited; closed with the connection, or when the plugin has no use for it.
+        is_patient: The plugin may take its time: nothing here is over by time; see ``patience``.
 
     Must be made in a running event loop.
     """
@@ -105,8 +107,10 @@ class Connection:
         on_closed: Callable[[AnnexeError | None], None],
         on_stuck: Callable[[], None],
         files: MemoryFiles | None = None,
+        is_patient: bool = False,
     ) -> None:
         self.plugin = plugin
+        self.is_patient = is_patient
         self.limits = limits
         self.codec: Codec = JSON
         self.closed = False
@@ -118,8 +122,8 @@ class Connection:
         self.last_id = -1
         self._queue: deque[HostCall] = deque()  # not sent yet
         self._roomless: deque[HostCall] = deque()  # too long for a frame, and no room for their blobs yet; they hold no slot
-        self._slots = Slots(limits)
-        self._alarm = Alarm(self._on_alarm, loop=self.loop)
+        self._slots = PatientSlots(limits) if is_patient else Slots(limits)
+        self._alarm = (NoAlarm if is_patient else Alarm)(self._on_alarm, loop=self.loop)
         self._stuck_told = False
         self._full_since: float | None = None
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
@@ -331,6 +335,8 @@ class Connection:
     ) -> Stream:
         """Start a streamed call; ``meta.stream`` says which directions it has. Raises what keeps it from being started."""
         call = self.begin(method, params, meta, deadline=deadline)
+        if self.is_patient:
+            first_s = idle_s = None
         stream = call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
         return stream
 

@@ -25,6 +25,7 @@ from annexe.channel.arenas import NoRoomError, Regions
 from annexe.channel.calls import CHAIN, Onward, PluginCall
 from annexe.channel.faults import error_from_wire, error_to_wire
 from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest, Response, passed_on
+from annexe.channel.patience import PATIENCE_S, is_paused
 from annexe.contract.blobs import BlobPayload
 from annexe.errors import (
     AnnexeError,
@@ -239,7 +240,9 @@ class PluginRequests:
             text = f"no room in shared memory for the answer to {call.method}"
             self._fail(call, PluginBusyError(text, plugin=self._connection.plugin, method=call.method))
         for call in list(self._open.values()):
-            if call.deadline <= now:
+            if call.deadline <= now and is_paused(call, now):
+                call.deadline = now + PATIENCE_S
+            elif call.deadline <= now:
                 text = f"{call.method} took longer than its deadline"
                 self._close(call, CallTimeoutError(text, plugin=self._connection.plugin, method=call.method))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import final
 
 from annexe.channel.calls import HostCall
 from annexe.channel.limits import ChannelLimits
@@ -21,7 +20,6 @@ from annexe.channel.limits import ChannelLimits
 __all__ = ["Slots"]
 
 
-@final
 class Slots:
     """The slots of one connection.
 

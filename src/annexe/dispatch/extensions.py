@@ -68,6 +68,8 @@ class Extension:
             response = await connection.call(
                 method.method, params, request.meta_for(self.provider.id), deadline=request.deadline, run_s=self.call_timeout_s
             )
+            if connection.is_patient:  # what it took counts for nothing
+                request.deadline += monotonic() - started
             result_type = method.result
             result = None if result_type is None else result_type.decoders[response.codec](response.result)
         except (CallError, RejectedError) as error:

@@ -195,6 +195,9 @@ class Pipeline:
         except CallTimeoutError as error:
             tell_whose_limit(error, budget_s=self.definition.budget_s)
             raise
+        finally:
+            if connection.is_patient:  # what it took counts for nothing
+                request.deadline += monotonic() - started
         if response.meta.state:
             request.change_state(plugin, response.meta.state, method=self.definition.method)
         return response

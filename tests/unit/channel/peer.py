@@ -70,7 +70,7 @@ class Peer:
 class Ends:
     """Both ends, and what the connection told its owner."""
 
-    def __init__(self, limits: ChannelLimits, files: MemoryFiles | None = None) -> None:
+    def __init__(self, limits: ChannelLimits, files: MemoryFiles | None = None, *, is_patient: bool = False) -> None:
         ours, theirs = socket.socketpair()
         self.peer = Peer(theirs)
         self.refused: list[tuple[str, AnnexeError]] = []
@@ -89,6 +89,7 @@ class Ends:
             on_closed=self.closed.set_result,
             on_stuck=self.stuck.set,
             files=files,
+            is_patient=is_patient,
         )
 
     def _note(self, method: str, params: msgspec.Raw, codec: str, request: str | None) -> None:
@@ -142,11 +143,11 @@ async def outcome(call: HostCall) -> Response:
 
 
 @asynccontextmanager
-async def ends(*, greeted: bool = True, **limits: Any) -> AsyncIterator[Ends]:
+async def ends(*, greeted: bool = True, is_patient: bool = False, **limits: Any) -> AsyncIterator[Ends]:
     """Give both ends; at its end nothing may have reached the loop's exception handler."""
     errors: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
-    both = Ends(ChannelLimits(**limits))
+    both = Ends(ChannelLimits(**limits), is_patient=is_patient)
     if greeted:
         both.connection.greeted("msgpack")
     try:
