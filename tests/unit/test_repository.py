@@ -24,7 +24,6 @@ LONGER_WITH_REASON: dict[str, str] = {
     "src/annexe/errors.py": "the whole tree of errors is read in one place",
     "src/annexe/channel/connection.py": "the life of a call is read in one place; slots, alarm and what comes in have modules of their own",
     "src/annexe/supervision/supervisor.py": "one task lives the plugin's life, and all that changes it is read in one place",
-    "src/annexe/host/registry.py": "what people and folders do to a plugin holds one lock, and is read in one place",
     "src/annexe/host/host.py": "most of it is what users read: arguments and methods of Host with their docstrings",
 }
 

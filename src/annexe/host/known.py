@@ -1,21 +1,30 @@
-"""What the host knows of one plugin."""
+"""What the host knows of its plugins, and the turns that are taken at each.
+
+* One act at a time on each plugin: the next one begins where the last has ended.
+* What is urgent does not wait until a reload's next instance is ready: it calls that off.
+* Once the host is closing, no act begins.
+
+Source: features LC1, LC3; docs/explanation/architecture.md, "Life of a plugin".
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import final
 
 from annexe.capabilities.config import PluginConfig
 from annexe.capabilities.pace import Pace
 from annexe.capabilities.services import PluginServices
-from annexe.errors import AnnexeError
+from annexe.errors import AnnexeError, HostClosedError, UnknownPluginError
 from annexe.manifest import Discovered, LoadedManifest, Manifest
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
 from annexe.trust.grants import GrantDecision
 
-__all__ = ["KnownPlugin"]
+__all__ = ["KnownPlugin", "KnownPlugins"]
 
 
 @final
@@ -95,3 +104,74 @@ class KnownPlugin:
         """Take every right back from what runs, at once: it is about to be stopped, and may take its time."""
         for services in self.services:
             services.withdraw()
+
+    def adopt(self, discovered: Discovered) -> None:
+        """Go by another manifest from now on."""
+        self.found = discovered
+        if self.supervisor is not None and discovered.manifest is not None:
+            runtime = discovered.manifest.runtime
+            self.supervisor.adopt(lazy=runtime.start == "lazy", idle_stop_s=runtime.idle_stop_s)
+
+    @asynccontextmanager
+    async def held(self, *, urgent: bool = False) -> AsyncIterator[None]:
+        """Hold the plugin's lock; what is urgent does not wait until a reload's next instance is ready."""
+        self.urgent += urgent
+        try:
+            if urgent and self.supervisor is not None:
+                self.supervisor.call_off()
+            await self.lock.acquire()
+        finally:
+            self.urgent -= urgent
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+
+@final
+class KnownPlugins:
+    """All plugins of one host.
+
+    Args:
+        by_id: All that are known; others may read it.
+
+    Attributes:
+        is_closing: The host is; no act begins any more.
+    """
+
+    def __init__(self, by_id: dict[str, KnownPlugin]) -> None:
+        self.by_id = by_id
+        self.is_closing = False
+
+    def get(self, plugin: str) -> KnownPlugin:
+        """Return what is known of a plugin.
+
+        Raises:
+            UnknownPluginError: Nothing.
+        """
+        known = self.by_id.get(plugin)
+        if known is None:
+            there = ", ".join(sorted(self.by_id)) or "none"
+            raise UnknownPluginError(f"no plugin {plugin!r} is known; known are: {there}", plugin=plugin)
+        return known
+
+    def has(self, known: KnownPlugin) -> bool:
+        """Say whether this is what is known of a plugin: not let go of, nor a copy of it as it is coming."""
+        return self.by_id.get(known.id) is known
+
+    @asynccontextmanager
+    async def acting_on(self, plugin: str, *, urgent: bool = False) -> AsyncIterator[KnownPlugin]:
+        """Hold a plugin for one act; an urgent one calls off the reloads that come before it.
+
+        Raises:
+            UnknownPluginError: It is not known, or not any more.
+            HostClosedError: The host is closing.
+        """
+        while True:
+            known = self.get(plugin)
+            async with known.held(urgent=urgent):
+                if self.is_closing:
+                    raise HostClosedError("this host is closing", plugin=plugin)
+                if self.has(known):  # not let go of meanwhile
+                    yield known
+                    return
