@@ -24,6 +24,7 @@ from annexe.contract import export_schema
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import HostError, InvalidParamsError
 from annexe.host.asking import Asking
+from annexe.host.attaching import Attaching
 from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
@@ -124,6 +125,7 @@ class ControlMethods:
         clock: For times that people read.
         scan: Looks into the plugin folders again.
         permissions: Who may do what.
+        attaching: Lets processes take the place of plugins.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class ControlMethods:
         clock: Clock,
         scan: Callable[[], Awaitable[None]],
         permissions: Permissions,
+        attaching: Attaching,
     ) -> None:
         self._settings = settings
         self._state_dir = state_dir
@@ -154,6 +157,7 @@ class ControlMethods:
         self._clock = clock
         self._scan_folders = scan
         self._permissions = permissions
+        self._attaching = attaching
         self._asking = Asking(settings, registry)
         self._opened_at = clock.now()
         self._calls = NamedCalls(dispatcher, explain=explain, events=events, clock=clock)
@@ -180,6 +184,7 @@ class ControlMethods:
             "reload.preview": Answer(_Plugin, self._preview_reload),
             "start": change(_Plugin, self._done_with(PluginHandle.start)),
             "stop": change(_Plugin, self._done_with(PluginHandle.stop)),
+            "attach": Stream(_Plugin, lambda params: self._attaching.attach(params.plugin)),
             "config.get": Answer(_Plugin, self._get_config),
             "config.set": change(_SetConfig, self._set_config),
             "scan": change(_Nothing, self._scan),

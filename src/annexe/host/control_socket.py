@@ -25,7 +25,7 @@ from pathlib import Path
 
 from annexe.errors import HostError
 
-__all__ = ["bind_control", "connect_control", "peer_uid", "read_token", "remove_control", "write_token"]
+__all__ = ["bind_control", "connect_control", "peer_pid", "peer_uid", "read_token", "remove_control", "write_token"]
 
 _MAX_ADDRESS_BYTES = 100  # 108 with the final zero on Linux, 104 on macOS
 _MAX_TOKEN_BYTES = 256
@@ -122,6 +122,17 @@ def peer_uid(connected: socket.socket) -> int | None:
             return int(struct.unpack("3i", told)[1])
         told = connected.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 76)  # struct xucred: version, uid, groups
         return int(struct.unpack_from("=II", told)[1])
+    except (OSError, struct.error):
+        return None
+
+
+def peer_pid(connected: socket.socket) -> int | None:
+    """Return the process at the other end as it was when it connected; None where the kernel does not tell it."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    try:
+        told = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", told)[0]) or None
     except (OSError, struct.error):
         return None
 

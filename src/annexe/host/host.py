@@ -29,6 +29,7 @@ from annexe.dispatch.request import Request
 from annexe.dispatch.services import ServicePolicy
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
 from annexe.host.advice import Advice, command
+from annexe.host.attaching import Attaching
 from annexe.host.control import ControlServer
 from annexe.host.control_methods import ControlMethods
 from annexe.host.judge import Judge
@@ -106,6 +107,8 @@ class Host:
         default_deadline_s: For requests that name none, in seconds.
         codecs: Offered to plugins, best first.
         control: Listen on the control socket, for the ``annexe`` command.
+        attach: Let processes that were started by hand, under a debugger, take the place of plugins, as ``grants="manifest"`` does
+            anyway; see ``annexe attach``.
         explain_values: Explain keeps what plugins were given and gave; without, who did what and when remains.
         unsafe_learning: For ``annexe learn`` alone: what a plugin needs is written down, with the walls off.
         clock: For tests.
@@ -144,6 +147,7 @@ class Host:
         default_deadline_s: float = 30.0,
         codecs: Sequence[CodecName] = ("msgpack", "json"),
         control: bool = True,
+        attach: bool = False,
         explain_values: bool = True,
         unsafe_learning: Learning | None = None,
         clock: Clock | None = None,
@@ -167,6 +171,7 @@ class Host:
             default_deadline_s=default_deadline_s,
             codecs=codecs,
             control=control,
+            attach=attach,
             explain_values=explain_values,
             unsafe_learning=unsafe_learning,
             dispatch=DispatchPolicy(
@@ -295,9 +300,11 @@ class Host:
             if plugin not in self._registry.plugins:
                 _warn(f"{argument} names plugin {plugin!r}, which is in none of the folders")
         if settings.control:
-            await self._open_control(stack, thread, uses)
+            await self._open_control(stack, thread, uses, planner)
 
-    async def _open_control(self, stack: AsyncExitStack, thread: StoreThread, uses: RightUses) -> None:
+    async def _open_control(self, stack: AsyncExitStack, thread: StoreThread, uses: RightUses, planner: Planner) -> None:
+        path = self.state_dir.attach_socket
+        attaching = Attaching(self._settings, registry=self._registry, planner=planner, events=self.events, path=path)
         methods = ControlMethods(
             self._settings,
             state_dir=self.state_dir.path,
@@ -311,10 +318,12 @@ class Host:
             clock=self._clock,
             scan=self.scan,
             permissions=Permissions(self._settings, registry=self._registry, thread=thread, uses=uses),
+            attaching=attaching,
         )
         control = ControlServer(self.state_dir, methods)
         await control.open()
         stack.push_async_callback(control.close)
+        stack.push_async_callback(attaching.close)  # first: what hangs up then is not to bring anything back
 
     async def _open_strategies(self, stack: AsyncExitStack) -> Mapping[str, LaunchStrategy]:
         self._data = DataFolders(self._settings.data_dir, plugin_uids=DEFAULT_UID_RANGE if _is_root() else range(0))

@@ -30,7 +30,7 @@ from annexe.host.settings import HostSettings
 from annexe.launch import LaunchRequest, plugin_environment
 from annexe.launch.data_folders import DataFolders
 from annexe.launch.devices import gpu_nodes
-from annexe.manifest import this_machine
+from annexe.manifest import Manifest, this_machine
 from annexe.manifest.rights import kind_of
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import IsolationLevel, Profile, Receipt
@@ -98,6 +98,10 @@ class Planner:
         keeps_files = known.decision is not None and "data" in known.decision.granted
         in_memory = known.manifest is not None and known.manifest.permissions.data_kept == "memory"
         return self._settings.strategy_of(known.id) == "in-process" or (keeps_files and not in_memory)
+
+    def floor_of(self, manifest: Manifest) -> IsolationLevel:
+        """Return the lowest level that author and operator accept."""
+        return max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength)
 
     async def plan(self, known: KnownPlugin, number: int) -> InstancePlan:
         """Decide everything about a plugin's next instance, as things stand now.
@@ -169,7 +173,7 @@ class Planner:
                 devices=gpu_nodes() if "devices:gpu" in granted else (),
             ),
             requires_python=runtime.requires_python,
-            floor=max(IsolationLevel(manifest.sandbox_require), IsolationLevel(self._settings.isolation), key=IsolationLevel.strength),
+            floor=self.floor_of(manifest),
             hosts_own=(self._settings.state_dir.absolute(), *(folder.absolute() for folder in self._settings.folders)),
             arena_bytes=min(ARENA_BYTES, resources.memory_bytes) if "msgpack" in self._settings.codecs else 0,
             warm=self._settings.is_warm(known.id, lazy=runtime.start == "lazy"),

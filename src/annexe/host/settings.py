@@ -50,6 +50,7 @@ class HostSettings:
     default_deadline_s: float
     codecs: Sequence[CodecName]
     control: bool
+    attach: bool
     explain_values: bool
     unsafe_learning: Learning | None = None
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
@@ -81,6 +82,11 @@ class HostSettings:
         by_plugin |= {name: "services" for policy in self.dispatch.services.values() for name in policy.order}
         by_plugin |= dict.fromkeys(self.config, "config")
         return by_plugin | ({} if isinstance(self.strategy, str) else dict.fromkeys(self.strategy, "strategy"))
+
+    @property
+    def may_attach(self) -> bool:
+        """Whether processes may attach in the place of plugins: in development, or where the operator says so."""
+        return self.attach or self.grants == "manifest"
 
     def strategy_of(self, plugin: str) -> StrategyName:
         """Return how a plugin is launched."""

@@ -50,6 +50,7 @@ class StateDir:
         kv: The key-value database.
         control_socket: Where the control socket is.
         control_token: Where its token is.
+        attach_socket: Where processes that were invited attach.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -58,6 +59,7 @@ class StateDir:
         self.kv = path / "kv.sqlite3"
         self.control_socket = control_socket_of(path)
         self.control_token = control_token_of(path)
+        self.attach_socket = self.control_socket.with_name("attach")
         self._lock = lock
 
     @classmethod

@@ -108,7 +108,7 @@ class Watch:
             supervisor, manifest = known.supervisor, known.manifest
             if supervisor is None or manifest is None:
                 continue
-            for place, instance in enumerate(supervisor.instances):
+            for place, instance in enumerate(supervisor.instances if supervisor.guest is None else ()):
                 granted = known.decision.granted if known.decision is not None else frozenset()
                 yield _Running(
                     f"{known.id}#{place}" if place else known.id,

@@ -17,12 +17,26 @@ from typing import Any, Protocol, final
 
 import msgspec
 
-from annexe.channel import ChannelLimits, CodecName, Connection, Greeting, Notify, Provided, Refused, RequestMeta, Serve, activate, hello
+from annexe.channel import (
+    ChannelLimits,
+    CodecName,
+    Connection,
+    Greeting,
+    Notify,
+    Provided,
+    Refused,
+    RequestMeta,
+    Response,
+    Serve,
+    activate,
+    hello,
+)
 from annexe.channel.handshake import MAX_ANSWER_BYTES, decode_answer
-from annexe.errors import AnnexeError, CallError, HandshakeError, InvalidResultError, LaunchError
+from annexe.errors import AnnexeError, CallError, CallTimeoutError, HandshakeError, InvalidResultError, LaunchError
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
+from annexe.supervision.attachment import HELLO_S, Guest
 from annexe.supervision.scaling import Scaling
 
 __all__ = ["Instance", "InstancePlan", "Proxy", "StopPolicy"]
@@ -47,6 +61,9 @@ class StopPolicy:
     exit_s: float = 2.0
     terminate_s: float = 2.0
     kill_s: float = 5.0
+
+
+_GUEST_STOP = StopPolicy(drain_s=2.0, shutdown_s=1.0, exit_s=0.5, terminate_s=0.5, kill_s=0.5)
 
 
 def _ignore(_instance: Instance) -> None:
@@ -84,6 +101,7 @@ class InstancePlan:
         admit: Asked before every call: returns 0 to let it through, else how many seconds to wait; None: all are let through.
         scaling: How many instances of the plugin may run.
         on_ready: Told of the instance once it takes calls.
+        guest: It came by itself, and is launched as that says; None: as the plugin usually is.
     """
 
     launch: LaunchRequest
@@ -101,6 +119,7 @@ class InstancePlan:
     admit: Callable[[], float] | None = None
     scaling: Scaling = Scaling()  # noqa: RUF009 - it cannot be changed
     on_ready: Callable[[Instance], None] = _ignore
+    guest: Guest | None = None
 
 
 @final
@@ -110,6 +129,7 @@ class Instance:
     Attributes:
         ended: Done when the instance cannot take calls any more, with the reason in words; never an exception.
         protocol_error: What the plugin broke, if that ended the connection.
+        on_gone: Called at the moment when the connection of a guest is over.
     """
 
     def __init__(self, plan: InstancePlan, launched: LaunchedPlugin, log: PluginLog) -> None:
@@ -139,7 +159,9 @@ class Instance:
             on_closed=self._on_closed,
             on_stuck=self._on_stuck,
             files=launched.files,
+            is_patient=plan.guest is not None,
         )
+        self.on_gone: Callable[[], None] | None = None
         self._watch = self._loop.create_task(self._watch_exit())
 
     @classmethod
@@ -163,7 +185,7 @@ class Instance:
         instance = cls(plan, launched, log)
         try:
             identity = {"id": plan.launch.plugin, "version": plan.version, "instance": plan.launch.instance}
-            instance.greeting = await hello(instance.connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
+            instance.greeting = await _greeting(instance.connection, plan, identity, deadline=deadline)
             launched.confirm()
             await instance._open_egress()
             activation = {**plan.activation, "level": str(launched.receipt.level)}
@@ -192,11 +214,19 @@ class Instance:
 
     def _on_closed(self, error: AnnexeError | None) -> None:
         self.protocol_error = error
-        if error is not None:
+        if self.plan.guest is not None:
+            self._on_guest_gone(error)
+        elif error is not None:
             self._end(f"broke the protocol: {error.message}")
         else:
             # Most likely it has just ended: how it ended tells more.
             self._loop.call_later(_EXIT_NEWS_S, self._end, "closed its connection")
+
+    def _on_guest_gone(self, error: AnnexeError | None) -> None:
+        self.launched.terminate()  # however it went: nobody waits for the rest
+        self._end("ended, or closed its connection" if error is None else f"broke the protocol: {error.message}")
+        if self.on_gone is not None:
+            self.on_gone()
 
     def _on_stuck(self) -> None:
         self.is_stuck = True
@@ -223,6 +253,8 @@ class Instance:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Return how long the plugin took to answer, in seconds; None when it did not in time."""
+        if self.plan.guest is not None:
+            return 0.0  # it may be held in a debugger
         started = monotonic()
         try:
             await self.connection.call("annexe.ping", None, RequestMeta(), deadline=started + timeout_s)
@@ -236,8 +268,7 @@ class Instance:
         Raises:
             CallError: The plugin did not take it.
         """
-        deadline = monotonic() + timeout_s
-        response = await self.connection.call("annexe.configure", {"config": dict(config)}, RequestMeta(), deadline=deadline)
+        response = await self._ask("annexe.configure", {"config": dict(config)}, timeout_s)
         try:
             answer: _Configured | None = decode_answer(response, _Configured | None, limit_bytes=MAX_ANSWER_BYTES)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -245,8 +276,18 @@ class Instance:
             raise InvalidResultError(text, plugin=self.plan.launch.plugin, method="annexe.configure") from error
         return answer is not None and answer.restart
 
+    async def _ask(self, method: str, params: Any, timeout_s: float) -> Response:
+        """Call a method of the host's own; a guest, too, has no longer for that."""
+        try:
+            async with asyncio.timeout(timeout_s if self.connection.is_patient else None):
+                return await self.connection.call(method, params, RequestMeta(), deadline=monotonic() + timeout_s)
+        except TimeoutError:
+            text = f"plugin {self.plan.launch.plugin!r} did not answer {method} within {timeout_s:g} s"
+            raise CallTimeoutError(text, plugin=self.plan.launch.plugin, method=method) from None
+
     async def stop(self, policy: StopPolicy) -> TreeReport:
         """Take the plugin down by the ladder; the caller has stopped sending it calls."""
+        policy = policy if self.plan.guest is None else _GUEST_STOP
         if not self.connection.closed:
             await self.connection.wait_idle(monotonic() + policy.drain_s)
             self.connection.give_up_all()
@@ -259,7 +300,7 @@ class Instance:
 
     async def _shut_down(self, shutdown_s: float, exit_s: float) -> bool:
         try:
-            await self.connection.call("annexe.shutdown", None, RequestMeta(), deadline=monotonic() + shutdown_s)
+            await self._ask("annexe.shutdown", None, shutdown_s)
         except CallError:
             return self._watch.done()
         return await self._exits_within(exit_s)
@@ -294,3 +335,12 @@ class Instance:
         self._watch.cancel()
         self._end("was stopped")
         return await self.launched.close()
+
+
+async def _greeting(connection: Connection, plan: InstancePlan, identity: Mapping[str, str], *, deadline: float) -> Greeting:
+    """Shake hands; a guest, too, has little time for that: nothing of the plugin's is run yet."""
+    try:
+        async with asyncio.timeout(None if plan.guest is None else HELLO_S):
+            return await hello(connection, host=plan.host, plugin=identity, codecs=plan.codecs, deadline=deadline)
+    except TimeoutError:
+        raise HandshakeError(f"plugin {connection.plugin!r} did not answer hello within {HELLO_S:g} s", plugin=connection.plugin) from None

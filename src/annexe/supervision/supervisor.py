@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar, final
 
@@ -34,6 +35,7 @@ from annexe.errors import (
 )
 from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
+from annexe.supervision.attachment import Coming, Guest
 from annexe.supervision.ending import Ending
 from annexe.supervision.failures import Failures
 from annexe.supervision.handover import hand_over, hands_over
@@ -52,6 +54,7 @@ V = TypeVar("V")
 _MAX_PLACE_CHARS = 256
 # Parts of a reason may be the plugin's words; it goes into the history, the store and every list of plugins.
 _MAX_REASON_CHARS = 4096
+_ATTACHES = "another process takes its place"
 
 PlanInstance = Callable[[int], Awaitable[InstancePlan]]
 """Makes the plan of the next instance, as things stand then; given the instance's number, from 1."""
@@ -124,6 +127,7 @@ class Supervisor:
         self._ping_at = 0.0
         self._handlers: Mapping[str, str] = {}
         self._succession: Succession | None = None
+        self._coming_guest: Coming | None = None  # what is started next, in place of the installed one
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
         self._is_held = False  # state is handed over: calls wait meanwhile
         self._retiring: set[asyncio.Task[None]] = set()  # ends of what was replaced, was spare, or failed beside others
@@ -150,6 +154,12 @@ class Supervisor:
     def instance(self) -> Instance | None:
         """The first of them."""
         return self._pool.members[0].instance if self._pool is not None else None
+
+    @property
+    def guest(self) -> Guest | None:
+        """What came by itself and takes its calls; None while it is the installed one's."""
+        instance = self.instance
+        return instance.plan.guest if instance is not None else None
 
     @property
     def is_there(self) -> bool:
@@ -223,7 +233,7 @@ class Supervisor:
         """Let the failures before not count any more."""
         self.failures.forgive()
 
-    async def replace(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool) -> None:
+    async def replace(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool, count: int | None = None) -> None:
         """Have as many other instances take over from those that run, without losing a call.
 
         What is under way there goes on to its end, for as long as draining may take.
@@ -232,6 +242,7 @@ class Supervisor:
             plan: Makes the plan of a new instance.
             commit: Called at the moment of the switch, between two calls; what it raises calls the switch off.
             overlap: The new ones become ready beside the old ones; else they are started once those have ended, and calls wait meanwhile.
+            count: How many new ones; None: as many as there are.
 
         Raises:
             LaunchError: It did not become ready, of its family. With ``overlap`` the old one goes on.
@@ -240,7 +251,7 @@ class Supervisor:
         while self._retiring:
             await asyncio.wait(self._retiring)  # never more than two at once
         self._check_serves()
-        instances = await self._start_several(plan, len(self.instances)) if overlap else ()
+        instances = await self._start_several(plan, count or len(self.instances)) if overlap else ()
         try:
             old = self._check_serves().members[0].instance
             if len(instances) == 1 and hands_over(old, instances[0]):
@@ -260,6 +271,49 @@ class Supervisor:
             await self._unless_called_off(self._loop.create_task(self.wait_settled()))
             if self._pool is None:
                 raise LaunchError(f"plugin {self.id!r} was replaced and is {self.state}: {self.life.reason}", plugin=self.id)
+
+    async def attach(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool) -> None:
+        """Have a guest take the place of what runs, or of what would; once it goes, the installed one is started.
+
+        Args:
+            plan: Makes its plan.
+            commit: As for ``replace``.
+            overlap: It becomes ready beside what runs.
+
+        Raises:
+            LaunchError: It did not become ready; what was there is there again.
+            PluginUnavailableError: The plugin was stopped meanwhile, or may not run.
+        """
+        await self.wait_settled()
+        if self._pool is not None and overlap:
+            await self.replace(plan, commit=commit, overlap=True, count=1)
+            return
+        if self.state not in (_S.READY, _S.DEGRADED, _S.STOPPED, _S.BACKING_OFF, _S.QUARANTINED):
+            text = f"nothing can attach to plugin {self.id!r}: it is {self.state} ({self.life.reason})"
+            raise PluginUnavailableError(text, plugin=self.id, state=str(self.state))
+        if self._pool is None:
+            await self.stop(_ATTACHES)
+            commit()
+        coming = self._coming_guest = Coming(plan, self._loop.create_future())
+        try:
+            if self._pool is not None:
+                await self.replace(plan, commit=commit, overlap=False)
+            else:
+                self._armed = self._lazy
+                self._begin(_ATTACHES)
+            await coming.arrived
+        finally:
+            if self._coming_guest is coming:
+                self._coming_guest = None
+
+    def detach(self, reason: str) -> None:
+        """Have the installed one take the place of a guest again; calls wait until it is ready."""
+        guest = self.guest
+        if guest is not None and self._wanted and not self._is_switching:
+            guest.reason = self._stop_reason = reason
+            self._is_switching = True
+            self._hold()
+            self._changed.set()
 
     async def _unless_called_off(self, *starts: asyncio.Task[V]) -> list[V]:
         """Wait for starts, all or none.
@@ -359,8 +413,9 @@ class Supervisor:
             await self._live_on()
         finally:
             self._call_off_succession()
+            self._turn_guest_away()
             if self._is_switching:  # stopped meanwhile: nobody may wait for what does not come
-                self._is_switching = False
+                self._is_switching = self._is_held = False
                 self._settled.set()
 
     def _call_off_succession(self) -> None:
@@ -368,6 +423,12 @@ class Supervisor:
         if succession is not None:
             text = f"plugin {self.id!r} was not replaced: it is {self.state} ({self.life.reason})"
             succession.call_off(PluginUnavailableError(text, plugin=self.id, state=str(self.state)))
+
+    def _turn_guest_away(self) -> None:
+        coming, self._coming_guest = self._coming_guest, None
+        if coming is not None:
+            text = f"nothing attached to plugin {self.id!r}: it is {self.state} ({self.life.reason})"
+            coming.settle(PluginUnavailableError(text, plugin=self.id, state=str(self.state)))
 
     async def _live_on(self) -> None:
         while self._wanted:
@@ -404,12 +465,24 @@ class Supervisor:
             self._move(_S.STOPPED, self._stop_reason)
 
     async def _start_one(self) -> Instance | None:
-        """Start an instance; None when it is not wanted any more."""
+        """Start an instance, or a guest that comes; None when it is not wanted any more."""
         if self.state is not _S.STARTING:
-            self._is_switching = False
+            self._is_switching = self._is_held = False
             self._move(_S.STARTING, "starting again")
+        coming, self._coming_guest = self._coming_guest, None
+        if coming is not None:
+            try:
+                instance = await self._start(coming.plan)
+            except Exception as error:  # noqa: BLE001 - whoever came is told, and the installed one is started
+                coming.settle(error)
+            else:
+                coming.settle(None if instance is not None else PluginUnavailableError(f"plugin {self.id!r} was stopped", plugin=self.id))
+                return instance
+        return await self._start(self._plan)
+
+    async def _start(self, plan: PlanInstance) -> Instance | None:
         self.starts += 1
-        starting = self._loop.create_task(self._launch(self._plan, self.starts))
+        starting = self._loop.create_task(self._launch(plan, self.starts))
         while self._wanted and not starting.done():
             await self._done_or_changed(starting)
         if not starting.done():
@@ -427,7 +500,8 @@ class Supervisor:
         return f"the host failed to start it: {error!r}"
 
     async def _launch(self, plan: PlanInstance, number: int) -> Instance:
-        return await Instance.start(await plan(number), self._strategy, self._log)
+        made = await plan(number)
+        return await Instance.start(made, self._strategy if made.guest is None else made.guest.strategy, self._log)
 
     async def _serve(self, instance: Instance) -> Member | None:
         """Let it, and those that come beside it or take over, take calls; return the last one that failed, None when none is wanted."""
@@ -439,12 +513,12 @@ class Supervisor:
                 await self._done_or_changed(*(one.instance.ended for one in self._pool.members), timeout_s=self._patience_s())
                 if self._succession is not None and self._wanted:
                     self._switch(self._pool)
-                    if self._is_switching:
-                        return None
-                elif self._wanted:
+                elif self._wanted and not self._is_switching:
                     failed = await self._look_after(self._pool)
                     if failed is not None:
                         return failed
+                if self._is_switching:
+                    return None
         finally:
             self._sole = None
         return None
@@ -459,6 +533,10 @@ class Supervisor:
         self._ping_at = self.last_used + self._policies.health.ping_interval_s
         for instance in instances:
             instance.plan.on_ready(instance)
+        if instances[0].plan.guest is not None:
+            instances[0].on_gone = partial(self.detach, "its process has ended, or closed the connection")
+            if instances[0].connection.closed:
+                instances[0].on_gone()
 
     def _switch(self, pool: Pool) -> None:
         """Carry a succession through."""
@@ -471,6 +549,8 @@ class Supervisor:
         if not succession.instances:
             self._is_switching, self._stop_reason = True, "replaced"
             return
+        self._is_switching = self._is_held = False  # a guest may have gone just now
+        self._settled.set()
         self._take_over(succession.instances)
         for member in pool.members:
             member.instance.connection.siblings = None
@@ -535,7 +615,7 @@ class Supervisor:
         """Ping what is idle, let go of what has ended, stop a lazy plugin that was idle for long; return the last one, if it failed."""
         now = monotonic()
         self.failures.note_ready(now - pool.members[0].ready_at)
-        if self._lazy and self._idle_stop_s is not None and now - self.last_used >= self._idle_stop_s and not pool.is_busy:
+        if self._is_idle(pool, now):
             self._wanted = False
             self._stop_reason = f"idle for {self._idle_stop_s:g} s"
             return None
@@ -550,6 +630,11 @@ class Supervisor:
         if self.state is not wanted and self.state.takes_calls:
             self._move(wanted, "answers slowly" if wanted is _S.DEGRADED else "answers again")
         return None
+
+    def _is_idle(self, pool: Pool, now: float) -> bool:
+        if not self._lazy or self._idle_stop_s is None or self.guest is not None:
+            return False
+        return now - self.last_used >= self._idle_stop_s and not pool.is_busy
 
     def _lose(self, pool: Pool, member: Member) -> None:
         """Go on without an instance that failed beside others; another one is started after a while."""

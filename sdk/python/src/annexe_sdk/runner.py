@@ -349,14 +349,19 @@ def main(fd: int, entry: str) -> None:
 
 
 def run_plugin(plugin: Plugin) -> None:
-    """Serve an imported plugin on the descriptor that the host put into ``ANNEXE_FD``."""
+    """Serve an imported plugin: on the descriptor that the host put into ``ANNEXE_FD``, or where ``ANNEXE_ATTACH`` says to join one."""
     import os  # costs an eighth of starting Python; whoever comes this way runs a program of its own
 
     number = os.environ.get("ANNEXE_FD", "")
-    if not number.isdigit():
-        print("This is a plugin for an annexe host. Try it with: annexe dev <its folder>", file=sys.stderr)
-        raise SystemExit(2)
-    _serve(int(number), lambda: plugin)
+    if number.isdigit():
+        _serve(int(number), lambda: plugin)
+        return
+    from annexe_sdk.attach import join, say_how
+
+    invitation = os.environ.get("ANNEXE_ATTACH")
+    if not invitation:
+        raise SystemExit(say_how())
+    _serve(join(invitation).detach(), lambda: plugin)
 
 
 def _serve(fd: int, load: "Callable[[], Plugin]") -> None:

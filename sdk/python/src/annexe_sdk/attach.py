@@ -1,0 +1,99 @@
+"""Join a host that runs, in the place of the plugin as it is installed there: how a plugin is run under a debugger.
+
+What `annexe attach` gives is good for once and for a short time. It is taken out of the environment, so that no child process has it.
+
+Source: docs/how-to/attach-a-debugger.md; docs/reference/protocol.md, "Attaching".
+"""
+
+import os
+import sys
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+__all__ = ["NO_HOST", "REFUSED", "join", "say_how"]
+
+NO_HOST = 64
+"""Exit status of a plugin that was started by hand, with no word of where to join."""
+
+REFUSED = 69
+"""Exit status of one that was not let in."""
+
+_MAX_ADDRESS_BYTES = 100
+_MAX_ANSWER_BYTES = 4096
+_ANSWER_S = 15.0
+
+
+def say_how() -> int:
+    """Tell who started a plugin by hand how that is done; return the exit status."""
+    import __main__
+
+    file = getattr(__main__, "__file__", None) or "plugin.py"
+    _say(
+        f"this is a plugin, which an annexe host starts; to run it by hand in a host that runs: annexe attach ID -- python {file}  "
+        "(to try it without one: annexe dev FOLDER)"
+    )
+    return NO_HOST
+
+
+def join(invitation: str) -> "socket":
+    """Return the channel to the host.
+
+    Args:
+        invitation: ``TOKEN@PATH``, as `annexe attach` puts it into ``ANNEXE_ATTACH``.
+
+    Raises:
+        SystemExit: The host did not let us in; standard error says why.
+    """
+    os.environ.pop("ANNEXE_ATTACH", None)
+    token, at, path = invitation.partition("@")
+    if not at:
+        raise _refused("ANNEXE_ATTACH is not what `annexe attach` gave: expected TOKEN@PATH")
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    sock.settimeout(_ANSWER_S)
+    try:
+        _connect(sock, path)
+        sock.sendall(f"annexe-attach 1 {token}\n".encode())
+        answer = _line(sock)
+    except OSError as error:
+        raise _refused(f"the host at {path} cannot be reached ({error}); invite the plugin again with: annexe attach ID") from None
+    if "error" in answer:
+        raise _refused(f"the host does not let this process in: {answer['error'].get('message')}")
+    sock.settimeout(None)
+    _say(f"attached in the place of plugin {answer.get('plugin')!r}, without any sandbox; it is back when this process ends")
+    return sock
+
+
+def _connect(sock: "socket", path: str) -> None:
+    """Connect, also where the path is too long for an address: from inside its folder."""
+    if len(os.fsencode(path)) <= _MAX_ADDRESS_BYTES:
+        sock.connect(path)
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(os.path.dirname(path))
+        sock.connect(os.path.basename(path))
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _line(sock: "socket") -> "dict[str, dict[str, str]]":
+    """Read one line and no byte more: what follows is the channel."""
+    import json
+
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte or len(line) > _MAX_ANSWER_BYTES:
+            raise ConnectionError("it hung up" if not byte else "it answered with something else")
+        line += byte
+    answer = json.loads(line)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _refused(text: str) -> SystemExit:
+    _say(text)
+    return SystemExit(REFUSED)
+
+
+def _say(text: str) -> None:
+    print(f"annexe_sdk: {text}", file=sys.stderr, flush=True)
