@@ -115,7 +115,7 @@ def test_a_plugin_asks_for_what_its_tests_need_and_they_pass_with_that(tmp_path:
     assert "NO SANDBOX stands around the plugin" in said
     assert (plugin / "plugin.toml").read_text() == MANIFEST.replace(
         "subprocess = true\n",
-        f'filesystem = {{ read = ["{given}/model"], write = [] }}\nenv = ["SHOP_MODE"]\ncapabilities = ["orders"]\n',
+        f'filesystem = {{ read = ["{given}/model"] }}\nenv = ["SHOP_MODE"]\ncapabilities = ["orders"]\n',
     )
 
 

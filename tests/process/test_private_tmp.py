@@ -53,7 +53,7 @@ def shared() -> Iterator[Path]:
 
 
 def write(root: Path, *, read: Path | str = "/srv") -> None:
-    asks = f'[permissions]\nfilesystem = {{ read = ["{read}"], write = [] }}' if read != "/srv" else ""
+    asks = f'[permissions]\nfilesystem = {{ read = ["{read}"] }}' if read != "/srv" else ""
     write_plugin(root / "plugins", "alpha", TOOL, hooks=["t.strict"], extra=asks)
 
 
@@ -103,7 +103,7 @@ def test_a_file_of_the_machines_tmp_that_was_not_granted_is_named(tmp_path: Path
         async with open_host(tmp_path) as host:
             level_of(host)
             told = await done(host, f"read {shared}/deep/words")
-            assert told["manifest_line"] == f'filesystem = {{ read = ["{shared}/deep/words"], write = [] }}'
+            assert told["manifest_line"] == f'filesystem = {{ read = ["{shared}/deep/words"] }}'
 
     run(scenario)
 

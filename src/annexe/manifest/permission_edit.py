@@ -75,7 +75,7 @@ def permission_lines(permissions: Permissions) -> Mapping[str, str]:
     for table, verbs in (("filesystem", ("read", "write")), ("events", ("publish", "subscribe"))):
         lists = {verb: getattr(permissions, f"{table}_{verb}") for verb in verbs}
         if any(lists.values()):
-            lines[table] = f"{table} = {{ {', '.join(f'{verb} = {_array(names)}' for verb, names in lists.items())} }}"
+            lines[table] = f"{table} = {{ {', '.join(f'{verb} = {_array(names)}' for verb, names in lists.items() if names)} }}"
     for key in ("network", "env", "secrets", "services", "capabilities", "devices"):
         if names := getattr(permissions, key):
             lines[key] = f"{key} = {_array(names)}"

@@ -98,8 +98,8 @@ def manifest_line(text: str, permissions: Permissions) -> str:
     if kind in ("filesystem.read", "filesystem.write", "events.publish", "events.subscribe"):
         table = kind.partition(".")[0]
         pair = [other for other in RIGHT_KINDS if other.startswith(f"{table}.")]
-        arrays = ", ".join(f"{other.partition('.')[2]} = {_array(other, name if other == kind else '', permissions)}" for other in pair)
-        return f"{table} = {{ {arrays} }}"
+        arrays = {other.partition(".")[2]: _array(other, name if other == kind else "", permissions) for other in pair}
+        return f"{table} = {{ {', '.join(f'{verb} = {array}' for verb, array in arrays.items() if array != '[]')} }}"
     return f"{_ARRAYS[kind].replace('_', '-')} = {_array(kind, name, permissions)}"
 
 

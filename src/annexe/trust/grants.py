@@ -94,7 +94,7 @@ class GrantDecision:
             besides = ", ".join(sorted(self.granted | self.had))
             return f"it asks for {', '.join(sorted(self.lacking))}, which nobody has granted; granted was: {besides}"
         asked = f"it asks for {', '.join(sorted(self.missing))}"
-        return f"{asked}, and its grant holds no longer: {'; '.join(self.lapsed)}" if self.lapsed else f"{asked}, which nobody has granted"
+        return f"{asked}; its grant holds no longer: {'; '.join(self.lapsed)}" if self.lapsed else f"{asked}, which nobody has granted"
 
 
 def decide(manifest: Manifest, *, digest: str, folder: str, grants: Iterable[Grant]) -> GrantDecision:
@@ -164,11 +164,10 @@ def why_lapsed(grant: Grant, manifest: Manifest, *, digest: str, folder: str) ->
         return f"it was granted in the folder {grant.folder}"
     asked = manifest.permission_set()
     if grant.folder is not None and grant.rights != asked:
-        differing = [
-            *(f"{right} besides" for right in sorted(asked - grant.rights)),
-            *(f"no {right}" for right in sorted(grant.rights - asked)),
-        ]
-        return f"it asks for other rights than it was granted: {', '.join(differing)}"
+        more, fewer = sorted(asked - grant.rights), sorted(grant.rights - asked)
+        differing = [f"it asks for {', '.join(more)}, which it was not granted"] if more else []
+        differing += [f"it was granted {', '.join(fewer)}, for which it asks no longer"] if fewer else []
+        return ", and ".join(differing)
     if not is_in_range(manifest.version, grant.version_range):
         return f"it was granted for versions {grant.version_range}, this is {manifest.version}"
     return ""

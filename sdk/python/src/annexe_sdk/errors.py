@@ -70,7 +70,7 @@ class CallFailed(Exception):  # noqa: N818 - named after what happened to the ca
     """
 
     def __init__(self, code: str, message: str, data: "Any" = None) -> None:
-        super().__init__(f"{code}: {message}")
+        super().__init__(f"{code}: {message}" if type(self) is CallFailed else message)  # else the class says it
         self.code = code
         self.message = message
         self.data = data

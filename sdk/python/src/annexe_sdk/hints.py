@@ -86,10 +86,8 @@ class _Rights:
     def line(self, kind: str, name: str) -> str:
         """Return the manifest line that asks for a right beside those that are asked for already."""
         if kind in ("filesystem.read", "filesystem.write"):
-            lists = (
-                f"{verb} = {_array(self.names(f'filesystem.{verb}'), name if kind.endswith(verb) else '')}" for verb in ("read", "write")
-            )
-            return f"filesystem = {{ {', '.join(lists)} }}"
+            arrays = {verb: _array(self.names(f"filesystem.{verb}"), name if kind.endswith(verb) else "") for verb in ("read", "write")}
+            return f"filesystem = {{ {', '.join(f'{verb} = {array}' for verb, array in arrays.items() if array != '[]')} }}"
         return f"{kind} = {_array(self.names(kind), name)}"
 
 
