@@ -201,3 +201,86 @@ def test_a_provider_that_lacks_a_method_of_its_contract_does_not_start(tmp_path:
 
     reason = run(scenario)
     assert "TypeError: main.py:10: Words.tokens takes (text, limit), but Tokenizer.tokens passes (text, limit, upper)" in reason
+
+
+STREAMED = """
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from annexe_sdk import Service
+
+
+@dataclass
+class Word:
+    text: str
+    raw: bytes
+
+
+class Tokenizer(Service, name="tokenizer"):
+    def split(self, text: str, most: int = 3) -> Iterator[Word]: ...
+
+    def join(self, words: Iterator[Word], by: str = " ") -> str: ...
+
+    def louder(self, words: AsyncIterator[Word]) -> AsyncIterator[Word]: ...
+
+    def wrong(self) -> Iterator[int]: ...
+"""
+STREAMING = """
+    from contract import Tokenizer, Word
+    from collections.abc import Iterator
+
+    @plugin.service(Tokenizer)
+    class Words:
+        def split(self, text: str, most: int):
+            for word in text.split()[:most]:
+                yield Word(word, word.encode())
+
+        def join(self, words: Iterator[Word], by: str, ctx):
+            return by.join(word.text if type(word.raw) is bytes else "not bytes" for word in words)
+
+        def louder(self, words: Iterator[Word]):
+            for word in words:
+                yield Word(word.text.upper(), word.raw)
+
+        def wrong(self):
+            yield 1
+            yield "two"
+"""
+READS = """
+    from annexe_sdk import CallFailed
+    from contract import Tokenizer, Word
+
+    @plugin.filter("t.edit")
+    |async |def edit(doc, ctx):
+        service = ctx.service(Tokenizer)
+        words = [Word("a", b"a"), Word("b", b"b")]
+        marks = doc["marks"]
+        marks.append(repr([word |async |for word in service.split("a b c d")]))
+        marks.append(repr([word.text |async |for word in service.split("a b c d", most=1)]))
+        marks.append(|await |service.join(words))
+        marks.append(|await |service.join(iter(words), by="-"))
+        marks.append(repr([word |async |for word in service.louder(words=words)]))
+        try:
+            |async |for number in service.wrong():
+                marks.append(repr(number))
+        except CallFailed as error:
+            marks.append(f"{error}")
+        return doc
+"""
+
+
+@pytest.mark.parametrize("codecs", CODECS)
+@pytest.mark.parametrize("is_async", WAYS)
+def test_a_contract_says_what_streams_and_each_item_is_of_its_type(tmp_path: Path, is_async: bool, codecs: tuple[str, ...]) -> None:
+    write_both(tmp_path, STREAMING, READS, is_async=is_async)
+    for folder in ("words", "caller"):
+        (tmp_path / "plugins" / folder / "contract.py").write_text(STREAMED)
+    assert marks(tmp_path, codecs) == [
+        "[Word(text='a', raw=b'a'), Word(text='b', raw=b'b'), Word(text='c', raw=b'c')]",
+        "['a']",
+        "a b",
+        "a-b",
+        "[Word(text='A', raw=b'a'), Word(text='B', raw=b'b')]",
+        "1",
+        "invalid-result: tokenizer.wrong: at $: expected int, got str",
+    ]

@@ -6,6 +6,7 @@ from annexe.channel.handshake import Greeting, Provided, activate, hello
 from annexe.channel.incoming import Notify
 from annexe.channel.limits import ARENA_BYTES, ChannelLimits
 from annexe.channel.messages import CodecName, RequestMeta, Response, passed_on
+from annexe.channel.plugin_streams import PluginStream
 from annexe.channel.requests import Refused, Serve
 from annexe.channel.streams import Stream
 
@@ -20,6 +21,7 @@ __all__ = [
     "Notify",
     "Onward",
     "PluginCall",
+    "PluginStream",
     "Provided",
     "Refused",
     "RequestMeta",

@@ -18,6 +18,7 @@ import msgspec
 if TYPE_CHECKING:
     from annexe.channel.connection import Connection
     from annexe.channel.messages import CodecName
+    from annexe.channel.plugin_streams import PluginStream
 
 __all__ = ["CHAIN", "HostCall", "Onward", "PluginCall"]
 
@@ -93,11 +94,12 @@ class PluginCall:
         deadline: Monotonic time, in seconds: the smaller of the parent's and the plugin's own.
         parent: The host call on whose behalf it was made, as the host knows it; None for work of the plugin's own.
         key: What the plugin would have alike calls go to the same place by; None: it does not care.
+        stream: The items of a streamed one, both ways; None for a plain one.
         task: What answers it, while that takes time.
         onward: Set by whoever serves it by asking another plugin.
     """
 
-    __slots__ = ("codec", "connection", "deadline", "id", "key", "method", "onward", "params", "parent", "task")
+    __slots__ = ("codec", "connection", "deadline", "id", "key", "method", "onward", "params", "parent", "stream", "task")
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class PluginCall:
         self.deadline = deadline
         self.parent = parent
         self.key = key
+        self.stream: PluginStream | None = None
         self.task: asyncio.Future[Any] | None = None
         self.onward: Onward | None = None
 

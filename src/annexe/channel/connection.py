@@ -331,10 +331,19 @@ class Connection:
         self._tell_if_idle()
 
     def open_stream(
-        self, method: str, params: Any, meta: RequestMeta, *, deadline: float, decode: Decode, first_s: float | None, idle_s: float | None
+        self,
+        method: str,
+        params: Any,
+        meta: RequestMeta,
+        *,
+        deadline: float,
+        decode: Decode,
+        first_s: float | None,
+        idle_s: float | None,
+        chain: tuple[HostCall, ...] | None = None,
     ) -> Stream:
-        """Start a streamed call; ``meta.stream`` says which directions it has. Raises what keeps it from being started."""
-        call = self.begin(method, params, meta, deadline=deadline)
+        """Start a streamed call; ``meta.stream`` says which directions it has. ``chain``, and what it raises: as ``begin``."""
+        call = self.begin(method, params, meta, deadline=deadline, chain=chain)
         if self.is_patient:
             first_s = idle_s = None
         stream = call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)

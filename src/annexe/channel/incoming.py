@@ -28,9 +28,10 @@ from annexe.channel.messages import (
     Release,
     kind_of,
 )
+from annexe.channel.plugin_streams import PluginStream
 from annexe.channel.weight import COUNTED_FROM_BYTES, MAX_PARTS, MAX_VALUES, is_too_much
 from annexe.contract.blobs import BlobPayload
-from annexe.errors import InvalidResultError, RemoteProtocolError
+from annexe.errors import InvalidParamsError, InvalidResultError, RemoteProtocolError
 from annexe_sdk import wire
 from annexe_sdk.frames import JSON_FIRST_BYTE, read_head
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from annexe.channel.calls import HostCall
     from annexe.channel.connection import Connection
     from annexe.channel.requests import PluginRequests
+    from annexe.channel.streams import Stream
 
 __all__ = ["Incoming", "Notify"]
 
@@ -132,6 +134,8 @@ class Incoming:
         elif kind == wire.ITEM and call is not None and call.stream is not None:
             text = f"plugin {connection.plugin!r} sent an item of {call.method} that cannot be decoded: {error}"
             call.stream.fail(InvalidResultError(text, plugin=connection.plugin, method=call.method))
+        elif kind == wire.ITEM and (own := self._requests.stream_of(ident)) is not None:
+            own.fail(InvalidParamsError(f"an item that cannot be decoded: {error}", plugin=connection.plugin))
         else:
             return False
         return True
@@ -175,37 +179,40 @@ class Incoming:
         connection.release_regions(regions)
 
     def _take_blob_item(self, message: BlobItem) -> None:
-        call = self._stream_call(message.id)
-        if call is None or call.stream is None:
+        _, stream = self._stream(message.id)
+        if stream is None:
             self._connection.release_regions(message.meta.blobs)
         else:
-            call.stream.receive(message)
+            stream.receive(message)
 
     def _on_notify(self, message: Notification) -> None:
         parent = self._connection.parent_of(message.meta.parent)
         self._on_notification(message.method, message.params, message.codec, parent.meta.request if parent is not None else None)
 
-    def _stream_call(self, ident: int) -> HostCall | None:
+    def _stream(self, ident: int) -> tuple[HostCall | None, Stream | PluginStream | None]:
+        """Return the host's call with an id, and the stream of it or of the plugin's own request; None for what is over."""
         call = self._connection.open_calls.get(ident)
-        if call is None and not 0 < ident <= (self._connection.last_id if ident & 1 else self._requests.last_id):
+        if call is not None:
+            return call, call.stream
+        if not 0 < ident <= (self._connection.last_id if ident & 1 else self._requests.last_id):
             raise RemoteProtocolError(f"a message for id {ident}, which was never used", rule="unknown-id", plugin=self._connection.plugin)
-        return call
+        return None, self._requests.stream_of(ident)
 
     def _on_item(self, message: Item) -> None:
-        call = self._stream_call(message.id)
-        if call is None:
-            return
-        if call.stream is not None:
-            call.stream.receive(message)
-        elif call.method == "annexe.activate":
+        call, stream = self._stream(message.id)
+        if stream is not None:
+            stream.receive(message)
+        elif call is not None and call.method == "annexe.activate":
             self._on_notification("progress", message.value, message.codec, None)
 
     def _on_credit(self, message: Credit) -> None:
-        call = self._stream_call(message.id)
-        if call is not None and call.stream is not None:
-            call.stream.add_credit(message.granted_bytes)
+        _, stream = self._stream(message.id)
+        if stream is not None:
+            stream.add_credit(message.granted_bytes)
 
     def _on_end(self, message: End) -> None:
         if message.id & 1:
             raise RemoteProtocolError("the end of a stream that is the host's", rule="wrong-parity", plugin=self._connection.plugin)
-        self._stream_call(message.id)
+        _, stream = self._stream(message.id)
+        if isinstance(stream, PluginStream):
+            stream.end()

@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from time import monotonic
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import msgspec
 
 from annexe.channel.arenas import NoRoomError, Regions
 from annexe.channel.calls import CHAIN, Onward, PluginCall
 from annexe.channel.faults import error_from_wire, error_to_wire
-from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, PluginRequest, Response, passed_on
+from annexe.channel.messages import ENCODE_FAULTS, BlobRequest, BlobsFound, Cancel, CodecName, PluginRequest, Response, passed_on
 from annexe.channel.patience import PATIENCE_S, is_paused
+from annexe.channel.plugin_streams import DIRECTIONS, Direction, PluginStream
 from annexe.contract.blobs import BlobPayload
 from annexe.errors import (
     AnnexeError,
@@ -84,13 +85,19 @@ class PluginRequests:
         if message.meta.parent is not None and (parent is None or parent.given_up_at is not None):
             self._answer_error(message.id, "cancelled", "the call this belongs to is over")
             return
-        if type(message) is BlobRequest and not self._bring_in_blobs(message):
+        if message.meta.stream is not None and not self._may_stream(message):
             return
-        size = len(memoryview(message.params)) if type(message) is BlobRequest else connection.frame_bytes
+        size = connection.frame_bytes
+        if type(message) is BlobRequest:
+            if not self._bring_in_blobs(message):
+                return
+            size += sum(length for _, length in message.meta.blobs)
         if size > wire.MAX_ITEM_FRAME_BYTES and self._long_bytes + size > connection.limits.request_bytes:
             self._answer_error(message.id, "busy", f"requests of {self._long_bytes} bytes are open; expected fewer before one of {size}")
             return
         call = self._make(message, parent)
+        if message.meta.stream is not None:
+            call.stream = PluginStream(connection, call.id, call.method, cast(Direction, message.meta.stream))
         try:
             answer = self._serve(call)
         except Exception as error:  # noqa: BLE001 - whatever the host's side raises is answered
@@ -118,11 +125,31 @@ class PluginRequests:
             return False
         try:
             payload = BlobPayload(bytes(message.params), arenas.read(message.meta.blobs))
-            message.params = msgspec.Raw(msgspec.msgpack.encode(payload.plain()))
+            if message.method.startswith("svc."):
+                message.params = payload  # type: ignore[assignment]  # for whoever passes it on: its blobs go beside it again
+            else:
+                message.params = msgspec.Raw(msgspec.msgpack.encode(payload.plain()))
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             self._answer_error(message.id, "invalid-params", str(error))
             return False
         return True
+
+    def _may_stream(self, message: PluginRequest) -> bool:
+        """Say whether a request may bring or get a stream, and answer if not."""
+        if not message.method.startswith("svc."):
+            self._answer_error(message.id, "invalid-params", f"{message.method} takes and gives no stream; only services do")
+        elif message.meta.stream not in DIRECTIONS:
+            self._answer_error(message.id, "invalid-params", f"a stream {message.meta.stream!r}; expected one of: {', '.join(DIRECTIONS)}")
+        elif sum(call.stream is not None for call in self._open.values()) >= wire.MAX_STREAMS:
+            self._answer_error(message.id, "busy", f"{wire.MAX_STREAMS} streams are open; expected at most that many")
+        else:
+            return True
+        return False
+
+    def stream_of(self, ident: int) -> PluginStream | None:
+        """Return the stream of an open request; None where it has none, or is over."""
+        call = self._open.get(ident)
+        return call.stream if call is not None else None
 
     def _refuse_unread(self, ident: int) -> None:
         """Refuse while much waits to be read; a plugin that goes on asking without reading would fill the host's memory."""
@@ -144,9 +171,9 @@ class PluginRequests:
         roof = parent.deadline if parent is not None else now + connection.limits.default_deadline_s
         if message.meta.deadline_ms is not None:
             roof = min(roof, now + message.meta.deadline_ms / 1000)
-        return PluginCall(
-            connection, message.id, message.method, message.params, codec=message.codec, deadline=roof, parent=parent, key=message.meta.key
-        )
+        params, key = message.params, message.meta.key
+        codec: CodecName = "blobs" if type(params) is BlobPayload else message.codec  # type: ignore[comparison-overlap]
+        return PluginCall(connection, message.id, message.method, params, codec=codec, deadline=roof, parent=parent, key=key)
 
     def _wait_for(self, call: PluginCall, answer: Any) -> None:
         if call.parent is not None:
@@ -211,6 +238,8 @@ class PluginRequests:
             call.task.cancel()
 
     def _forget(self, call: PluginCall) -> None:
+        if call.stream is not None:
+            call.stream.close()
         if call.parent is not None and call.parent.requests is not None:
             call.parent.requests.discard(call)
         if self._long:

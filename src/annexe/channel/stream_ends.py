@@ -146,7 +146,13 @@ class Outlet:
     """
 
     def __init__(
-        self, connection: Connection, ident: int, method: str, *, check_open: Callable[[], None], on_sent: Callable[[], None]
+        self,
+        connection: Connection,
+        ident: int,
+        method: str,
+        *,
+        check_open: Callable[[], None],
+        on_sent: Callable[[], None] | None = None,
     ) -> None:
         self.unread_bytes = 0
         self._connection = connection
@@ -216,7 +222,8 @@ class Outlet:
         self._credit_bytes -= len(body)
         self.unread_bytes += len(body)
         self._connection.write(body)
-        self._on_sent()
+        if self._on_sent is not None:
+            self._on_sent()
 
     def add_credit(self, granted_bytes: int) -> None:
         """The plugin has room for more; it also tells what it has taken in.

@@ -17,11 +17,12 @@ import hashlib
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Literal, final
+from typing import Any, Literal, final
 
-from annexe.channel import Connection, HostCall, PluginCall, Provided, RequestMeta, Response, passed_on
+from annexe.channel import Connection, HostCall, PluginCall, PluginStream, Provided, RequestMeta, Response, passed_on
 from annexe.dispatch.faults import tell_whose_limit
 from annexe.dispatch.members import Provider
+from annexe.dispatch.service_streams import item_decoder, relay
 from annexe.dispatch.service_watch import ServiceWatch, Standing
 from annexe.errors import (
     AnnexeError,
@@ -337,7 +338,7 @@ class _Passage:
         connection = await offer.provider.wait_ready(self._call.deadline, method=self._call.method)
         return await self._begin(offer, connection)
 
-    def _begin(self, offer: _Offer, connection: Connection) -> asyncio.Future[Response]:
+    def _begin(self, offer: _Offer, connection: Connection) -> Awaitable[Response]:
         call, parent = self._call, self._call.parent
         offer.check_method(call.method)
         try:
@@ -349,12 +350,32 @@ class _Passage:
         if parent is not None:
             meta.request, meta.traceparent, meta.key = parent.meta.request, parent.meta.traceparent, parent.meta.key
         self._started = offer.provider.last_used = monotonic()
-        self._figures, self._idempotent = offer.figures(call.method), call.method in offer.idempotent
+        self._figures, self._idempotent = offer.figures(call.method), call.method in offer.idempotent and call.stream is None
+        if call.stream is not None:
+            return self._begin_stream(call.stream, offer, connection, params, meta)
         host_call = self._host_call = connection.begin(
             call.method, params, meta, deadline=call.deadline, run_s=offer.call_timeout_s, chain=call.chain
         )
         future: asyncio.Future[Response] = host_call.future
         return future
+
+    def _begin_stream(
+        self, asked: PluginStream, offer: _Offer, connection: Connection, params: Any, meta: RequestMeta
+    ) -> Awaitable[Response]:
+        call = self._call
+        meta.stream = asked.direction
+        stream = connection.open_stream(
+            call.method,
+            params,
+            meta,
+            deadline=call.deadline,
+            decode=item_decoder(offer.plugin, call.method, to=call.connection.codec.name),
+            first_s=offer.call_timeout_s,
+            idle_s=offer.call_timeout_s,
+            chain=call.chain,
+        )
+        self._host_call = stream.call
+        return relay(asked, stream, to=connection.codec.name)
 
     def ended(self, error: BaseException | None) -> Awaitable[Response] | None:
         """Count the last attempt; return another one where it may be tried again."""

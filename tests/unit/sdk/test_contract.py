@@ -84,7 +84,7 @@ def test_a_contract_may_be_made_of_another() -> None:
         pytest.param("def f(self, **named: int) -> int: ...", "", "Bad.f takes any number of arguments", id="**named"),
         pytest.param("def f(self, *, a: int) -> int: ...", "", "Bad.f has parameters after *, but arguments travel as a list", id="*"),
         pytest.param("def f(self, ctx: int) -> int: ...", "", "Bad.f has a parameter ctx, which no caller passes", id="ctx"),
-        pytest.param("def f(self) -> int: yield 1", "", "Bad.f yields, but services do not stream", id="generator"),
+        pytest.param("def f(self) -> int: yield 1", "", "Bad.f yields, but a contract only says what there is", id="generator"),
         pytest.param("@staticmethod\n def f() -> int: ...", "", "Bad.f is no method that can be called", id="static"),
         pytest.param("@classmethod\n def f(cls) -> int: ...", "", "Bad.f is no method that can be called", id="of the class"),
         pytest.param("@property\n def f(self) -> int: ...", "", "Bad.f is no method that can be called; write: def f(self", id="property"),

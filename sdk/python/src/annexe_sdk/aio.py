@@ -19,7 +19,7 @@ from annexe_sdk.errors import CallCancelled, call_failed
 from annexe_sdk.plugin import Handler
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Stopped
-from annexe_sdk.streams import item_frame, take_item
+from annexe_sdk.streams import check_yields, item_frame, take_item
 
 if TYPE_CHECKING:
     from annexe_sdk.fetch import Response
@@ -78,6 +78,10 @@ class AsyncContext(Context):
         """The plugin's key-value store."""
         return AsyncKv(self)
 
+    async def hook(self, name: str, value: Any) -> Any:
+        """Have the plugins called that implement a hook which this one defines; return what came of it."""
+        return await self._ask(f"hook.{name}", [value])
+
     async def publish(self, topic: str, value: Any = None) -> int:  # type: ignore[override]  # the awaited twin
         """Tell whoever subscribed to a topic; return for how many it was queued."""
         return int(await self._ask("event.publish", {"topic": topic, "value": value}))
@@ -99,6 +103,9 @@ class AsyncContext(Context):
     def _ask(self, method: str, params: Any, key: str | None = None) -> Any:
         return self._loop.ask(self._call, method, params, key)
 
+    def _stream(self, method: str, params: list[Any], key: str | None, items: Any, direction: str) -> Any:
+        return self._loop.stream(self, method, params, key, items, direction)
+
 
 class EventLoop:
     """The event loop of one plugin.
@@ -108,7 +115,7 @@ class EventLoop:
     """
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self.runner = runner
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._running = 0
@@ -121,7 +128,7 @@ class EventLoop:
     def run(self) -> None:
         """Serve until the plugin is stopped."""
         self._start_ready()
-        if not self._runner.stopped:
+        if not self.runner.stopped:
             self._loop.run_forever()
         for task in self._tasks:
             task.cancel()
@@ -133,9 +140,9 @@ class EventLoop:
     def run_life(self, handler: Handler, call: Call) -> Any:
         """Run a life-cycle function, from the thread of the loop (which does not run yet) or from another."""
         if handler.is_async:
-            ctx: Context = AsyncContext(self._runner, call, self)
+            ctx: Context = AsyncContext(self.runner, call, self)
         else:
-            ctx = self._runner.context(call)
+            ctx = self.runner.context(call)
         args = (ctx,) if handler.wants_ctx else ()
         if not self._loop.is_running():
             work = handler.function(*args) if handler.is_async else asyncio.to_thread(handler.function, *args)
@@ -146,20 +153,20 @@ class EventLoop:
 
     def _on_readable(self) -> None:
         try:
-            self._runner.reader.read_nowait()
+            self.runner.reader.read_nowait()
         except Stopped:
             self._loop.stop()
             return
         self._start_ready()
 
     def _start_ready(self) -> None:
-        ready, runner = self._runner.session.ready, self._runner
+        ready, runner = self.runner.session.ready, self.runner
         while ready and self._running < runner.concurrency:
             self._start(ready.popleft(), counted=True)
 
     def _start(self, call: Call, *, counted: bool) -> None:
         call.started = True
-        handler = self._runner.handlers.get(call.method)
+        handler = self.runner.handlers.get(call.method)
         if handler is None:
             start_new_thread(self._run_on_thread, (call, False))
             return
@@ -181,9 +188,9 @@ class EventLoop:
 
     def _ended(self, call: Call, counted: bool, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if call.id in self._runner.session.calls:
+        if call.id in self.runner.session.calls:
             # Cancelled before its first step: nothing of it ran, so nothing of it answered.
-            self._reply(call, self._runner.session.error(call.id, "cancelled", "cancelled before it was started"))
+            self._reply(call, self.runner.session.error(call.id, "cancelled", "cancelled before it was started"))
             if type(call) is BlobCall:
                 call.drop()
             if counted:
@@ -191,7 +198,7 @@ class EventLoop:
 
     def _run_on_thread(self, call: Call, counted: bool) -> None:
         try:
-            self._runner.run_call(call)
+            self.runner.run_call(call)
         except Stopped:
             self._tell(self._loop.stop)
             return
@@ -200,11 +207,11 @@ class EventLoop:
 
     def _run_for_waiting(self, call: Call) -> None:
         """Run a call that serves a waiting thread: on that thread, or as a task if its handler is an ``async def``."""
-        handler = self._runner.handlers.get(call.method)
+        handler = self.runner.handlers.get(call.method)
         if handler is not None and handler.is_async:
             self._tell(partial(self._start_nested, call))
         else:
-            self._runner.run_call(call)
+            self.runner.run_call(call)
 
     def _tell(self, callback: Callable[[], object]) -> None:
         try:
@@ -217,32 +224,32 @@ class EventLoop:
         self._start_ready()
 
     async def _answer(self, call: Call, handler: Handler, *, counted: bool) -> None:
-        ctx = AsyncContext(self._runner, call, self)
+        ctx = AsyncContext(self.runner, call, self)
         try:
             params = call.params if handler.convert is None else handler.convert(call.params)
             value = await (handler.function(*params, ctx) if handler.wants_ctx else handler.function(*params))
         except BaseException as error:
-            frame = self._runner.failure(call, handler, error, ctx)
+            frame = self.runner.failure(call, handler, error, ctx)
         else:
-            frame = await self._with_room(lambda: self._runner.success(call, handler, value, ctx))
+            frame = await self.with_room(lambda: self.runner.success(call, handler, value, ctx))
         self._reply(call, frame)
         if counted:
             self._finished()
 
     def _reply(self, call: Call, frame: bytes) -> None:
-        self._runner.session.calls.pop(call.id, None)
+        self.runner.session.calls.pop(call.id, None)
         try:
-            self._runner.send(frame)
+            self.runner.send(frame)
         except Stopped:
             self._loop.stop()
 
     async def ask(self, call: Call | None, method: str, params: Any, key: str | None = None) -> Any:
         """Call the host and wait for the answer; calls that serve ``call`` are run meanwhile."""
-        wait = self._wait()
+        wait = self.wait()
         if call is not None and call.wait is None:
             call.wait = wait
         try:
-            await self._with_room(lambda: self._runner.send_request(call, method, params, wait, key))
+            await self.with_room(lambda: self.runner.send_request(call, method, params, wait, key))
             await wait.result_ready
         finally:
             if call is not None and call.wait is wait:
@@ -251,34 +258,42 @@ class EventLoop:
             raise call_failed(wait.error)
         return wait.result
 
-    def _wait(self) -> "_LoopWait":
+    def stream(self, ctx: AsyncContext, method: str, params: list[Any], key: str | None, items: Any, direction: str) -> Any:
+        """Ask for a stream of a service, for ``ctx``; see ``aio_service_streams``."""
+        from annexe_sdk.aio_service_streams import answer_to, stream_of
+
+        if direction == "in":
+            return answer_to(ctx, method, params, key, items)
+        return stream_of(ctx, method, params, key, direction, items)
+
+    def wait(self) -> "_LoopWait":
         """Make a wait for the loop."""
         return _LoopWait(self._loop.create_future(), self._start_nested)
 
-    async def _with_room(self, make: Callable[[], Any]) -> Any:
+    async def with_room(self, make: Callable[[], Any]) -> Any:
         """Return what ``make`` does, when there is room in shared memory for it. Only the loop reads, so no release is missed."""
         while True:
             try:
                 return make()
             except NoRoom:
-                memory = self._runner.session.shared.memory
+                memory = self.runner.session.shared.memory
             assert memory is not None
-            wait = self._wait()
+            wait = self.wait()
             memory.wake_when_free(wait)
             await wait.result_ready
 
     # Streams.
 
     def _start_stream(self, call: Call) -> None:
-        handler = self._runner.handlers.get(call.method)
+        handler = self.runner.handlers.get(call.method)
         if handler is None or not handler.is_async:
-            start_new_thread(self._runner.run_stream, (call,))
+            start_new_thread(self.runner.run_stream, (call,))
             return
         call.started = True
         self._spawn(call, self._stream(call, handler), counted=False)
 
     async def _stream(self, call: Call, handler: Handler) -> None:
-        ctx = AsyncContext(self._runner, call, self)
+        ctx = AsyncContext(self.runner, call, self)
         params = list(call.params or [])
         if call.stream != "out":
             params.insert(0, self._items(call))
@@ -288,15 +303,16 @@ class EventLoop:
                 params = handler.convert(params)
             if handler.wants_ctx:
                 params.append(ctx)
+            check_yields(call, handler)
             if handler.is_generator:
                 async for item in handler.function(*params):
                     await self._send(call, item)
             else:
                 value = await handler.function(*params)
         except BaseException as error:
-            frame = self._runner.failure(call, handler, error, ctx)
+            frame = self.runner.failure(call, handler, error, ctx)
         else:
-            frame = await self._with_room(lambda: self._runner.success(call, handler, value, ctx))
+            frame = await self.with_room(lambda: self.runner.success(call, handler, value, ctx))
         self._reply(call, frame)
 
     async def _items(self, call: Call) -> AsyncIterator[Any]:
@@ -306,28 +322,29 @@ class EventLoop:
             except StopIteration:
                 return
             if taken is None:
-                self._acknowledge(call, call.consumed)
+                self.acknowledge(call, call.consumed)
                 call.consumed = 0
                 await self._wait_until(call, lambda: bool(call.inbox or call.ended))
                 continue
-            self._acknowledge(call, taken[1])
+            self.acknowledge(call, taken[1])
             yield taken[0]
 
-    def _acknowledge(self, call: Call, granted_bytes: int) -> None:
+    def acknowledge(self, call: Call, granted_bytes: int) -> None:
+        """Grant that much anew, if anything."""
         if granted_bytes:
-            self._runner.send(self._runner.session.credit(call.id, granted_bytes))
+            self.runner.send(self.runner.session.credit(call.id, granted_bytes))
 
     async def _send(self, call: Call, value: Any) -> None:
-        frame, cost = await self._with_room(lambda: item_frame(self._runner.session, call, value))
+        frame, cost = await self.with_room(lambda: item_frame(self.runner.session, call, value))
         await self._wait_until(call, lambda: call.credit >= cost)
         call.credit -= cost
-        self._runner.send(frame)
+        self.runner.send(frame)
 
     async def _wait_until(self, call: Call, there: Callable[[], bool]) -> None:
         while not there():
             if call.cancelled:
                 raise CallCancelled("cancelled", "the caller has given up")
-            wait = self._wait()
+            wait = self.wait()
             call.stream_wait = wait
             await wait.result_ready
             call.stream_wait = None

@@ -53,6 +53,11 @@ class Wait:
         except RuntimeError:
             pass  # awake already
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits here any more who would run calls that serve the waiting one."""
+        return self.done
+
     def finish(self) -> None:
         """Say that it is there."""
         self.done = True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     S = TypeVar("S", bound=Service)
 
-__all__ = ["UNCHANGED", "Capability", "Context", "Kv", "Log", "Metrics", "ServiceClient"]
+__all__ = ["UNCHANGED", "Capability", "Context", "Kv", "Log", "Metrics", "ServiceClient", "ServiceMethod"]
 
 
 class _Unchanged:
@@ -157,14 +157,32 @@ class ServiceClient:
     def __getattr__(self, method: str) -> "Any":
         if method.startswith("_"):
             raise AttributeError(method)
-        context, wire_name, key = self._context, f"svc.{self._name}.{method}", self._key
+        return ServiceMethod(self._context, f"svc.{self._name}.{method}", self._key)
 
-        def ask(*args: "Any", **named: "Any") -> "Any":
-            if named:
-                raise TypeError(f"{wire_name}: pass arguments by position, or give ctx.service the contract: it knows their names")
-            return context._ask(wire_name, list(args), key)
 
-        return ask
+class ServiceMethod:
+    """One method of a service: called, or asked for as a stream."""
+
+    __slots__ = ("_context", "_key", "_name")
+
+    def __init__(self, context: "Context", name: str, key: str | None) -> None:
+        self._context = context
+        self._name = name
+        self._key = key
+
+    def __call__(self, *args: "Any", **named: "Any") -> "Any":
+        """Call it; returns the answer."""
+        if named:
+            raise TypeError(f"{self._name}: pass arguments by position, or give ctx.service the contract: it knows their names")
+        return self._context._ask(self._name, list(args), self._key)
+
+    def stream(self, *args: "Any", items: "Any" = None) -> "Any":
+        """Ask for what it yields: an iterator, of which leaving it early calls the stream off. ``items``: what it takes as a stream."""
+        return self._context._stream(self._name, list(args), self._key, items, "out" if items is None else "both")
+
+    def send(self, items: "Any", *args: "Any") -> "Any":
+        """Send it a stream; returns the answer."""
+        return self._context._stream(self._name, list(args), self._key, items, "in")
 
 
 class Context:
@@ -225,6 +243,18 @@ class Context:
         from annexe_sdk.typed import TypedClient
 
         return TypedClient(self, of, key)
+
+    def hook(self, name: str, value: "Any") -> "Any":
+        """Have the plugins called that implement a hook which this one defines; waits for them, but for observers.
+
+        Args:
+            name: As in ``[provides.hook-specs]``.
+            value: One that fits the hook's schema.
+
+        Returns:
+            For a filter what they left of the value, for a first result what the first of them found, or None.
+        """
+        return self._ask(f"hook.{name}", [value])
 
     def publish(self, topic: str, value: "Any" = None) -> int:
         """Tell whoever subscribed to a topic; needs the permission ``events.publish``. Waits for the host alone, which has taken it then.
@@ -336,3 +366,6 @@ class Context:
 
     def _ask(self, method: str, params: "Any", key: str | None = None) -> "Any":
         return self._runner.ask(self._call, method, params, key)
+
+    def _stream(self, method: str, params: "list[Any]", key: "str | None", items: "Any", direction: str) -> "Any":
+        return self._runner.stream(self, method, params, key, items, direction)

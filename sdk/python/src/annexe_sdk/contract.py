@@ -35,10 +35,11 @@ class Method:
         required: How many of them have no default.
         defaults: Of the others.
         positional: How many are taken by position alone.
-        check: Converts an answer and checks it against the annotation; None before the first.
+        check: Converts an answer, or an item, and checks it against the annotation; None before the first.
+        direction: Of its stream: ``in``, ``out`` or ``both``; None where there is none, and before the first call.
     """
 
-    __slots__ = ("at", "check", "cls", "defaults", "function", "name", "names", "positional", "required")
+    __slots__ = ("at", "check", "cls", "defaults", "direction", "function", "name", "names", "positional", "required")
 
     def __init__(self, cls: type, name: str, function: "Any") -> None:
         code = getattr(function, "__code__", None)
@@ -47,6 +48,7 @@ class Method:
         self.name = name
         self.function = function
         self.check: Callable[[Any], Any] | None = None
+        self.direction: str | None = None
         if code is None or isinstance(function, (staticmethod, classmethod)):
             raise TypeError(f"{self.at}: {cls.__name__}.{name} is no method that can be called; write: def {name}(self, ...) -> ...")
         names = code.co_varnames[: code.co_argcount]
@@ -67,7 +69,7 @@ class Method:
         if "ctx" in self.names:
             raise self._refused("has a parameter ctx, which no caller passes", "it in the provider's class alone")
         if code.co_flags & _GENERATOR:
-            raise self._refused("yields, but services do not stream", "a method that returns a list")
+            raise self._refused("yields, but a contract only says what there is", f"def {self.name}(self, ...) -> Iterator[...]: ...")
 
     def _refuse_unannotated(self) -> None:
         try:

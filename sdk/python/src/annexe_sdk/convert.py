@@ -15,7 +15,7 @@ from typing import Any, Union, get_origin, get_type_hints
 
 from annexe_sdk.plugin import Handler
 
-__all__ = ["UNIONS", "annotations_of", "bytes_of", "converter", "field_types", "takes_views", "view_of"]
+__all__ = ["UNIONS", "annotations_of", "bytes_of", "converter", "field_types", "takes_views", "view_of", "stream_item"]
 
 _Convert = Callable[[Any], Any]
 
@@ -97,6 +97,14 @@ def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
         return eval(annotation, names)  # noqa: S307 - the plugin's own annotation, in the plugin's own process
     except Exception:
         return None
+
+
+def stream_item(annotation: Any) -> tuple[Any] | None:
+    """Return the type of a stream's items, alone in a tuple; None for what is no stream."""
+    if (get_origin(annotation) or annotation) not in (*_STREAMS, *_ASYNC_STREAMS):
+        return None
+    args: tuple[Any, ...] = getattr(annotation, "__args__", ())
+    return (args[0] if args else Any,)
 
 
 def _convert_for(annotation: Any) -> _Convert | None:

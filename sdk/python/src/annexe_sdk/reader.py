@@ -119,7 +119,7 @@ class Reader:
                     if not wait.done:
                         wait.lock.acquire()
                     self._parked.pop(wait, None)
-        while wait.nested:  # came with the answer: they serve nobody who waits any more
+        while wait.nested and wait.is_over:  # came with the answer: they serve nobody who waits any more
             self._ready.append(wait.nested.popleft())
         if self._parked and not self._leader.locked():
             self._hand_on()

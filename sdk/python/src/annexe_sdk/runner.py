@@ -167,6 +167,8 @@ class Runner:
 
     def unsendable(self, call: Call, handler: Handler, error: CodecError, value: "Any", meta: "dict[str, Any]") -> bytes:
         """Make the answer for what cannot be sent, or wait until there is room for it in shared memory."""
+        if handler.is_generator and call.stream is None:
+            return self._yielding(call, handler)
         if isinstance(error, NoRoom):
             if handler.is_async:
                 raise error  # the loop must not wait; it awaits
@@ -174,6 +176,9 @@ class Runner:
 
             return result_with_room(self, call, handler, value, meta)
         return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
+
+    def _yielding(self, call: Call, handler: Handler) -> bytes:
+        return self.session.error(call.id, "invalid-params", f"it yields ({handler.at}); ask for it as a stream", {"at": handler.at})
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
@@ -184,6 +189,8 @@ class Runner:
                 call.drop()
 
     def _failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
+        if handler.is_generator and call.stream is None:  # an event loop cannot await it
+            return self._yielding(call, handler)
         if type(error) is Misfit:  # not the plugin's fault
             return self.session.error(call.id, "invalid-params", str(error))
         unsaid = ""
@@ -275,6 +282,14 @@ class Runner:
             raise call_failed(wait.error)
         return wait.result
 
+    def stream(self, ctx: Context, method: str, params: "list[Any]", key: "str | None", items: "Any", direction: str) -> "Any":
+        """Ask for a stream of a service, for ``ctx``; see ``service_streams``."""
+        from annexe_sdk.service_streams import answer_to, stream_of
+
+        if direction == "in":
+            return answer_to(ctx, method, params, key, items)
+        return stream_of(ctx, method, params, key, direction, items)
+
     def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None) -> None:
         try:
             self.send_request(call, method, params, wait, key)
@@ -283,10 +298,12 @@ class Runner:
 
             request_with_room(self, call, method, params, wait, key)
 
-    def send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None = None) -> None:
+    def send_request(
+        self, call: "Call | None", method: str, params: "Any", wait: Wait, key: "str | None" = None, stream: "Call | None" = None
+    ) -> None:
         """Send a request of ours; ids go out in order. ``key``: alike calls of a service go to the same plugin by it."""
         with self._send_lock:
-            frame = self.session.request(method, params, call, wait, key)
+            frame = self.session.request(method, params, call, wait, key, stream)
             if self._releases:
                 frame = self._with_releases(frame)
             try:

@@ -190,6 +190,9 @@ class Session:
             self.answers.append(self.error(ident, "invalid-params", str(error)))
         elif kind == RESPONSE and ident in self.waits:
             self._finish(ident, {"code": "invalid-result", "message": str(error)}, None)
+        elif kind == ITEM and ident in self.waits:
+            self._finish(ident, {"code": "invalid-result", "message": f"an item that cannot be decoded: {error}"}, None)
+            self.answers.append(self.cancel(ident))
         elif kind == ITEM and ident in self.calls:
             self._abandon(self.calls[ident])
 
@@ -208,7 +211,7 @@ class Session:
         self.calls[ident] = call
         parent = self.calls.get(meta["parent"]) if "parent" in meta else None
         wait = parent.wait if parent is not None else None
-        if wait is not None and not wait.done:
+        if wait is not None and not wait.is_over:
             wait.nested.append(call)
             wait.wake()
         elif call.stream is not None:
@@ -289,12 +292,19 @@ class Session:
 
     # Messages out: frames, ready to be written.
 
-    def request(self, method: str, params: "Any", parent: "Call | None", wait: Wait, key: str | None = None) -> bytes:
-        """Make a request of ours; its answer finishes ``wait``. To be called and sent under one lock, so that ids go out in order."""
+    def request(
+        self, method: str, params: "Any", parent: "Call | None", wait: Wait, key: "str | None" = None, stream: "Call | None" = None
+    ) -> bytes:
+        """Make a request of ours; its answer finishes ``wait``. To be called and sent under one lock, so that ids go out in order.
+
+        ``stream`` gets the id, and the items of the request from then on.
+        """
         ident = self._last_own_id + 2
         # A thread of the plugin's own may outlive the call whose context it uses: what it asks then belongs to the plugin alone.
         meta: dict[str, Any] = {"parent": parent.id} if parent is not None and parent.id in self.calls else {}
         meta.update({} if key is None else {"key": key})
+        if stream is not None:
+            meta["stream"] = stream.stream
         message = (REQUEST, ident, method, params, meta)
         # What the application's functions take is declared; what the store takes is not.
         if method.startswith("kv."):
@@ -304,6 +314,9 @@ class Session:
             if len(body) > self._large_bytes:
                 body = self._moved(message, body, self.limit_bytes)
         self._last_own_id, self.waits[ident] = ident, wait
+        if stream is not None:
+            stream.id = ident
+            self.calls[ident] = stream
         return len(body).to_bytes(HEAD_BYTES, "big") + body
 
     def notification(self, method: str, params: "Any", parent: "Call | None") -> bytes:
@@ -367,6 +380,14 @@ class Session:
         if self.shared.arenas is None or self.codec is not self.msgpack:
             raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
         return self._moved(message, body, MAX_ITEM_FRAME_BYTES)
+
+    def end(self, ident: int) -> bytes:
+        """Say that our own items are over."""
+        return self._pack([END, ident])
+
+    def cancel(self, ident: int) -> bytes:
+        """Call a request of ours off."""
+        return self._pack([CANCEL, ident])
 
     def credit(self, ident: int, granted_bytes: int) -> bytes:
         """Allow that many more bytes of items."""

@@ -10,6 +10,7 @@ from annexe_sdk.calls import Call, Unread, Wait
 from annexe_sdk.codec import NoRoom
 from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
+from annexe_sdk.plugin import Misfit
 from annexe_sdk.session import Stopped
 from annexe_sdk.wire import INITIAL_CREDIT_BYTES
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from annexe_sdk.runner import Runner
     from annexe_sdk.session import Session
 
-__all__ = ["item_frame", "run_stream", "take_item"]
+__all__ = ["check_yields", "item_frame", "run_stream", "take_item"]
 
 _ACKNOWLEDGE_BYTES = INITIAL_CREDIT_BYTES // 2
 
@@ -52,6 +53,7 @@ def _run(runner: "Runner", call: Call, handler: "Handler") -> bytes:
             params = handler.convert(params)
         if handler.wants_ctx:
             params.append(ctx)
+        check_yields(call, handler)
         value = handler.function(*params)
         if handler.is_generator:
             for item in value:
@@ -62,6 +64,16 @@ def _run(runner: "Runner", call: Call, handler: "Handler") -> bytes:
     except BaseException as error:
         return runner.failure(call, handler, error, ctx)
     return runner.success(call, handler, value, ctx)
+
+
+def check_yields(call: Call, handler: "Handler") -> None:
+    """Refuse a stream of a service's method that gives none.
+
+    Raises:
+        Misfit: It does not yield.
+    """
+    if handler.kind == "service" and call.stream != "in" and not handler.is_generator:
+        raise Misfit(f"it yields nothing, so there is no stream of it ({handler.at})")
 
 
 def take_item(call: Call) -> "tuple[Any, int] | None":

@@ -10,11 +10,14 @@ call and kept with the contract.
 Source: docs/reference/sdk.md, "Services"; feature SV2.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, final, get_type_hints
 
 from annexe_sdk.checks import Mismatch, check_for
 from annexe_sdk.contract import Contract, Method, contract_of
+from annexe_sdk.convert import stream_item
 from annexe_sdk.errors import CallFailed
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ class TypedClient:
             raise AttributeError(f"the contract {contract.title} has no {name!r}; it has: {', '.join(contract.methods)}")
         context, key, wire_name = self._context, self._key, f"svc.{contract.name}.{name}"
         check = method.check or _checking(contract, method)
+        if method.direction is not None:
+            return partial(_streamed, context, method, wire_name, key, check)
 
         def ask(*args: Any, **named: Any) -> Any:
             answer = context._ask(wire_name, method.bind(args, named), key)
@@ -63,14 +68,42 @@ class TypedClient:
         return [*super().__dir__(), *self._contract.methods]
 
 
+def _streamed(
+    context: "Context", method: Method, wire_name: str, key: "str | None", check: Callable[[Any], Any], *args: Any, **named: Any
+) -> Any:
+    """Call a method that takes a stream, or gives one: what it takes is its first argument and does not travel with the others."""
+    params = method.bind(args, named)
+    items = params.pop(0) if method.direction != "out" else None
+    got = context._stream(wire_name, params, key, items, method.direction or "out")
+    if method.direction != "in":
+        return _each_awaited(got, check) if hasattr(got, "__anext__") else _each(got, check)
+    return _awaited(got, check) if hasattr(got, "__await__") else check(got)
+
+
+def _each(items: Generator[Any, None, Any], check: Callable[[Any], Any]) -> Generator[Any, None, None]:
+    with closing(items):
+        for item in items:
+            yield check(item)
+
+
+async def _each_awaited(items: AsyncGenerator[Any, None], check: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
+    async with aclosing(items):
+        async for item in items:
+            yield check(item)
+
+
 async def _awaited(answer: Any, check: Callable[[Any], Any]) -> Any:
     return check(await answer)
 
 
 def _checking(contract: Contract, method: Method) -> Callable[[Any], Any]:
-    """Make the check of a method's answers and keep it; two threads that do so at once make two alike."""
+    """Make the check of a method's answers, or of the items that it gives, and keep it; two threads that do so at once make two alike."""
     title = f"{contract.name}.{method.name}"
-    convert = check_for(_returned(contract, method), f"{method.at}: {contract.title}.{method.name}")
+    annotation = _annotation(contract, method, "return")
+    takes = bool(method.names) and stream_item(_annotation(contract, method, method.names[0])) is not None
+    item = stream_item(annotation)
+    convert = check_for(annotation if item is None else item[0], f"{method.at}: {contract.title}.{method.name}")
+    method.direction = ("both" if takes else "out") if item is not None else "in" if takes else None
 
     def check(answer: Any) -> Any:
         try:
@@ -92,13 +125,15 @@ class _Annotated:
         self.__annotations__ = {"return": annotation}
 
 
-def _returned(contract: Contract, method: Method) -> Any:
-    """Return what a method returns, its names looked up where it was written."""
+def _annotation(contract: Contract, method: Method, of: str) -> Any:
+    """Return the annotation of a parameter, or of what the method returns, its names looked up where it was written."""
     function = method.function
     try:
-        holder: Any = _Annotated(function.__annotations__["return"])
+        holder: Any = _Annotated(function.__annotations__[of])
         types = {name: held for name, held in vars(method.cls).items() if isinstance(held, type)}
         return get_type_hints(holder, function.__globals__, types)["return"]
     except Exception as error:
-        text = f"{method.at}: what {contract.title}.{method.name} returns cannot be read ({type(error).__name__}: {error})"
+        whole = f"{contract.title}.{method.name}"
+        what = f"what {whole} returns" if of == "return" else f"the type of {of} of {whole}"
+        text = f"{method.at}: {what} cannot be read ({type(error).__name__}: {error})"
         raise TypeError(f"{text}; import what it names, also when the contract runs, beside the contract") from error
