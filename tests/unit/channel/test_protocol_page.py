@@ -99,7 +99,7 @@ def test_every_own_method_of_the_host_is_told() -> None:
     answered = set(re.findall(r'"(annexe\.\w+)":', life)) | {"annexe.ping"}  # the session answers that one
     assert set(re.findall(r"`(annexe\.\w+)`", PAGE)) == answered
     hosts = "".join(path.read_text(encoding="utf-8") for path in SOURCES if path.parent.name in ("channel", "supervision"))
-    assert set(re.findall(r'call\(\s*"(annexe\.\w+)"', hosts)) == answered
+    assert set(re.findall(r'(?:call|_ask)\(\s*"(annexe\.\w+)"', hosts)) == answered
 
 
 def test_every_method_of_the_store_has_a_row_with_its_params() -> None:
