@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, final
 
 import msgspec
@@ -71,6 +72,7 @@ class PluginServices:
         kv: Its part of the key-value store.
         capabilities: The application's, by name; those not granted are refused.
         services: By name of each service that it was granted, what takes a call of one of its methods on its way to who offers it.
+        hooks: By name of each hook that it defines and was granted, what has those called that implement it.
         log: The plugin's.
         metrics: The plugin's.
         events: The host's.
@@ -94,6 +96,7 @@ class PluginServices:
         instance: str,
         grant_command: str,
         publish: Callable[[PluginCall, str, msgspec.Raw], int] | None = None,
+        hooks: Mapping[str, Callable[[PluginCall], Any]] = MappingProxyType({}),
         on_used: Callable[[str], None] | None = None,
     ) -> None:
         self._plugin = manifest.id
@@ -102,6 +105,7 @@ class PluginServices:
         self._manifest = manifest
         self._capabilities = capabilities
         self._services = dict(services)
+        self._hooks = {f"hook.{name}": begin for name, begin in hooks.items() if f"define:{name}" in granted}
         self._topics = frozenset(right for right in granted if right.startswith("events.publish:"))
         self._unseen: set[str] = set()  # services and topics, as rights, whose first use has yet to be told of
         self._log = log
@@ -140,7 +144,7 @@ class PluginServices:
         Raises:
             AnnexeError: It is refused.
         """
-        method = self._methods.get(call.method) or self._service(call)
+        method = self._methods.get(call.method) or self._hooks.get(call.method) or self._service(call)
         return method(call)
 
     def _service(self, call: PluginCall) -> Callable[[PluginCall], Any]:
@@ -188,6 +192,7 @@ class PluginServices:
         self._methods.clear()
         self._by_right.clear()
         self._services.clear()
+        self._hooks.clear()
         if self._fetch is not None:
             self._fetch.close()
         if self._proxy is not None:
@@ -228,11 +233,22 @@ class PluginServices:
             return self._denial("kv")
         if family == "svc" and names.is_word(name := rest.partition(".")[0]):
             return self._denial(f"services:{name}")
+        if family == "hook" and names.is_dotted(rest):
+            return self._not_its_hook(rest)
         if call.method == "event.publish":
             return self._denial(f"events.publish:{published(call).topic}")
         if call.method == "fetch":
             return self._denial(fetch_target(call).right)
         return MethodNotFoundError(f"this host has no method {call.method!r} for plugins", plugin=self._plugin, method=call.method)
+
+    def _not_its_hook(self, name: str) -> AnnexeError:
+        error = PermissionDeniedError(plugin=self._plugin, permission=f"define:{name}", manifest_line="", command=self._grant_command)
+        if name not in self._manifest.provides.hook_specs:
+            error.message = (
+                f"plugin {self._plugin!r} calls hook {name!r}, which it does not define; a hook is called by the plugin alone that has "
+            )
+            error.message += f'[provides.hook-specs] "{name}" in its plugin.toml'
+        return error
 
     def _denial(self, right: str) -> AnnexeError:
         return denial(self._plugin, right, self._manifest, command=self._grant_command)

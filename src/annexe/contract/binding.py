@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from annexe.contract.definitions import REQUIRED, MethodDefinition, ParamDefinition
+from annexe.contract.definitions import REQUIRED, HookDefinition, MethodDefinition, ParamDefinition
 from annexe.contract.invalid import InvalidValueError, from_decoder
 from annexe.contract.values import CodecName, Payload
 from annexe.errors import InvalidParamsError
@@ -65,7 +65,7 @@ def wire_params(params: Sequence[ParamDefinition], values: tuple[Any, ...], *, m
     return values
 
 
-def decode_params(method: MethodDefinition, raw: Payload, codec: CodecName) -> tuple[Any, ...]:
+def decode_params(method: MethodDefinition | HookDefinition, raw: Payload, codec: CodecName) -> tuple[Any, ...]:
     """Return typed arguments, in order, for what a plugin sent.
 
     Args:

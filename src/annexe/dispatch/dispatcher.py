@@ -11,10 +11,11 @@ import asyncio
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Literal, TypeVar, final
 
-from annexe.channel import Provided
+from annexe.channel import Connection, Provided
 from annexe.clock import Clock
 from annexe.contract import (
     ExtensionDefinition,
@@ -34,6 +35,7 @@ from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue, observer_queue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
+from annexe.dispatch.plugin_hooks import PluginHooks
 from annexe.dispatch.request import Request
 from annexe.dispatch.services import ServicePolicy, Services
 from annexe.errors import ActivationError, ContractError, PluginUnavailableError
@@ -85,6 +87,7 @@ class Dispatcher:
         metrics: Gets counts.
         clock: For times that people read.
         command: Makes a command of ``annexe`` for this host from its words.
+        declared: Gives the manifests of all plugins that are known, for the hooks that they define.
 
     Raises:
         ContractError: A contract is defined wrongly, or two share a name.
@@ -100,9 +103,9 @@ class Dispatcher:
         metrics: Metrics,
         clock: Clock,
         command: Callable[[str], str],
+        declared: Callable[[], Iterable[Manifest]] = tuple,
     ) -> None:
         self._policy = policy
-        self._command = command
         self._explain = explain
         self._events = events
         self._metrics = metrics
@@ -118,6 +121,15 @@ class Dispatcher:
         self.specs: dict[str, SpecDefinition] = {}
         self.points: dict[str, ExtensionDefinition] = {}
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
+        self._make_pipeline = partial(Pipeline, explain=explain, events=events, clock=clock, command=command)
+        self.plugin_hooks = PluginHooks(
+            own=self.specs,
+            make_pipeline=self._make_pipeline,
+            declared=declared,
+            explain=explain,
+            events=events,
+            clock=clock,
+        )
         opened = list(contracts)
         for contract in opened:
             if not (isinstance(contract, type) and issubclass(contract, (HookSpec, ExtensionPoint))):
@@ -132,9 +144,7 @@ class Dispatcher:
             spec = definition_of(contract)
             self.specs[spec.name] = spec
             for hook in spec.hooks.values():
-                self.pipelines[hook.qualified] = Pipeline(
-                    hook, explain=self._explain, events=self._events, clock=self._clock, command=self._command
-                )
+                self.pipelines[hook.qualified] = self._make_pipeline(hook)
             self._callers[contract] = make_caller_class(spec, self.pipelines, self._queues)
         else:
             point = definition_of(contract)
@@ -149,6 +159,8 @@ class Dispatcher:
         wrong += [("on_failure", name, hooks) for name in self._policy.on_failure if name not in hooks and not is_plugin_id(name)]
         for argument, name, known in wrong:
             close = nearest(name, known)
+            if not close and "." in name and not self._is_own(name):
+                continue  # a plugin may define it; ``undecided`` tells of those that none does
             expected = f"expected {close!r}" if close else f"expected one of {', '.join(known) or 'none: no contract is open'}"
             raise ContractError(f"{argument} names {name!r}, which the host does not open; {expected}", name=name)
 
@@ -156,12 +168,29 @@ class Dispatcher:
 
     def problems(self, manifest: Manifest) -> list[ContractError]:
         """Return what of a manifest does not fit what is open here."""
-        hooks = {name: pipeline.definition.revision for name, pipeline in self.pipelines.items()}
+        hooks = {hook.qualified: hook.revision for spec in self.specs.values() for hook in spec.hooks.values()}
         extensions = {name: point.revision for name, point in self.points.items()}
-        return [*contract_problems(manifest, hooks=hooks, extensions=extensions), *self.bus.problems(manifest)]
+        by_plugins = self.plugin_hooks.names() if manifest.provides.hooks.keys() - hooks.keys() else frozenset[str]()
+        return [
+            *contract_problems(manifest, hooks=hooks, extensions=extensions, by_plugins=by_plugins),
+            *self.plugin_hooks.problems(manifest),
+            *self.bus.problems(manifest),
+        ]
 
-    def add(self, manifest: Manifest, provider: Provider) -> None:
+    def undecided(self) -> list[tuple[str, str]]:
+        """Return what the operator decided about hooks that neither the application nor a plugin defines: argument and name."""
+        known = self.plugin_hooks.names() | self.pipelines.keys() | self.points.keys()
+        asked = [("order", name) for name in self._policy.order]
+        asked += [("on_failure", name) for name in self._policy.on_failure if not is_plugin_id(name)]
+        return [(argument, name) for argument, name in asked if name not in known]
+
+    def add(self, manifest: Manifest, provider: Provider, *, is_granted: bool = True) -> None:
         """Let a plugin take part.
+
+        Args:
+            manifest: Its.
+            provider: It.
+            is_granted: It has all the rights that it asks for: the hooks that it defines are its own.
 
         Raises:
             ContractError: It does not fit, or its place contradicts another's; nothing was changed.
@@ -184,8 +213,33 @@ class Dispatcher:
             raise
         self.services.add(manifest, provider)
         self.bus.add(manifest, provider)
+        self._define(manifest, is_granted=is_granted)
         if before is None:
             self._queues[manifest.id] = observer_queue(provider, events=self._events, loop=self._loop)
+
+    def _define(self, manifest: Manifest, *, is_granted: bool) -> None:
+        """Open the hooks that a plugin defines, and let go of those that it defines no more."""
+        made = self.plugin_hooks.claim(manifest) if is_granted else self.plugin_hooks.release(manifest.id)
+        self._close_hooks()
+        for hook in made:
+            self.pipelines[hook.pipeline.definition.qualified] = hook.pipeline
+            self._arrange_afresh(hook.pipeline)
+
+    def _close_hooks(self) -> None:
+        """Let go of the pipelines of hooks that nobody defines any more."""
+        for name in [name for name in self.pipelines if not self._is_own(name) and name not in self.plugin_hooks.opened]:
+            del self.pipelines[name]
+
+    def _is_own(self, hook: str) -> bool:
+        """Say whether a hook is the application's, or would have to be by its name."""
+        return hook.partition(".")[0] in self.specs
+
+    def learn(self, manifest: Manifest, provided: Provided, connection: Connection) -> None:
+        """Take over what the code of an instance says of itself."""
+        self.services.learn(manifest, provided, connection)
+        for name in self.plugin_hooks.learn(manifest.id, provided):
+            if name in self.plugin_hooks.opened and name in manifest.provides.hooks:
+                self._arrange_hook(name, manifest)
 
     def remove(self, plugin: str) -> None:
         """Let a plugin take part no more."""
@@ -195,6 +249,8 @@ class Dispatcher:
         self._arrange(added.manifest)
         self.services.remove(plugin)
         self.bus.remove(plugin)
+        self.plugin_hooks.forget(plugin)
+        self._close_hooks()
         self._queues.pop(plugin).close()
 
     def forgive(self, plugin: str) -> None:
@@ -211,38 +267,58 @@ class Dispatcher:
 
     def _places_of(self, plugin: str) -> Iterator[tuple[str, HookMember]]:
         for hook in self._plugins[plugin].manifest.provides.hooks if plugin in self._plugins else ():
-            yield from ((hook, member) for member in self.pipelines[hook].members if member.provider.id == plugin)
+            members = self.pipelines[hook].members if hook in self.pipelines else ()
+            yield from ((hook, member) for member in members if member.provider.id == plugin)
 
     def close(self) -> None:
         """Forget what waits for observers."""
+        self.plugin_hooks.close()
         for queue in self._queues.values():
             queue.close()
 
     def _arrange(self, changed: Manifest) -> None:
         """Work out afresh who comes when, wherever the changed plugin takes part."""
         for name in changed.provides.hooks:
-            self._arrange_hook(self.pipelines[name], changed)
+            self._arrange_hook(name, changed)
         for name in changed.provides.extensions:
             self._arrange_point(self.points[name], changed.id)
 
-    def _arrange_hook(self, pipeline: Pipeline, changed: Manifest) -> None:
-        hook = pipeline.definition
-        impl = changed.provides.hooks[hook.qualified]
+    def _arrange_hook(self, name: str, changed: Manifest) -> None:
+        impl, pipeline = changed.provides.hooks[name], self.pipelines.get(name)
         if impl.before or impl.after:
-            self._intricate.add(hook.qualified)
-        if hook.qualified not in self._intricate:
-            added = self._plugins.get(changed.id)
-            before = next((member for member in pipeline.members if member.provider.id == changed.id), None)
-            is_here = added is not None and hook.qualified in added.manifest.provides.hooks
-            pipeline.members = _placed(pipeline.members, changed.id, self._member(hook, added, before) if added and is_here else None)
+            self._intricate.add(name)
+        if name in self._intricate and not self._is_own(name):
+            # Also where nobody defines it yet: whoever contradicts the others is refused now, and not whoever comes to define it.
+            ordered = [_ordered(plugin, added.manifest, name) for plugin, added in self._implementing(name).items()]
+            order_implementations(ordered, self._policy.order.get(name, ()))
+        if pipeline is None:
             return
-        here = {plugin: added for plugin, added in self._plugins.items() if hook.qualified in added.manifest.provides.hooks}
-        ordered = [_ordered(plugin, added.manifest, hook) for plugin, added in here.items()]
+        if name in self._intricate:
+            self._arrange_afresh(pipeline)
+            return
+        added = self._plugins.get(changed.id)
+        before = next((member for member in pipeline.members if member.provider.id == changed.id), None)
+        is_here = added is not None and self._fits(name, added)
+        new = self._member(pipeline.definition, added, before) if added and is_here else None
+        pipeline.members = _placed(pipeline.members, changed.id, new)
+
+    def _arrange_afresh(self, pipeline: Pipeline) -> None:
+        """Work out who comes when from all that implement a hook."""
+        hook = pipeline.definition
+        here = {plugin: added for plugin, added in self._implementing(hook.qualified).items() if self._fits(hook.qualified, added)}
+        ordered = [_ordered(plugin, added.manifest, hook.qualified) for plugin, added in here.items()]
         operator_order = self._policy.order.get(hook.qualified, ())
         old = {member.provider.id: member for member in pipeline.members}
         names = order_implementations(ordered, operator_order)
         pipeline.members = tuple(self._member(hook, here[name], old.get(name)) for name in names)
         pipeline.absent = tuple(absent_names(ordered, operator_order))
+
+    def _implementing(self, hook: str) -> dict[str, _Added]:
+        return {plugin: added for plugin, added in self._plugins.items() if hook in added.manifest.provides.hooks}
+
+    def _fits(self, hook: str, added: _Added) -> bool:
+        impl = added.manifest.provides.hooks.get(hook)
+        return impl is not None and self.plugin_hooks.misfit(added.manifest.id, hook, impl) is None
 
     def _member(self, hook: HookDefinition, added: _Added, old: HookMember | None) -> HookMember:
         manifest, rules = added.manifest, self._policy.on_failure
@@ -313,7 +389,10 @@ class Dispatcher:
             text += f"add to plugin.toml under [permissions]: {line}"
             raise ActivationError(text, plugin=plugin)
         for name, facts in provided.hooks.items():
-            kind, expected = _cut(str(facts.kind)), str(self.pipelines[name].definition.kind)
+            pipeline = self.pipelines.get(name)
+            if pipeline is None or pipeline.definition.revision != declared.hooks[name].revision:
+                continue  # at a hook of another plugin, which may yet come to fit
+            kind, expected = _cut(str(facts.kind)), str(pipeline.definition.kind)
             if kind != expected:
                 where = f" (at {_cut(facts.at)})" if facts.at else ""
                 text = f"plugin {plugin!r} answers {name} as {kind}{where}, expected {expected}: write @plugin.{expected}"
@@ -374,6 +453,6 @@ def _placed(entries: Sequence[Entry], plugin: str, new: Entry | None) -> tuple[E
     return tuple(kept)
 
 
-def _ordered(plugin: str, manifest: Manifest, hook: HookDefinition) -> Ordered:
-    impl = manifest.provides.hooks[hook.qualified]
+def _ordered(plugin: str, manifest: Manifest, hook: str) -> Ordered:
+    impl = manifest.provides.hooks[hook]
     return Ordered(plugin=plugin, priority=impl.priority, before=tuple(impl.before), after=tuple(impl.after))

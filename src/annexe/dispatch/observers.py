@@ -22,7 +22,7 @@ from annexe.dispatch.faults import tell_whose_limit, unsendable
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
-from annexe.dispatch.side_queue import TOO_SLOW, Fifo, SideQueue
+from annexe.dispatch.side_queue import TOO_SLOW, Fifo, SideQueue, Waiting
 from annexe.errors import CallError, CallTimeoutError, InvalidParamsError, RejectedError
 from annexe.record import EventKind, Events, Outcome
 
@@ -62,6 +62,15 @@ class Observation:
         self._request = request
         self._params = params
         self._started = 0.0
+
+    @property
+    def lane(self) -> str | None:
+        """The plugin at whose hook it is; None for those of the application."""
+        return self._request.caller
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._params)
 
     def begin(self, connection: Connection) -> HostCall | None:
         """Send it, if it may be and can be."""
@@ -115,13 +124,16 @@ ObserverQueue = SideQueue[Observation]
 """What one plugin has yet to observe."""
 
 
-def observer_queue(provider: Provider, *, events: Events, loop: asyncio.AbstractEventLoop) -> ObserverQueue:
+def observer_queue(
+    provider: Provider, *, events: Events, loop: asyncio.AbstractEventLoop, waiting: Waiting[Observation] | None = None
+) -> ObserverQueue:
     """Make the queue of a plugin.
 
     Args:
         provider: The plugin.
         events: Is told of drops.
         loop: The host's.
+        waiting: What waits; by default in order, whoever it comes from.
     """
 
     def tell(dropped: Sequence[Observation], why: str) -> None:
@@ -130,5 +142,7 @@ def observer_queue(provider: Provider, *, events: Events, loop: asyncio.Abstract
                 observation.dropped(why)
         events.add(EventKind.OBSERVER_DROPPED, plugin=provider.id, reason=why, dropped_count=queue.dropped_count)
 
-    queue: ObserverQueue = SideQueue(provider, waiting=Fifo(MAX_WAITING), what="observer", on_dropped=tell, loop=loop)
+    queue: ObserverQueue = SideQueue(
+        provider, waiting=Fifo(MAX_WAITING) if waiting is None else waiting, what="observer", on_dropped=tell, loop=loop
+    )
     return queue

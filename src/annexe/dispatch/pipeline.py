@@ -267,7 +267,8 @@ class Pipeline:
             record = request.record = self._explain.start(request.id, self._now())
         if self.absent:
             record.add_absent(self.definition.qualified, self.absent)
-        record.add_step(member.provider.id, self.definition.qualified, started, ended, outcome, reason, before, after, codec)
+        hook = self.definition.qualified
+        record.add_step(member.provider.id, hook, started, ended, outcome, reason, before, after, codec, request.caller)
 
     def failed(self, request: Request, member: HookMember, started: float, error: CallError) -> None:
         """Note a failure and apply the policy: returns to go on, raises ``HookError`` to stop."""

@@ -5,21 +5,27 @@ Source: docs/reference/hooks.md, "Requests".
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
 import msgspec
 
-from annexe.channel import RequestMeta
+from annexe.channel import HostCall, RequestMeta
 from annexe.channel.messages import read_map
 from annexe.contract import InvalidValueError
 from annexe.contract.wire_check import check_plain
 from annexe.errors import InvalidResultError
 
-__all__ = ["MAX_STATE_BYTES", "Request"]
+__all__ = ["MAX_STATE_BYTES", "Request", "request_behind"]
 
 MAX_STATE_BYTES = 64 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@final
+class _Meta(RequestMeta, dict=True, gc=True):
+    """What is said to a plugin, and beside it, never sent, the ``Request`` that it belongs to."""
 
 
 class Request(msgspec.Struct, eq=False):
@@ -31,6 +37,7 @@ class Request(msgspec.Struct, eq=False):
         key: The application's key: tenant, user, API key.
         traceparent: W3C trace context.
         record: The explain record, from the first step on.
+        caller: The plugin that has the work done, in the application's stead; None: the application itself.
     """
 
     id: str
@@ -38,12 +45,29 @@ class Request(msgspec.Struct, eq=False):
     key: str | None
     traceparent: str
     record: Any = None
+    caller: str | None = None
     _states: dict[str, dict[str, Any]] | None = None
 
     def meta_for(self, plugin: str, stream: str | None = None) -> RequestMeta:
         """Return what is said to a plugin beside the parameters of a call."""
         state = self._states.get(plugin) if self._states is not None else None
-        return RequestMeta(request=self.id, traceparent=self.traceparent, key=self.key, state=state, stream=stream)
+        meta = _Meta(request=self.id, traceparent=self.traceparent, key=self.key, state=state, stream=stream, caller=self.caller)
+        meta.__dict__["behind"] = self
+        return meta
+
+    def within(self, caller: str, *, deadline: float, new_record: Callable[[], Any]) -> Request:
+        """Return what a plugin that works on this one has done by others: the same to them, but for the caller and the deadline.
+
+        Args:
+            caller: Id of the plugin.
+            deadline: Monotonic time, in seconds.
+            new_record: Makes the explain record, if there is none yet.
+        """
+        if self.record is None:
+            self.record = new_record()
+        if self._states is None:
+            self._states = {}
+        return Request(self.id, deadline, self.key, self.traceparent, record=self.record, caller=caller, _states=self._states)
 
     def state_of(self, plugin: str) -> dict[str, Any] | None:
         """Return what a plugin put aside; not to be changed."""
@@ -78,3 +102,12 @@ class Request(msgspec.Struct, eq=False):
         if self._states is None:
             self._states = {}
         self._states[plugin] = after
+
+
+def request_behind(chain: Sequence[HostCall]) -> Request | None:
+    """Return the request that open calls belong to, by the innermost that knows it; None where none does."""
+    for call in reversed(chain):
+        behind = getattr(call.meta, "__dict__", {}).get("behind")
+        if isinstance(behind, Request):
+            return behind
+    return None

@@ -230,6 +230,7 @@ class Host:
         kv = KvService(await asyncio.to_thread(KvStore.open, self.state_dir.kv), clock)
         await kv.open()
         stack.push_async_callback(kv.close)
+        plugins: dict[str, KnownPlugin] = {}
         dispatcher = self._dispatcher = Dispatcher(
             settings.contracts,
             policy=settings.dispatch,
@@ -238,6 +239,7 @@ class Host:
             metrics=self.metrics,
             clock=clock,
             command=partial(command, state_dir=settings.state_dir),
+            declared=lambda: [known.manifest for known in plugins.values() if known.manifest is not None],
         )
         stack.callback(dispatcher.close)
         stack.push_async_callback(dispatcher.bus.close)
@@ -250,7 +252,6 @@ class Host:
         data = self._data
         policy = await asyncio.to_thread(_read_policy, settings.grants)
         advice = Advice(settings.state_dir, settings.grants if isinstance(settings.grants, Path) else None)
-        plugins: dict[str, KnownPlugin] = {}
         requirements = Requirements(plugins)
         judge = Judge(settings, dispatcher=dispatcher, thread=thread, policy=policy, clock=clock, requirements=requirements, advice=advice)
         planner = Planner(
@@ -299,6 +300,8 @@ class Host:
         for plugin, argument in settings.plugins_named.items():
             if plugin not in self._registry.plugins:
                 _warn(f"{argument} names plugin {plugin!r}, which is in none of the folders")
+        for argument, name in dispatcher.undecided():
+            _warn(f"{argument} names hook {name!r}, which the host does not open and no plugin defines")
         if settings.control:
             await self._open_control(stack, thread, uses, planner)
 

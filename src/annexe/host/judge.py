@@ -16,6 +16,7 @@ from annexe import __version__
 from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
+from annexe.dispatch.plugin_hooks import read_schemas
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin
@@ -91,6 +92,7 @@ class Judge:
     async def _judge(self, known: KnownPlugin, manifest: Manifest) -> str | None:
         folder = known.found.folder
         known.loaded = LoadedManifest(manifest, folder, await asyncio.to_thread(folder_digest, folder))
+        await asyncio.to_thread(read_schemas, manifest)
         problems: list[ContractError] = self._dispatcher.problems(manifest)
         if problems:
             known.error = problems[0]

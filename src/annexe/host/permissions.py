@@ -109,7 +109,7 @@ class Permissions:
 def _use(right: str, found: Enforcement, *, used_at: float | None, granted_at: float | None) -> str:
     if found.state is EnforcementState.NOT_AVAILABLE:
         return "not available"
-    if kind_of(right) in ("provide", "events.subscribe"):
+    if kind_of(right) in ("provide", "define", "events.subscribe"):
         return "claimed"
     if kind_of(right) not in OBSERVABLE:
         return "not observable"

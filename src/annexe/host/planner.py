@@ -135,6 +135,7 @@ class Planner:
             kv=kv,
             capabilities=self._capabilities,
             services={name: self._dispatcher.services.route(manifest, name).begin for name in _names(granted, "services")},
+            hooks={name: self._dispatcher.plugin_hooks.route(manifest, name).begin for name in manifest.provides.hook_specs},
             log=log,
             metrics=self._metrics.plugin(known.id),
             events=self._events,
@@ -218,7 +219,7 @@ class Planner:
 
     def _note_ready(self, known: KnownPlugin, instance: Instance) -> None:
         if known.manifest is not None:
-            self._dispatcher.services.learn(known.manifest, instance.provided, instance.connection)
+            self._dispatcher.learn(known.manifest, instance.provided, instance.connection)
         self._tell_unenforced(known, instance.launched.receipt)
 
     def _tell_unenforced(self, known: KnownPlugin, receipt: Receipt) -> None:

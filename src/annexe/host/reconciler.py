@@ -53,6 +53,7 @@ class Reconciler:
         self._dispatcher = dispatcher
         self._strategy_of = strategy_of
         self._following: set[asyncio.Task[None]] = set()  # what follows from another plugin's change
+        dispatcher.plugin_hooks.on_changed = self._hooks_changed
 
     async def reconcile(self, known: KnownPlugin, reason: str, *, start: bool = True) -> None:
         """Judge a plugin again after something changed, and act: stop what may run no more, start what may."""
@@ -83,11 +84,16 @@ class Reconciler:
         if known.supervisor is None or known.manifest is None or not self._plugins.has(known):
             return verdict
         verdict = verdict or self._judge.admit(known)
-        if not known.enabled or self._dispatcher.problems(known.manifest):
+        problem = next(iter(self._dispatcher.problems(known.manifest)), None)
+        if not known.enabled or problem is not None:
             self._dispatcher.remove(known.id)
+            if problem is not None and verdict is None:  # that came with another plugin, since it was judged
+                known.error = problem
+                return problem.message
             return verdict
+        is_granted = known.decision is not None and not known.decision.is_blocked
         try:
-            self._dispatcher.add(known.manifest, known.supervisor)
+            self._dispatcher.add(known.manifest, known.supervisor, is_granted=is_granted)
         except ContractError as error:  # its place contradicts another's
             known.error = error
             return verdict or error.message
@@ -180,6 +186,14 @@ class Reconciler:
         for dependent in self._requirements.lacking_one_of(known.manifest):
             self._start_later(dependent, f"plugin {known.id!r} is there")
 
+    def _hooks_changed(self, names: frozenset[str]) -> None:
+        """Look again at those that were refused for the name of a hook: it is another plugin's, or nobody's, from now on."""
+        for known in self._plugins.by_id.values():
+            if known.manifest is not None and known.state is PluginState.BLOCKED and isinstance(known.error, ContractError):
+                provides = known.manifest.provides
+                if names & (provides.hooks.keys() | provides.hook_specs.keys()):
+                    self._start_later(known, f"plugins define other hooks: {', '.join(sorted(names))}")
+
     def _start_later(self, known: KnownPlugin, reason: str) -> None:
         if not self._plugins.is_closing:
             task = asyncio.get_running_loop().create_task(self._start_dependent(known, reason))
@@ -189,5 +203,6 @@ class Reconciler:
     async def _start_dependent(self, dependent: KnownPlugin, reason: str) -> None:
         with suppress(UnknownPluginError, HostClosedError):
             async with self._plugins.acting_on(dependent.id) as known:
-                if known.lacks and known.supervisor is not None and not known.supervisor.state.has_process:
+                is_waiting = known.lacks or isinstance(known.error, ContractError)
+                if is_waiting and known.supervisor is not None and not known.supervisor.state.has_process:
                     await self.reconcile(known, reason)

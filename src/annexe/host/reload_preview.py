@@ -67,6 +67,7 @@ def _each_part(manifest: Manifest) -> Iterator[tuple[str, str]]:
     provides, requires = manifest.provides, manifest.requires
     yield from (("right", right) for right in sorted(manifest.permission_set()))
     yield from (("hook", name) for name in sorted(provides.hooks))
+    yield from (("hook of its own", f"{name} revision {offer.revision}") for name, offer in sorted(provides.hook_specs.items()))
     yield from (("extension", name) for name in sorted(provides.extensions))
     yield from (("service", f"{name} {offer.version}") for name, offer in sorted(provides.services.items()))
     yield from (("topic", name) for name in sorted(provides.topics))

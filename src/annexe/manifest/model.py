@@ -18,7 +18,7 @@ __all__ = [
     "ARCHITECTURES",
     "DATA_KEPT",
     "DEVICES",
-    "HOOK_KINDS",
+    "HOOK_SPEC_KINDS",
     "OPERATING_SYSTEMS",
     "RUNTIME_KINDS",
     "SANDBOX_LEVELS",
@@ -40,7 +40,7 @@ __all__ = [
 RUNTIME_KINDS = ("python", "binary", "node", "wasm", "mcp", "skill", "composite")
 OPERATING_SYSTEMS = ("linux", "macos", "windows")
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l", "riscv64", "ppc64le", "s390x")
-HOOK_KINDS = ("filter", "stream_filter", "action", "first_result", "observer")
+HOOK_SPEC_KINDS = ("filter", "action", "first_result", "observer")
 DATA_KEPT = ("disk", "memory")
 DEVICES = ("gpu",)
 SANDBOX_LEVELS = ("none", "limits", "landlock-partial", "landlock", "namespaces", "full")  # weakest first
@@ -131,10 +131,26 @@ class Route:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookSpecOffer:
-    """A hook that the plugin opens to others; ``schema`` is a path inside its folder."""
+    """A hook that the plugin opens to others.
+
+    Attributes:
+        schema: Path, inside its folder, of the JSON Schema of the value that goes from plugin to plugin.
+        kind: Of ``HOOK_SPEC_KINDS``.
+        result: Path of that of what a ``first_result`` hook gives; empty for other kinds.
+        on_failure: The hook's own policy; who implements it, and the operator, can only make it stricter.
+        budget_s: The most one plugin may take; None: no budget of its own.
+        schema_text: What is in the file, once it was read.
+        result_text: As ``schema_text``.
+    """
 
     schema: str
     kind: str
+    revision: int = 1
+    result: str = ""
+    on_failure: Literal["open", "closed"] = "open"
+    budget_s: float | None = None
+    schema_text: bytes = b""
+    result_text: bytes = b""
 
 
 @final
@@ -253,5 +269,9 @@ class Manifest:
     config_schema: str | None = None
 
     def permission_set(self) -> frozenset[str]:
-        """Return the rights asked for, as ``Permissions.as_set`` does, and ``provide:tokenizer`` for each service that it claims."""
-        return self.permissions.as_set() | {f"provide:{service}" for service in self.provides.services}
+        """Return the rights asked for, as ``Permissions.as_set`` does, and those for names that it claims.
+
+        ``provide:tokenizer`` for each service that it offers, ``define:redactor.pattern`` for each hook that it defines.
+        """
+        claims = {f"provide:{service}" for service in self.provides.services} | {f"define:{hook}" for hook in self.provides.hook_specs}
+        return self.permissions.as_set() | claims

@@ -19,6 +19,7 @@ __all__ = [
     "absolute_path",
     "dotted_name",
     "env_name",
+    "is_dotted",
     "is_env_name",
     "is_word",
     "library_name",
@@ -50,7 +51,8 @@ def is_word(value: str) -> bool:
     return len(value) <= _MAX_NAME_CHARS and _WORD.fullmatch(value) is not None
 
 
-def _is_dotted(value: str) -> bool:
+def is_dotted(value: str) -> bool:
+    """Say whether this may name a hook or an event."""
     return "." in value and all(is_word(part) for part in value.split("."))
 
 
@@ -72,7 +74,7 @@ def _is_relative_path(value: str) -> bool:
 
 
 word = matching("a lower-case name such as 'api-key'", accepts=is_word)
-dotted_name = matching("lower-case names joined by dots, such as 'chat.on_request'", accepts=_is_dotted)
+dotted_name = matching("lower-case names joined by dots, such as 'chat.on_request'", accepts=is_dotted)
 method_name = matching("a method name such as 'count'", accepts=_is_identifier)
 module_name = matching(
     "a module inside the plugin's folder such as 'my_plugin.main'", accepts=lambda value: all(map(_is_identifier, value.split(".")))

@@ -27,6 +27,7 @@ MAX_MANIFEST_BYTES = 64 * 1024
 _KINDS_WITHOUT_ENTRY = ("skill", "composite")  # they may have one
 _DEFAULT_KV_BYTES = 1024 * 1024
 _DEFAULT_DATA_BYTES = 50 * 1024 * 1024
+_MAX_HOOK_SPECS = 32
 _REVISION = values.integer(1, 1_000_000)
 _PRIORITY = values.integer(-1_000_000, 1_000_000)
 _HTTP_METHOD = values.choice("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -171,13 +172,36 @@ def _provides(root: Section) -> model.Provides:
                 for path, section in routes.sections(names.route_path)
             },
             topics=tuple(name for name, _ in topics.sections(names.dotted_name)),
-            hook_specs={
-                name: model.HookSpecOffer(
-                    schema=section.need("schema", names.relative_path, ""), kind=section.need("kind", values.choice(*model.HOOK_KINDS), "")
-                )
-                for name, section in hook_specs.sections(names.dotted_name)
-            },
+            hook_specs=_hook_specs(hook_specs, hooks),
         )
+
+
+def _hook_specs(specs: Section, hooks: Section) -> dict[str, model.HookSpecOffer]:
+    found: dict[str, model.HookSpecOffer] = {}
+    for name, section in specs.sections(names.dotted_name, like='{ schema = "schemas/value.json", kind = "filter" }'):
+        if len(found) == _MAX_HOOK_SPECS:
+            specs.problem(name, f"expected at most {_MAX_HOOK_SPECS} hooks of one plugin, got more")
+        if name in hooks:
+            specs.problem(name, "expected a hook that others implement, got one under [provides.hooks], too: a plugin does not call itself")
+        found[name] = _hook_spec(section)
+    return found
+
+
+def _hook_spec(section: Section) -> model.HookSpecOffer:
+    kind = section.need("kind", values.choice(*model.HOOK_SPEC_KINDS), "")
+    gives = kind == "first_result"
+    result = section.need("result", names.relative_path, "") if gives else section.take("result", names.relative_path, "")
+    if result and not gives:
+        section.problem("result", f"expected no schema of a result, which is for first_result alone, got one for {kind}")
+    on_failure = section.take("on-failure", values.choice("open", "closed"), "open")
+    return model.HookSpecOffer(
+        schema=section.need("schema", names.relative_path, ""),
+        kind=kind,
+        revision=section.take("revision", _REVISION, 1),
+        result=result,
+        on_failure=cast(Literal["open", "closed"], on_failure),
+        budget_s=section.take("budget", values.duration_s, None),
+    )
 
 
 def _hook(section: Section) -> model.HookImpl:

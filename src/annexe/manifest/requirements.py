@@ -7,7 +7,7 @@ Source: feature DI5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -60,13 +60,16 @@ def unmet_requirements(manifest: Manifest, machine: Machine) -> list[str]:
     return unmet
 
 
-def contract_problems(manifest: Manifest, *, hooks: Mapping[str, int], extensions: Mapping[str, int]) -> list[ContractError]:
+def contract_problems(
+    manifest: Manifest, *, hooks: Mapping[str, int], extensions: Mapping[str, int], by_plugins: Collection[str] = ()
+) -> list[ContractError]:
     """Return what of the hooks and extensions in a manifest does not fit what the host opens.
 
     Args:
         manifest: The plugin's.
         hooks: Revision by qualified name (``chat.on_request``) of every hook that is open.
         extensions: Revision by name of every extension point that is open.
+        by_plugins: Qualified names of hooks that other plugins define, or may come to define: of whatever revision, those fit.
 
     Returns:
         One error for each that is of another revision, or unknown and near to a known name; one for all others of a kind that are unknown;
@@ -77,8 +80,10 @@ def contract_problems(manifest: Manifest, *, hooks: Mapping[str, int], extension
     problems: list[ContractError] = []
     strange: dict[str, list[str]] = {}
     for kind, name, revision, opened in provided:
+        if kind == "hook" and name in by_plugins and name not in hooks:
+            continue
         if name not in opened:
-            close = nearest(name, sorted(opened))
+            close = nearest(name, sorted({*opened, *by_plugins} if kind == "hook" else opened))
             if close:
                 problems.append(_unknown(manifest.id, kind, [name], f"expected {close!r}"))
             else:
@@ -87,14 +92,18 @@ def contract_problems(manifest: Manifest, *, hooks: Mapping[str, int], extension
             problems.append(RevisionMismatchError(plugin=manifest.id, contract=f"{kind} {name}", expected=opened[name], actual=revision))
     for kind, opened in (("hook", hooks), ("extension point", extensions)):
         if kind in strange:
-            problems.append(_unknown(manifest.id, kind, strange[kind], _opened(opened)))
+            problems.append(_unknown(manifest.id, kind, strange[kind], _opened(opened, by_plugins if kind == "hook" else None)))
     return problems
 
 
-def _opened(opened: Mapping[str, int]) -> str:
-    if opened:
-        return f"expected one of {', '.join(map(repr, sorted(opened)))}"
-    return "it opens none; name what the application opens, by --contracts MODULE:SPEC or Host(contracts=[…])"
+def _opened(opened: Mapping[str, int], by_plugins: Collection[str] | None) -> str:
+    ours = f"expected one of {', '.join(map(repr, sorted(opened)))}"
+    if not opened:
+        ours = "it opens none; name what the application opens, by --contracts MODULE:SPEC or Host(contracts=[…])"
+    if by_plugins is None:
+        return ours
+    theirs = f"; plugins define {', '.join(map(repr, sorted(by_plugins)))}" if by_plugins else ""
+    return f"{ours}{theirs}; or install the plugin that has it under [provides.hook-specs]: this one starts once that is there"
 
 
 def _unknown(plugin: str, kind: str, names: list[str], what_helps: str) -> ContractError:

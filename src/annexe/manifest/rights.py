@@ -30,6 +30,7 @@ RIGHT_KINDS: Mapping[str, Callable[[object], str] | None] = {
     "secrets": names.word,
     "services": names.word,
     "provide": names.word,
+    "define": names.dotted_name,
     "events.publish": names.dotted_name,
     "events.subscribe": names.dotted_name,
     "cap": names.word,

@@ -63,7 +63,7 @@ class _Digest(NamedTuple):
     sha256: str
 
 
-_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "Written | None"]
+_Step = tuple[str, str, float, float, str, "str | None", Any, Any, "Written | None", "str | None"]
 
 
 class RequestRecord(msgspec.Struct, eq=False):
@@ -88,6 +88,7 @@ class RequestRecord(msgspec.Struct, eq=False):
         before: Any = None,
         after: Any = None,
         codec: Written | None = None,
+        within: str | None = None,
     ) -> None:
         """Keep one step. Positional, for it is called for every plugin of every request.
 
@@ -101,6 +102,7 @@ class RequestRecord(msgspec.Struct, eq=False):
             before: The value the plugin got; None if there is nothing to compare.
             after: The value it gave; None if it changed nothing.
             codec: What ``before`` and ``after`` are encoded in, if they are; None if they are objects.
+            within: The plugin that had it done, at a hook of its own, while it worked on the request; None: the application.
         """
         ring = self._ring
         if ring is None:
@@ -128,7 +130,7 @@ class RequestRecord(msgspec.Struct, eq=False):
             # A text of the plugin's may be in it.
             reason = reason[:_MAX_REASON_CHARS]
             held_bytes += len(reason)
-        self._steps.append((plugin, hook, started_s, ended_s, outcome, reason, before, after, codec))
+        self._steps.append((plugin, hook, started_s, ended_s, outcome, reason, before, after, codec, within))
         if held_bytes:
             self.held_bytes += held_bytes
             ring.charge(held_bytes)
@@ -152,11 +154,14 @@ class RequestRecord(msgspec.Struct, eq=False):
 
     def render(self) -> dict[str, Any]:
         """Return the record for people and scripts: values compared, cut to a size and safe to show."""
-        first_s = self._steps[0][2] if self._steps else 0.0
+        steps = self._steps
+        if any(step[-1] is not None for step in steps):
+            steps = sorted(steps, key=lambda step: step[2])  # a step ends after those within it
+        first_s = steps[0][2] if steps else 0.0
         return {
             "request": self.request_id,
             "time": rfc3339(self.at),
-            "steps": [_rendered(step, position, first_s) for position, step in enumerate(self._steps, start=1)],
+            "steps": [_rendered(step, position, first_s) for position, step in enumerate(steps, start=1)],
             "steps_dropped": self._steps_dropped,
             "absent": [{"hook": hook, "names": list(names)} for hook, names in self._absent],
         }
@@ -205,6 +210,11 @@ class Explain:
         while self._held_bytes > self._max_bytes:
             self._let_go(self._records.popleft())
 
+    def resume(self, request_id: str, at: float) -> RequestRecord:
+        """Return the record of a request to add to, or begin it; looks through all that are remembered."""
+        record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
+        return record or self.start(request_id, at)
+
     def latest(self, count: int = 20) -> list[str]:
         """Return the ids of the last requests, newest first."""
         newest_first = dict.fromkeys(record.request_id for record in reversed(self._records))
@@ -243,7 +253,7 @@ def _small(value: Any) -> bytes | _Digest:
 
 
 def _rendered(step: _Step, position: int, first_s: float) -> dict[str, Any]:
-    plugin, hook, started_s, ended_s, outcome, reason, before, after, codec = step
+    plugin, hook, started_s, ended_s, outcome, reason, before, after, codec, within = step
     shown: dict[str, Any] = {
         "position": position,
         "plugin": plugin,
@@ -253,6 +263,8 @@ def _rendered(step: _Step, position: int, first_s: float) -> dict[str, Any]:
         "outcome": str(outcome),
         "reason": reason if reason is None else bounded(reason, _MAX_SHOWN_BYTES)[0],
     }
+    if within is not None:
+        shown["within"] = within
     if after is None:
         return shown
     if isinstance(before, _Digest) or isinstance(after, _Digest):

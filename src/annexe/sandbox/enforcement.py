@@ -74,6 +74,7 @@ _BY_THE_HOST: Mapping[str, Enforcement] = {
     "secrets": Enforcement(_NOT_AVAILABLE, "no secret store yet"),
     "services": _enforced("the host sends every call on its way"),
     "provide": _enforced("the host sends calls of a service to nobody else"),
+    "define": _enforced("the host takes calls of a hook from nobody else"),
     "events.publish": _enforced("the host takes every event"),
     "events.subscribe": _enforced("the host sends every event, to nobody else"),
 }

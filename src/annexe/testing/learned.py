@@ -38,7 +38,7 @@ _KERNELS = ("/dev", "/proc", "/sys")
 _TMP = "/tmp"  # noqa: S108 - the machine's
 _DRAWN = pattern(r"(tmp[a-z0-9_]{8}(\..*)?|pytest-of-.*)\Z")  # as tempfile and pytest do it
 # Kinds of rights that nothing serves yet, or that take other plugins, which are not there meanwhile: that they are not used says nothing.
-_KEPT = frozenset({"secrets", "services", "provide", "events.publish", "events.subscribe"})
+_KEPT = frozenset({"secrets", "services", "provide", "define", "events.publish", "events.subscribe"})
 
 
 @final

@@ -93,6 +93,7 @@ def test_permission_set_is_normalised() -> None:
         "secrets:api-key",
         "services:tokenizer",
         "provide:tokenizer",
+        "define:redactor.pattern",
         "events.publish:redaction.done",
         "events.subscribe:chat.done",
         "cap:orders",
