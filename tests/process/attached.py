@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -69,8 +68,7 @@ class Operator:
     async def leave(self) -> None:
         """Hang up, as Ctrl-C does."""
         if self._client is not None:
-            with contextlib.suppress(OSError):
-                self._client._socket.shutdown(2)
+            self._client.hang_up()
         await self._followed
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from annexe import Host
+from annexe.errors import HookError, PluginBusyError
 from annexe.record import EventKind
-from tests.process.attached import attached, write
-from tests.process.hosts import Doc, T, events, open_host, run
+from annexe.supervision.health import HealthPolicy
+from tests.process.attached import Operator, attached, invited, process, write
+from tests.process.hosts import Doc, T, events, is_alive, open_host, outcome_of, policies, run, until, wait_state
 
 pytestmark = pytest.mark.any_user
 
@@ -41,5 +46,247 @@ def test_a_process_takes_the_place_of_the_installed_one_which_is_back_when_it_is
             assert [event.facts["pid"] for event in events(host, EventKind.ATTACHED, "p")] == [process.pid]
             assert len(events(host, EventKind.DETACHED, "p")) == 1
             assert not events(host, EventKind.PLUGIN_EXITED, "p")
+
+    run(scenario)
+
+
+# Coming and going.
+
+
+async def calls_all_the_time(host: Host, seen: Counter[str], over: asyncio.Event) -> None:
+    while not over.is_set():
+        seen[(await who(host))[0]] += 1
+
+
+def test_no_call_is_lost_when_it_comes_nor_when_it_is_let_go(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host:
+            seen: Counter[str] = Counter()
+            over = asyncio.Event()
+            callers = [asyncio.create_task(calls_all_the_time(host, seen, over)) for _ in range(4)]
+            for _ in range(2):
+                async with attached(tmp_path, by_hand(tmp_path)) as (operator, process):
+                    before = seen["by hand"]
+                    await until(lambda: seen["by hand"] > before + 3, what="it to be called")  # noqa: B023
+                    await operator.leave()
+                    assert await process.wait() == 0  # by itself, told by annexe.shutdown
+                await until(lambda: host.plugin("p").state == "ready" and not host.plugin("p").is_attached)
+            over.set()
+            await asyncio.gather(*callers)
+            assert set(seen) == {"installed", "by hand"}
+
+    run(scenario)
+
+
+def test_when_it_dies_the_call_it_had_is_lost_and_those_that_follow_wait_for_the_installed_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (operator, process):
+            lost = asyncio.create_task(outcome_of(who(host, "hang")))
+            later = [asyncio.create_task(who(host)) for _ in range(200)]  # more than it was sent ahead
+            await asyncio.sleep(0.1)
+            process.kill()
+            assert isinstance(await lost, HookError)
+            outcomes = await asyncio.gather(*map(outcome_of, later))
+            assert [one for one in outcomes if isinstance(one, HookError)] == []
+            assert {name for name, _ in outcomes} == {"installed"}
+            await operator.news("detached")
+
+    run(scenario)
+
+
+def test_the_operators_leaving_before_anybody_came_makes_the_token_worthless(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host:
+            async with invited(tmp_path) as operator:
+                invitation = operator.invitation
+            async with process(by_hand(tmp_path), invitation) as started:
+                _, said = await started.communicate()
+                assert started.returncode == 69
+                assert "the token is wrong, was used, or is older than 300 s" in said.decode()
+            assert (await who(host))[0] == "installed"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        pytest.param("@plugin.on_activate\ndef start(ctx):\n    raise RuntimeError('no')\n", "activation-failed", id="its code fails"),
+        pytest.param(
+            "@plugin.filter('t.edit')\ndef more(doc, ctx):\n    return doc\n", "activation-failed", id="it provides something else"
+        ),
+    ],
+)
+def test_one_that_does_not_become_ready_changes_nothing(tmp_path: Path, more: str, code: str) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host:
+            before = await who(host)
+            async with invited(tmp_path) as operator, process(by_hand(tmp_path, more=more), operator.invitation):
+                assert (await operator.news("failed"))["error"]["code"] == code
+                assert await who(host) == before
+            assert [event.plugin for event in events(host, EventKind.ATTACH_REFUSED)] == ["p"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("act", ["reload", "restart", "stop", "disable"])
+def test_acting_on_the_plugin_lets_it_go_first(tmp_path: Path, act: str) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (operator, process):
+            await getattr(host.plugin("p"), act)()
+            assert await process.wait() == 0
+            await operator.news("detached")
+            state = (await operator.news("back"))["plugin_state"]
+            assert state == ("ready" if act.startswith("re") else "stopped")
+            if state == "ready":
+                assert (await who(host))[0] == "installed"
+
+    run(scenario)
+
+
+def test_a_second_one_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host, invited(tmp_path) as other:  # noqa: SIM117 - in this order
+            async with attached(tmp_path, by_hand(tmp_path)) as (_, holder):
+                refused = Operator(tmp_path / "state", "p")
+                error = (await refused.news("error"))["error"]
+                assert isinstance(error, PluginBusyError)
+                assert f"process {holder.pid} is attached" in error.message
+                await refused.leave()
+                async with process(by_hand(tmp_path), other.invitation) as late:  # invited before the first one came
+                    assert await late.wait() == 69
+                assert await who(host) == ("by hand", holder.pid)
+
+    run(scenario)
+
+
+# From whatever state.
+
+
+def test_every_instance_of_a_pool_gives_way_and_the_pool_is_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, runtime="instances = { min = 2, max = 3 }")
+        async with open_host(tmp_path, control=True) as host:
+            await until(lambda: len(host.plugin("p").pids) == 2)
+            async with attached(tmp_path, by_hand(tmp_path)) as (operator, process):
+                assert host.plugin("p").pids == (process.pid,)
+                answers = await asyncio.gather(*(who(host) for _ in range(20)))
+                assert set(answers) == {("by hand", process.pid)}
+                await operator.leave()
+            await until(lambda: len(host.plugin("p").pids) == 2)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["data", "in-process"])
+def test_where_two_must_not_run_at_once_the_installed_one_ends_first(tmp_path: Path, how: str) -> None:
+    async def scenario() -> None:
+        write(tmp_path, extra='[permissions]\ndata = { quota = "1MiB" }' if how == "data" else "")
+        async with open_host(tmp_path, control=True, strategy="in-process" if how == "in-process" else "process") as host:
+            before = host.plugin("p").pid
+            async with attached(tmp_path, by_hand(tmp_path)) as (_, process):
+                assert before is None or not is_alive(before)
+                assert await who(host) == ("by hand", process.pid)
+            assert (await who(host))[0] == "installed"
+
+    run(scenario)
+
+
+def test_one_can_attach_to_a_plugin_that_fails_and_is_in_quarantine(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, more="raise RuntimeError('broken')")
+        async with open_host(tmp_path, control=True, policies=policies(max_failures=1)) as host:
+            await wait_state(host.plugin("p"), "quarantined")
+            async with attached(tmp_path, by_hand(tmp_path)) as (_, process):
+                assert await who(host) == ("by hand", process.pid)
+            await wait_state(host.plugin("p"), "quarantined")
+
+    run(scenario)
+
+
+def test_a_lazy_plugin_is_attached_to_before_its_first_call_and_is_not_stopped_for_being_idle(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"\nidle-stop = "100ms"')
+        async with open_host(tmp_path, control=True, policies=policies(health=HealthPolicy(ping_interval_s=0.05))) as host:
+            assert host.plugin("p").state == "stopped"
+            async with attached(tmp_path, by_hand(tmp_path)) as (_, process):
+                await asyncio.sleep(0.4)
+                assert host.plugin("p").pid == process.pid
+            assert (await who(host))[0] == "installed"
+            await wait_state(host.plugin("p"), "stopped")
+
+    run(scenario)
+
+
+# Time stands still.
+
+
+def test_no_time_out_ends_a_call_while_a_debugger_holds_it(tmp_path: Path) -> None:
+    limits = '[resources]\ncall-timeout = "100ms"'
+
+    async def scenario() -> None:
+        write(tmp_path, extra=limits)
+        write(tmp_path, "z", who="next", extra=limits)
+        quick = policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=0.05))
+        async with open_host(tmp_path, control=True, policies=quick, order={"t.strict": ["p"]}) as host:  # noqa: SIM117 - that is long enough
+            async with attached(tmp_path, by_hand(tmp_path, extra=limits)) as (_, held):
+                held.send_signal(signal.SIGSTOP)
+                async with host.request(deadline_s=0.2) as request:
+                    call = asyncio.create_task(request.hooks(T).strict(Doc("x")))
+                    await asyncio.sleep(0.6)
+                    assert not call.done()
+                    held.send_signal(signal.SIGCONT)
+                    marks = (await call).marks
+                assert marks[:2] == ["by hand", str(held.pid)]
+                assert marks[2] == "next"  # which has the time that was left
+                assert host.plugin("p").pid == held.pid
+                assert host.plugin("p").state == "ready"
+
+    run(scenario)
+
+
+def test_a_caller_that_gives_up_is_let_go_and_the_next_call_waits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (_, held):
+            call = asyncio.create_task(who(host))
+            await asyncio.sleep(0)
+            held.send_signal(signal.SIGSTOP)
+            given_up = asyncio.create_task(who(host))
+            await asyncio.sleep(0.3)
+            given_up.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+            waits = asyncio.create_task(who(host))
+            await asyncio.sleep(0.2)
+            assert not waits.done()
+            held.send_signal(signal.SIGCONT)
+            assert await waits == ("by hand", held.pid)
+            await call
+
+    run(scenario)
+
+
+def test_the_host_closes_in_time_while_a_debugger_holds_a_call_and_leaves_the_process_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        loop = asyncio.get_running_loop()
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (_, held):
+            held.send_signal(signal.SIGSTOP)
+            call = asyncio.create_task(outcome_of(who(host)))
+            await asyncio.sleep(0.05)
+            began = loop.time()
+            await host.close()
+            assert loop.time() - began < 8.0
+            assert isinstance(await call, HookError)
+            assert is_alive(held.pid)
+            held.send_signal(signal.SIGCONT)
+            assert await held.wait() == 0  # its channel is gone, so it ends
 
     run(scenario)

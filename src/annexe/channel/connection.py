@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol, final
@@ -522,6 +522,20 @@ class Connection:
     def has_room(self) -> bool:
         """Whether a call would be sent at once."""
         return not self.closed and self._slots.taken < self._slots.most
+
+    def hand_out(self) -> list[HostCall]:
+        """Give away what was not sent yet."""
+        calls = [call for call in self._queue if not call.future.done()]
+        self._queue.clear()
+        return calls
+
+    def take_in(self, calls: Iterable[HostCall]) -> None:
+        """Take over calls that were given away; their callers do not notice."""
+        for call in calls:
+            call.connection = self
+            self._queue.append(call)
+            self._alarm.wake_at(call.deadline)
+        self._pump()
 
     def take_from(self, other: Connection, *, most: int) -> None:
         """Take over the oldest calls that wait at another instance of the plugin; its callers do not notice."""

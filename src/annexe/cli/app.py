@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stop": ("lifecycle", "stop"),
     "restart": ("lifecycle", "restart"),
     "reload": ("lifecycle", "reload"),
+    "attach": ("attach", "attach"),
     "config": ("config", "config"),
     "scan": ("scan", "scan"),
     "metrics": ("metrics", "metrics"),

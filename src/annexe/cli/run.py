@@ -47,6 +47,7 @@ __all__ = ["run"]
     help="The lowest sandbox level at which a plugin may run.",
 )  # fmt: skip
 @python_option
+@click.option("--attach", is_flag=True, help="Let processes take the place of plugins with `annexe attach`, as --grants manifest does.")
 @click.option("--production", is_flag=True, help="Refuse what is for development.")
 @click.option("--name", default="annexe run", show_default=True, help="Name of the host, as told to plugins.")
 @state_option
@@ -56,6 +57,7 @@ def run(
     grants: str,
     isolation: str,
     pythons: Sequence[Path],
+    attach: bool,
     production: bool,
     name: str,
     state_dir: Path,
@@ -79,6 +81,7 @@ def run(
         isolation=isolation,
         pythons=pythons,
         production=production,
+        attach=attach,
         name=name,
         state_dir=state_dir,
     )

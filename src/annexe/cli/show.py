@@ -63,6 +63,8 @@ def _print_head(told: dict[str, Any]) -> None:
     for hook, seconds in told["breakers"].items():
         print_text(f"breaker:   open at {hook}: it failed too often there, and is passed over for {seconds:.0f} s more")
     print_text(f"pid:       {told['pid'] or '-'} ({told['strategy']}, {told['start'] or '-'})")
+    if told["attached"]:
+        print_text("ATTACHED:  that process was started by hand; the installed plugin is back when it ends, or is let go")
     if len(told["instances"]) > 1:
         each = ", ".join(f"{one['pid']} ({one['in_flight']} in flight)" for one in told["instances"])
         print_text(f"instances: {len(told['instances'])}: {each}")
@@ -70,10 +72,22 @@ def _print_head(told: dict[str, Any]) -> None:
     print_text(f"folder:    {told['folder']}")
     print_text(f"content:   {told['digest'] or '-'}")
     print_text(f"provides:  {', '.join(_provided(told)) or 'nothing'}")
+    for hook in told["defines"]:
+        print_text(f"defines:   {_defined(hook)}")
+    for name, why in told["passed_over"].items():
+        print_text(f"idle:      it is not called at {name}: {why}")
     for one in told["requires"]:
         print_text(f"requires:  {requirement_text(one)}: {one['status']} ({given_by(one)})")
     if problems and problems not in reason:
         print_text(f"\nProblems:\n{problems}")
+
+
+def _defined(hook: dict[str, Any]) -> str:
+    what = f"hook {hook['hook']} ({hook['kind']}, revision {hook['revision']})"
+    if not hook["open"]:
+        return f"{what}, which is not its own as long as it is not granted, or another plugin defines it"
+    by = f"implemented by {', '.join(hook['implemented_by']) or 'none'}"
+    return "; ".join([f"{what}: {by}", *(f"not by {plugin}: {why}" for plugin, why in hook["passed_over"].items())])
 
 
 def _provided(told: dict[str, Any]) -> list[str]:

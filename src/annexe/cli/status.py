@@ -31,5 +31,7 @@ def status(state_dir: Path, as_json: bool) -> None:
     print_text(f"plugins:    {plugins}")
     levels = ", ".join(f"{count} at {level}" for level, count in sorted(told["levels"].items())) or "no plugin runs"
     print_text(f"isolation:  {levels}; lowest allowed: {told['isolation']}")
+    for plugin, pid in told["attached"].items():
+        print_text(f"attached:   process {pid} in the place of {plugin}, without any sandbox")
     print_text(f"hooks:      {', '.join(told['hooks']) or 'none'}")
     print_text(f"extensions: {', '.join(told['extensions']) or 'none'}")

@@ -4,7 +4,7 @@ An operator, over the control socket, has a plugin invited; whoever shows the to
 plugin from then on: who it is, what it may and how it is configured come from the invitation and the host's own books, nothing from the
 process.
 
-* A token is good for once, for ``VALID_S``, and for one plugin. The host keeps its hash alone, in memory.
+* A token is good for once, for a short time, and for one plugin: see ``invitations``.
 * Who connects must be our own user or root, as the kernel tells it; has ``HELLO_S`` to show the token; at most ``MAX_WAITING`` at once.
 * No byte after the token is read here: it is the channel's.
 * The invitation lives as long as the operator's own connection: when that goes, it is withdrawn, or the process detached.
@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -30,6 +29,7 @@ from typing import Any, final
 
 from annexe.errors import AnnexeError, CallTimeoutError, HostError, PluginBlockedError, PluginBusyError, PluginUnavailableError
 from annexe.host.control_socket import bind_control, peer_pid, peer_uid
+from annexe.host.invitations import LINE_BYTES, VALID_S, Invitation, Invitations
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
 from annexe.host.registry import Registry
@@ -41,49 +41,17 @@ from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.scaling import Scaling
 from annexe.supervision.state import PluginState
 
-__all__ = ["HELLO_S", "MAX_INVITATIONS", "MAX_WAITING", "VALID_S", "Attaching"]
-
-VALID_S = 300.0
-"""How long a token is good for."""
+__all__ = ["HELLO_S", "MAX_WAITING", "Attaching"]
 
 HELLO_S = 5.0
 """How long who connects may take to show one."""
 
-MAX_INVITATIONS = 8
-"""How many are open at once."""
-
 MAX_WAITING = 8
 """How many that have shown no token yet are connected at once."""
 
-_PREFIX = b"annexe-attach 1 "
-_TOKEN_CHARS = 64
-_LINE_BYTES = len(_PREFIX) + _TOKEN_CHARS + 1
+_MAX_MESSAGE_CHARS = 500  # who asks reads a short line
 
 _LOG = logging.getLogger("annexe.host")
-
-
-@final
-@dataclass(slots=True, eq=False)
-class _Invitation:
-    """A plugin that waits for a process to take its place.
-
-    Attributes:
-        plugin: Id.
-        digest: SHA3-256 of the token.
-        expires_at: Monotonic time.
-        news: What becomes of it, for the operator.
-        guest: The process, once it has shown the token.
-    """
-
-    plugin: str
-    digest: bytes
-    expires_at: float
-    news: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
-    guest: Guest | None = None
-
-    def tell(self, state: str, **facts: Any) -> None:
-        """Tell the operator."""
-        self.news.put_nowait({"state": state, "plugin": self.plugin, **facts})
 
 
 @final
@@ -104,7 +72,7 @@ class Attaching:
         self._planner = planner
         self._events = events
         self._path = path
-        self._invitations: list[_Invitation] = []
+        self._invitations = Invitations()
         self._waiting = 0
         self._listening: socket.socket | None = None
         self._is_closed = False
@@ -137,13 +105,8 @@ class Attaching:
             CallTimeoutError: Nobody came in time.
         """
         self._check(self._registry.get(plugin))
-        self._sweep()
-        if len(self._invitations) >= MAX_INVITATIONS:
-            raise PluginBusyError(f"{MAX_INVITATIONS} plugins wait for a process to attach already; try again", limit=MAX_INVITATIONS)
         self._open()
-        token = os.urandom(_TOKEN_CHARS // 2).hex()
-        invitation = _Invitation(plugin, _digest(token.encode()), monotonic() + VALID_S)
-        self._invitations.append(invitation)
+        token, invitation = self._invitations.issue(plugin, now=monotonic())
         try:
             yield {"state": "invited", "plugin": plugin, "invitation": f"{token}@{self._path}", "valid_s": VALID_S, **self._entry(plugin)}
             while True:
@@ -154,7 +117,7 @@ class Attaching:
         finally:
             self._withdraw(invitation)
 
-    async def _news(self, invitation: _Invitation) -> dict[str, Any]:
+    async def _news(self, invitation: Invitation) -> dict[str, Any]:
         wait_s = None if invitation.guest is not None else max(0.0, invitation.expires_at - monotonic())
         try:
             async with asyncio.timeout(wait_s):
@@ -165,9 +128,8 @@ class Attaching:
             text = f"no process attached to plugin {invitation.plugin!r} within {VALID_S:g} s; invite it again"
             raise CallTimeoutError(text, plugin=invitation.plugin) from None
 
-    def _withdraw(self, invitation: _Invitation) -> None:
-        if invitation in self._invitations:
-            self._invitations.remove(invitation)
+    def _withdraw(self, invitation: Invitation) -> None:
+        self._invitations.withdraw(invitation)
         known = self._registry.plugins.get(invitation.plugin)
         if invitation.guest is not None and known is not None and known.supervisor is not None and not self._is_closed:
             if known.supervisor.guest is invitation.guest:
@@ -204,10 +166,6 @@ class Attaching:
             text = f"process {supervisor.guest.pid} is attached to plugin {plugin!r} already; end that one first"
             raise PluginBusyError(text, plugin=plugin, pid=supervisor.guest.pid)
         check_floor(plugin, self._planner.floor_of(manifest))
-
-    def _sweep(self) -> None:
-        now = monotonic()
-        self._invitations = [one for one in self._invitations if one.expires_at > now]
 
     # The process's side.
 
@@ -261,36 +219,23 @@ class Attaching:
         finally:
             await strategy.close()
 
-    async def _welcome(self, sock: socket.socket) -> _Invitation:
+    async def _welcome(self, sock: socket.socket) -> Invitation:
         """Return what a process is invited to, by the token it shows."""
         uid = peer_uid(sock)
         if uid is None or uid not in (os.geteuid(), 0):
             raise HostError(f"only uid {os.geteuid()} and root may attach, got {uid}", reason="uid", uid=uid)
         line, loop = b"", asyncio.get_running_loop()
-        while len(line) < _LINE_BYTES:
-            chunk = await loop.sock_recv(sock, _LINE_BYTES - len(line))
+        while len(line) < LINE_BYTES:
+            chunk = await loop.sock_recv(sock, LINE_BYTES - len(line))
             if not chunk:
                 raise ConnectionError("it hung up")
             line += chunk
-        invitation = self._redeem(line)
+        invitation = self._invitations.redeem(line, now=monotonic())
         known = self._registry.get(invitation.plugin)
         self._check(known)
         return invitation
 
-    def _redeem(self, line: bytes) -> _Invitation:
-        """Return the invitation whose token this is, which is good no more then."""
-        digest, found = _digest(line[len(_PREFIX) : -1]), None
-        for invitation in self._invitations:  # all of them, however early it is found
-            if hmac.compare_digest(invitation.digest, digest):
-                found = invitation
-        if found is None or not line.startswith(_PREFIX) or not line.endswith(b"\n"):
-            raise HostError("the token is wrong, was used, or is too old; invite the plugin again with `annexe attach ID`", reason="token")
-        self._invitations.remove(found)
-        if found.expires_at <= monotonic():
-            raise HostError(f"the token is older than {VALID_S:g} s; invite the plugin again", reason="token", plugin=found.plugin)
-        return found
-
-    async def _bring_in(self, invitation: _Invitation, guest: Guest) -> None:
+    async def _bring_in(self, invitation: Invitation, guest: Guest) -> None:
         """Have a process take the plugin's place."""
         known = self._registry.get(invitation.plugin)
         assert known.supervisor is not None
@@ -308,21 +253,21 @@ class Attaching:
             self._events.add(EventKind.ATTACH_REFUSED, plugin=known.id, reason=error.message, pid=guest.pid)
             invitation.tell("failed", error=error.as_dict())
 
-    async def _plan(self, known: KnownPlugin, invitation: _Invitation, number: int) -> InstancePlan:
+    async def _plan(self, known: KnownPlugin, invitation: Invitation, number: int) -> InstancePlan:
         """Plan it as the installed one, without what only a process of the host's own can have."""
         plan = await self._planner.plan(known, number)
         forever = float("inf")
         return replace(
             plan,
             launch=replace(plan.launch, arena_bytes=0, warm=False, environment={}),
-            limits=replace(plan.limits, hung_s=forever, stuck_s=forever),
+            limits=replace(plan.limits, sent_ahead=0, hung_s=forever, stuck_s=forever),
             scaling=Scaling(concurrency=plan.scaling.concurrency),
             open_egress=None,
             on_ready=partial(self._note_attached, known, invitation, plan),
             guest=invitation.guest,
         )
 
-    def _note_attached(self, known: KnownPlugin, invitation: _Invitation, plan: InstancePlan, instance: Instance) -> None:
+    def _note_attached(self, known: KnownPlugin, invitation: Invitation, plan: InstancePlan, instance: Instance) -> None:
         plan.on_ready(instance)
         pid = instance.launched.pid
         reason = f"process {pid} takes the place of the installed plugin, without any sandbox"
@@ -330,7 +275,7 @@ class Attaching:
         invitation.tell("attached", pid=pid)
         instance.ended.add_done_callback(lambda ended: self._note_detached(known, invitation, pid, ended.result()))
 
-    def _note_detached(self, known: KnownPlugin, invitation: _Invitation, pid: int | None, how: str) -> None:
+    def _note_detached(self, known: KnownPlugin, invitation: Invitation, pid: int | None, how: str) -> None:
         reason = (invitation.guest.reason if invitation.guest is not None else "") or how
         self._events.add(EventKind.DETACHED, plugin=known.id, reason=reason, pid=pid)
         invitation.tell("detached", pid=pid, reason=reason)
@@ -338,20 +283,16 @@ class Attaching:
             self._spawn(self._tell_back(known, invitation))
 
     @staticmethod
-    async def _tell_back(known: KnownPlugin, invitation: _Invitation) -> None:
+    async def _tell_back(known: KnownPlugin, invitation: Invitation) -> None:
+        async with known.lock:  # whoever lets it go may have more to do
+            pass
         await known.wait_settled()
         invitation.tell("back", plugin_state=str(known.state), reason=known.reason)
 
 
-def _digest(token: bytes) -> bytes:
-    import hashlib  # a millisecond, for this alone
-
-    return hashlib.sha3_256(token).digest()
-
-
 def _answer(error: AnnexeError) -> bytes:
-    return _line({"error": {"code": error.code, "message": error.message}})
+    return _line({"error": {"code": error.code, "message": error.message[:_MAX_MESSAGE_CHARS]}})
 
 
 def _line(answer: dict[str, Any]) -> bytes:
-    return json.dumps(answer, ensure_ascii=True).encode()[:4000] + b"\n"
+    return json.dumps(answer, ensure_ascii=True).encode() + b"\n"

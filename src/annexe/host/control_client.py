@@ -74,6 +74,11 @@ class ControlClient:
         self._reader.close()
         self._socket.close()
 
+    def hang_up(self) -> None:
+        """End the connection while another thread waits for an answer, which gets an error."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def call(self, method: str, /, *, timeout_s: float = 150.0, **params: Any) -> Any:
         """Ask for one thing and return the answer.
 

@@ -30,6 +30,7 @@ from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
 from annexe.host.grant_book import check_as_read
 from annexe.host.graph_view import graph_view, impact_view, requirements_view
+from annexe.host.hook_views import hooks_view
 from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
@@ -215,6 +216,7 @@ class ControlMethods:
             "uptime_s": round(now - self._opened_at, 3),
             "plugins": dict(Counter(str(known.state) for known in self._registry.plugins.values())),
             "isolation": self._settings.isolation,
+            "attached": {one["id"]: one["pid"] for plugin in self._registry.plugins if (one := self._summary(plugin))["attached"]},
             "levels": dict(Counter(one["level"] for plugin in self._registry.plugins if (one := self._summary(plugin))["level"])),
             "hooks": sorted(self._dispatcher.pipelines),
             "extensions": sorted(f"{point.name}.{method}" for point in self._dispatcher.points.values() for method in point.methods),
@@ -247,6 +249,7 @@ class ControlMethods:
             strategy=strategy,
             expected=await self._registry.expected_walls(known.id),
             requires=requirements_view(known.id, self._registry.plugins, self._registry.requirements.graph),
+            hooks=hooks_view(known.manifest, self._dispatcher),
             breakers=self._dispatcher.open_breakers(known.id),
             figures=figures,
         )

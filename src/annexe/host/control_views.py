@@ -39,6 +39,7 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
         "pids": list(view.pids),
         "level": None if view.receipt is None else str(view.receipt.level),
         "start": manifest.runtime.start if manifest is not None else None,
+        "attached": view.is_attached,
     }
 
 
@@ -49,6 +50,7 @@ def details(
     strategy: str,
     expected: Walls,
     requires: Sequence[Mapping[str, Any]],
+    hooks: Mapping[str, Any],
     breakers: Mapping[str, float],
     figures: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def details(
         strategy: How it is launched.
         expected: Which walls it would get if it were started now.
         requires: What it requires, and who gives it.
+        hooks: Which hooks it defines, who implements them, and where it is passed over itself.
         breakers: Where it is passed over because it failed too often, and for how many seconds more.
         figures: Its part of the host's figures.
     """
@@ -87,6 +90,7 @@ def details(
         "services": {name: offer.version for name, offer in manifest.provides.services.items()} if manifest is not None else {},
         "topics": list(manifest.provides.topics) if manifest is not None else [],
         "requires": list(requires),
+        **hooks,
         "receipt": receipt.as_dict() if receipt is not None else None,
         "receipt_text": receipt.as_text() if receipt is not None else None,
         "config": dict(view.config),

@@ -90,6 +90,11 @@ class PluginView:
         return tuple(instance.launched.pid for instance in instances if instance.launched.pid is not None)
 
     @property
+    def is_attached(self) -> bool:
+        """Whether a process that was started by hand takes its calls, see ``annexe attach``; ``pid`` is that one's then."""
+        return self._known.supervisor is not None and self._known.supervisor.guest is not None
+
+    @property
     def codec(self) -> CodecName | None:
         """What its running instance is spoken to in; None when it does not run."""
         instance = self._known.supervisor.instance if self._known.supervisor is not None else None

@@ -11,17 +11,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, final
 
+from annexe.channel import Connection, HostCall
+from annexe.errors import PluginUnavailableError
 from annexe.launch import LaunchStrategy
 
 if TYPE_CHECKING:
     from annexe.supervision.instance import InstancePlan
 
-__all__ = ["HELLO_S", "Coming", "Guest"]
+__all__ = ["HELLO_S", "Coming", "Guest", "WaitingRoom"]
 
 HELLO_S = 10.0
 """How long one that was let in may take to say hello, before any code of the plugin's is run."""
+
+_ANEW_S = 30.0  # what a call has that waited for a guest, once it is sent to the installed one
 
 
 @final
@@ -57,3 +62,41 @@ class Coming:
         """Tell how it went; the first word counts."""
         if not self.arrived.done():
             self.arrived.set_exception(error) if error is not None else self.arrived.set_result(None)
+
+
+@final
+class WaitingRoom:
+    """Calls that a guest was not sent yet when it went: they wait for the installed one. Stands in for its connection's siblings."""
+
+    def __init__(self) -> None:
+        self._calls: list[HostCall] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._calls
+
+    def feed(self, connection: Connection) -> None:
+        """There is nobody who could give it anything."""
+
+    def rescue(self, connection: Connection) -> None:
+        """Take over what waits at one that goes."""
+        connection.siblings = None
+        self._calls += connection.hand_out()
+
+    def let_in(self, connection: Connection) -> None:
+        """Send them on; their time has stood still, so they have some anew."""
+        calls, self._calls = self._calls, []
+        anew = monotonic() + _ANEW_S
+        for call in calls:
+            call.deadline = max(call.deadline, anew)
+        connection.take_in(call for call in calls if not call.future.done())
+
+    def turn_away(self, why: str) -> None:
+        """Nobody comes whom they could wait for."""
+        calls, self._calls = self._calls, []
+        for call in calls:
+            if not call.future.done():
+                plugin = call.connection.plugin
+                text = f"plugin {plugin!r} went away before {call.method} was sent: {why}"
+                call.future.set_exception(PluginUnavailableError(text, plugin=plugin, method=call.method))

@@ -35,7 +35,7 @@ from annexe.errors import (
 )
 from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
-from annexe.supervision.attachment import Coming, Guest
+from annexe.supervision.attachment import Coming, Guest, WaitingRoom
 from annexe.supervision.ending import Ending
 from annexe.supervision.failures import Failures
 from annexe.supervision.handover import hand_over, hands_over
@@ -128,6 +128,7 @@ class Supervisor:
         self._handlers: Mapping[str, str] = {}
         self._succession: Succession | None = None
         self._coming_guest: Coming | None = None  # what is started next, in place of the installed one
+        self._waiting_room = WaitingRoom()
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
         self._is_held = False  # state is handed over: calls wait meanwhile
         self._retiring: set[asyncio.Task[None]] = set()  # ends of what was replaced, was spare, or failed beside others
@@ -311,6 +312,7 @@ class Supervisor:
         guest = self.guest
         if guest is not None and self._wanted and not self._is_switching:
             guest.reason = self._stop_reason = reason
+            self._waiting_room.rescue(self.instances[0].connection)
             self._is_switching = True
             self._hold()
             self._changed.set()
@@ -416,6 +418,7 @@ class Supervisor:
             self._turn_guest_away()
             if self._is_switching:  # stopped meanwhile: nobody may wait for what does not come
                 self._is_switching = self._is_held = False
+                self._waiting_room.turn_away(self.life.reason)
                 self._settled.set()
 
     def _call_off_succession(self) -> None:
@@ -533,7 +536,10 @@ class Supervisor:
         self._ping_at = self.last_used + self._policies.health.ping_interval_s
         for instance in instances:
             instance.plan.on_ready(instance)
+        if not self._waiting_room.is_empty:
+            self._waiting_room.let_in(instances[0].connection)
         if instances[0].plan.guest is not None:
+            instances[0].connection.siblings = self._waiting_room
             instances[0].on_gone = partial(self.detach, "its process has ended, or closed the connection")
             if instances[0].connection.closed:
                 instances[0].on_gone()
@@ -551,6 +557,8 @@ class Supervisor:
             return
         self._is_switching = self._is_held = False  # a guest may have gone just now
         self._settled.set()
+        if self.guest is not None:
+            self._waiting_room.rescue(pool.members[0].instance.connection)
         self._take_over(succession.instances)
         for member in pool.members:
             member.instance.connection.siblings = None
@@ -692,5 +700,7 @@ class Supervisor:
         self.life = self.life.moved(state, reason=reason, at=self._clock.now())
         self._events.add(EventKind.STATE_CHANGED, plugin=self.id, reason=reason, before=str(before), after=str(state))
         self._log.write("info", f"{before} → {state}: {reason}", source="host")
+        if not self._waiting_room.is_empty and not self._is_switching and state is not _S.STARTING:
+            self._waiting_room.turn_away(reason)
         (self._settled.clear if state is _S.STARTING or self._is_switching or self._is_held else self._settled.set)()
         self._on_moved(state)
