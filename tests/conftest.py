@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in _BOTH_USERS) and item.get_closest_marker("any_user") is None:
             item.add_marker(pytest.mark.both_users)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there now out of the collector's rounds: all tests, all modules.
+
+    Many tests have the collector look for what a host left, which would go through all of that each time and take longer than the test.
+    """
+    gc.collect()
+    gc.freeze()
