@@ -316,6 +316,9 @@ def test_reload_that_would_take_a_service_from_a_plugin_that_runs_is_refused(tmp
             write_requiring(tmp_path, "words", offers="words", version="1.4.0")
             await words.reload()
             assert (words.version, caller.pid) == ("1.4.0", pid)
+            (replaced,) = events(host, EventKind.REPLACED, "words")
+            assert replaced.reason == "version 1.4.0 takes over from 1.0.0"
+            assert (replaced.facts["before"], replaced.facts["after"]) == ("1.0.0", "1.4.0")
 
     run(scenario)
 

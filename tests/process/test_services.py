@@ -12,6 +12,8 @@ import pytest
 
 from annexe import HealthPolicy, Host, ServicePolicy
 from annexe.channel.messages import JSON
+from annexe.errors import InvalidParamsError, MethodNotFoundError, PluginUnavailableError
+from annexe.host.control_client import ControlClient
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
@@ -253,9 +255,49 @@ def test_service_that_was_not_granted_is_refused_with_the_line(tmp_path: Path) -
         async with open_host(tmp_path) as host:
             told = await called(host, "count", "a")
             assert told[:2] == ["PermissionDenied", "permission-denied"]
+            assert told[2].startswith("plugin 'caller' has no permission")  # and does not say its code once more
             assert 'add to plugin.toml under [permissions]: services = ["tokenizer"]' in told[2]
             (event,) = events(host, EventKind.PERMISSION_DENIED, "caller")
             assert event.facts["permission"] == "services:tokenizer"
+
+    run(scenario)
+
+
+def test_misspelt_service_is_told_with_what_it_may_have_meant(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_words(tmp_path)
+        asks = '[requires.services]\n"tokenizer" = { version = ">=1" }\n[permissions]\nservices = ["tokeniser"]\n'
+        write_caller(tmp_path, code=CALLS.replace('"tokenizer"', '"tokeniser"'), extra=asks)
+        async with open_host(tmp_path) as host:
+            told = await called(host, "count", "a")
+            assert told[1] == "unavailable" and "did you mean 'tokenizer'? Else install a plugin that has" in told[2]
+            add = 'add to plugin.toml under [permissions]: services = ["tokeniser", "tokenizer"]'
+            lines = [line["message"] for line in await asyncio.to_thread(host.logs.tail, "caller", 20)]
+            assert f"it requires service 'tokenizer' and has no right to call it; {add}" in lines
+
+    run(scenario)
+
+
+def test_operator_calls_a_service_by_name(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_words(tmp_path)
+        write_words(tmp_path, "words-b")
+
+        def use() -> None:
+            with ControlClient.connect(tmp_path / "state") as client:
+                assert client.call("call", method="svc.tokenizer.count", plugin="words", args=["a b"])["value"] == 2
+                assert client.call("call", method="svc.tokenizer.here", plugin=None)["value"] == "words-b"
+                told = client.call("call", method="svc.tokenizer.who", plugin="words", key="k", request="r-1")["value"]
+                assert told[:3] == [None, "r-1", "k"]
+                with pytest.raises(PluginUnavailableError, match="plugin 'words' does not offer service 'speech'; those that do: none"):
+                    client.call("call", method="svc.speech.count", plugin="words")
+                with pytest.raises(MethodNotFoundError):
+                    client.call("call", method="svc.tokenizer.nothing", plugin="words")
+                with pytest.raises(InvalidParamsError, match="by position"):
+                    client.call("call", method="svc.tokenizer.count", plugin="words", kwargs={"text": "a"})
+
+        async with open_host(tmp_path, control=True, services={"tokenizer": ServicePolicy(order=["words-b"])}):
+            await asyncio.to_thread(use)
 
     run(scenario)
 

@@ -38,10 +38,11 @@ def call(
     state_dir: Path,
     as_json: bool,
 ) -> None:
-    """Call a hook or an extension method of a running plugin and print the result.
+    """Call a hook, an extension method or a service of a running plugin and print the result.
 
     ID is a plugin, or "-" for all of them, as the application would call. METHOD is for example chat.on_request or
-    speech-to-text.transcribe. JSON is an array of the arguments; anything else stands for the only one. A stream is an array of its items.
+    speech-to-text.transcribe, or svc.tokenizer.count for a service, where "-" stands for the first that offers it. JSON is an array of the
+    arguments; anything else stands for the only one. A stream is an array of its items.
     With --json the request's id and each plugin's step are told too.
     """
     params = {"method": method, "plugin": None if plugin == _EVERY else plugin, "args": _args(arguments)}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from annexe import errors
 
-__all__ = ["EXIT_CODES", "INTERRUPTED", "OK", "OTHER_CODES", "USAGE", "exit_code_of"]
+__all__ = ["EXIT_CODES", "INTERRUPTED", "OK", "OTHER_CODES", "USAGE", "exit_code_named", "exit_code_of"]
 
 OK = 0
 USAGE = 2
@@ -71,3 +71,8 @@ EXIT_CODES: Mapping[type[errors.AnnexeError], int] = {
 def exit_code_of(error: errors.AnnexeError) -> int:
     """Return the exit code for an error; that of the nearest class above it for one that came later."""
     return next(EXIT_CODES[cls] for cls in type(error).__mro__ if cls in EXIT_CODES)
+
+
+def exit_code_named(code: str) -> int:
+    """Return the exit code for an error of which only its name was told; 1 for one that came later."""
+    return next((number for cls, number in EXIT_CODES.items() if cls.code == code), 1)

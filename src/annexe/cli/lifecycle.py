@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from annexe.cli.exit_codes import exit_code_named
 from annexe.cli.graph_picture import requirement_text
 from annexe.cli.options import as_json, check_runs, connect, outcome, plugin_argument, state_option
 from annexe.cli.terminal import print_json, print_text
@@ -83,7 +84,7 @@ def restart(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
 
 @click.command()
 @plugin_argument
-@click.option("--dry-run", is_flag=True, help="Only say what that would change, and what would refuse it.")
+@click.option("--dry-run", is_flag=True, help="Only say what that would change, and what would refuse it; exits as the refusal would.")
 @state_option
 @as_json
 def reload(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
@@ -143,6 +144,8 @@ def _preview(plugin: str, state_dir: Path, *, as_json: bool) -> None:
     with connect(state_dir) as client:
         told = client.call("reload.preview", plugin=plugin)
     print_json(told) if as_json else print_text("\n".join(_preview_in_words(told)))
+    if told["refusal"] is not None:
+        click.get_current_context().exit(exit_code_named(told["refusal"]["code"]))
 
 
 def _preview_in_words(told: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from annexe.errors import AnnexeError, LaunchError, PluginBlockedError, QuarantinedError
+from annexe.errors import AnnexeError, DependencyError, LaunchError, PluginBlockedError, QuarantinedError
 from annexe.host.advice import command
 from annexe.host.control_client import ControlClient
 from annexe.host.state_dir import default_state_dir
@@ -114,9 +114,12 @@ def check_runs(told: dict[str, Any], state_dir: Path, *, may_wait: bool = False)
 
     Raises:
         LaunchError: As said; PluginBlockedError or QuarantinedError where a person must act.
+        DependencyError: What it requires, or who requires it, keeps it from ever running.
     """
     if not _is_as_it_should_be(told) and not (may_wait and _lacks(told)):
         text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: {command('logs ' + told['id'], state_dir)}"
+        if told.get("error") == DependencyError.code:
+            raise DependencyError(text, plugin=told["id"], path=[])
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])
 
 

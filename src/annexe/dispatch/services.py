@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, final
@@ -36,6 +36,7 @@ from annexe.errors import (
     PluginUnavailableError,
 )
 from annexe.manifest import Manifest
+from annexe.manifest.reader import nearest
 from annexe.manifest.versions import is_in_range
 from annexe.record import EventKind, Events, MethodFigures, Metrics
 from annexe.supervision.state import PluginState
@@ -187,7 +188,17 @@ class Services:
     def route(self, caller: Manifest, service: str) -> Route:
         """Return a plugin's way to a service; the plugin was granted it."""
         need = caller.requires.services.get(service)
-        return Route(self._service(service), caller.id, need.version if need is not None else "", self._events)
+        return Route(self._service(service), caller.id, need.version if need is not None else "", self._events, self._like)
+
+    def offering(self, service: str) -> dict[str, Provider]:
+        """Return who offers a service, by id, in the operator's order; nobody where there is none such."""
+        known = self._services.get(service)
+        order = sorted(known.offers, key=known.place_of) if known is not None else ()
+        return {plugin: known.offers[plugin].provider for plugin in order} if known is not None else {}
+
+    def _like(self, name: str) -> str | None:
+        """Return the service that is offered and has the name most like this one."""
+        return nearest(name, [service.name for service in self._services.values() if service.offers])
 
 
 @final
@@ -199,14 +210,16 @@ class Route:
         caller: Id of the plugin.
         version: Range that the caller wants; empty: any.
         events: Is told of calls that gave no result.
+        like: Finds what else a misspelt name may have meant.
     """
 
-    __slots__ = ("_events", "_generation", "_offers", "_service", "_version", "caller")
+    __slots__ = ("_events", "_generation", "_like", "_offers", "_service", "_version", "caller")
 
-    def __init__(self, service: _Service, caller: str, version: str, events: Events) -> None:
+    def __init__(self, service: _Service, caller: str, version: str, events: Events, like: Callable[[str], str | None]) -> None:
         self._service = service
         self._version = version
         self._events = events
+        self._like = like
         self._generation = -1
         self._offers: tuple[_Offer, ...] = ()
         self.caller = caller
@@ -272,7 +285,9 @@ class Route:
         offers = [offer for plugin, offer in self._service.offers.items() if plugin != self.caller]
         others = ", ".join(f"{offer.plugin} offers {offer.version}" for offer in offers)
         wanted = f" {self._version}" if self._version else ""
-        there = others or f'install a plugin that has [provides.services] "{self.name}" in its plugin.toml'
+        install = f'install a plugin that has [provides.services] "{self.name}" in its plugin.toml'
+        like = self._like(self.name) if not others else None
+        there = others or (f"did you mean {like!r}? Else {install}" if like is not None else install)
         text = f"no plugin offers service {self.name!r}{wanted} to plugin {self.caller!r}; {there}"
         return PluginUnavailableError(text, method=method, service=self.name)
 

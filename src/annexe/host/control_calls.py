@@ -1,4 +1,4 @@
-"""Call a hook or an extension method by its name with plain values, through the contract's real types.
+"""Call a hook or an extension method by its name with plain values, through the contract's real types; a service as it is.
 
 What comes in is checked as what the application passes would be; what comes back is made plain again. Streams are lists here.
 
@@ -22,6 +22,7 @@ from annexe.dispatch.extensions import make_extension_class
 from annexe.dispatch.outcomes import Responded
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
+from annexe.dispatch.service_calls import call_service
 from annexe.dispatch.stream_pipeline import filter_stream
 from annexe.errors import HostError, InvalidParamsError, MethodNotFoundError, PluginUnavailableError
 from annexe.ids import RequestIds, is_request_id
@@ -64,7 +65,8 @@ class NamedCalls:
         """Call and return ``request`` (its id), ``outcome`` (``result`` or ``responded``), ``value`` and ``steps``.
 
         Args:
-            name: ``chat.on_request`` or ``speech-to-text.transcribe``, also as on the wire (``hook.…``, ``ext.…``).
+            name: ``chat.on_request`` or ``speech-to-text.transcribe``, also as on the wire (``hook.…``, ``ext.…``);
+                ``svc.tokenizer.count``.
             plugin: The only one to be asked; None: all at the hook as the application would, the best at the extension point.
             args: By position, plain values.
             kwargs: By name, plain values.
@@ -95,6 +97,10 @@ class NamedCalls:
 
     async def _call(self, name: str, plugin: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], request: Request) -> Any:
         """Return the result as plain values, a list of its items for a stream."""
+        if name.startswith("svc."):
+            if kwargs:
+                raise InvalidParamsError(f"{name}: a service takes its arguments by position", method=name)
+            return await call_service(self._dispatcher.services, name, args, plugin=plugin, request=request)
         hook = self._dispatcher.pipelines.get(name.removeprefix("hook."))
         if hook is not None and not name.startswith("ext."):
             pipeline = hook if plugin is None else self._at_one(hook, plugin)

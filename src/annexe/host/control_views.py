@@ -33,6 +33,7 @@ def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
         "state": str(view.state),
         "reason": view.reason,
         "lacks": known.lacks,
+        "error": known.error.code if known.error is not None else None,
         "since": None if since is None else rfc3339(since),
         "enabled": view.enabled,
         "pid": view.pid,

@@ -31,7 +31,7 @@ from annexe.launch import LaunchRequest, plugin_environment
 from annexe.launch.data_folders import DataFolders
 from annexe.launch.devices import gpu_nodes
 from annexe.manifest import Manifest, this_machine
-from annexe.manifest.rights import kind_of
+from annexe.manifest.rights import kind_of, manifest_line
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import IsolationLevel, Profile, Receipt
 from annexe.sandbox.enforcement import LIMITS, EnforcementState
@@ -124,6 +124,10 @@ class Planner:
         resources, runtime = manifest.resources, manifest.runtime
         kv = self._kv.handle(known.id, manifest.permissions.kv_quota_bytes or 0) if "kv" in granted else None
         log = self._logs.sink(known.id)
+        for name in sorted(manifest.requires.services.keys() - set(manifest.permissions.services)):
+            line = manifest_line(f"services:{name}", manifest.permissions)
+            text = f"it requires service {name!r} and has no right to call it; add to plugin.toml under [permissions]: {line}"
+            log.write("warning", text, source="host")
         for name in sorted(set(manifest.permissions.capabilities) - self._capabilities.keys()):
             offered = ", ".join(sorted(self._capabilities)) or "none"
             text = f"it asks for capability {name!r}, which the application does not offer; offered: {offered}"

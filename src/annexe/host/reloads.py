@@ -65,7 +65,8 @@ class Reloads:
             text = f"plugin {known.id!r} was not replaced: it is about to be stopped"
             raise PluginUnavailableError(text, plugin=known.id, state=str(supervisor.state))
         commit, overlap = partial(self._commit, known, coming), self._may_overlap(known, coming)
-        await supervisor.replace(partial(self._planner.plan, coming), commit=commit, overlap=overlap)
+        version = coming.manifest.version if coming.manifest is not None else ""
+        await supervisor.replace(partial(self._planner.plan, coming), commit=commit, overlap=overlap, version=version)
 
     async def _check(self, known: KnownPlugin, coming: KnownPlugin) -> None:
         """Judge a plugin as it is coming, and hold it against what others have of it as it runs; it is in the graph then."""

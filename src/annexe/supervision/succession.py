@@ -24,11 +24,13 @@ class Succession:
         instances: Ready; none: the next one is started once those before have ended.
         commit: Called at the moment of the switch; what it raises calls it off.
         decided: Done once it was carried through or called off.
+        versions: Of the old ones and of these.
     """
 
     instances: Sequence[Instance]
     commit: Callable[[], None]
     decided: asyncio.Future[None]
+    versions: tuple[str, str]
 
     def carry_through(self) -> bool:
         """Commit; say whether it is to be."""
@@ -41,6 +43,12 @@ class Succession:
             return False
         self.decided.set_result(None)
         return True
+
+    @property
+    def told(self) -> str:
+        """What takes over from what, for people."""
+        old, new = self.versions
+        return f"version {new} takes over from {old}" if new != old else "another instance takes over"
 
     def call_off(self, error: Exception) -> None:
         """Tell whoever asked that nothing comes of it."""

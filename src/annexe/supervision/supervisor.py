@@ -234,7 +234,9 @@ class Supervisor:
         """Let the failures before not count any more."""
         self.failures.forgive()
 
-    async def replace(self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool, count: int | None = None) -> None:
+    async def replace(
+        self, plan: PlanInstance, *, commit: Callable[[], None], overlap: bool, count: int | None = None, version: str = ""
+    ) -> None:
         """Have as many other instances take over from those that run, without losing a call.
 
         What is under way there goes on to its end, for as long as draining may take.
@@ -244,6 +246,7 @@ class Supervisor:
             commit: Called at the moment of the switch, between two calls; what it raises calls the switch off.
             overlap: The new ones become ready beside the old ones; else they are started once those have ended, and calls wait meanwhile.
             count: How many new ones; None: as many as there are.
+            version: Of the new ones; empty: that of the old ones.
 
         Raises:
             LaunchError: It did not become ready, of its family. With ``overlap`` the old one goes on.
@@ -259,7 +262,8 @@ class Supervisor:
                 self._hold()
                 await hand_over(old, instances[0])
                 self._check_serves()
-            succession = self._succession = Succession(instances, commit, self._loop.create_future())
+            versions = (old.plan.version, version or old.plan.version)
+            succession = self._succession = Succession(instances, commit, self._loop.create_future(), versions)
             self._changed.set()
             await succession.decided
         except BaseException:
@@ -550,8 +554,9 @@ class Supervisor:
         assert succession is not None
         if not succession.carry_through():
             return
-        self._events.add(EventKind.REPLACED, plugin=self.id, reason="another instance takes over", starts=self.starts)
-        self._log.write("info", "another instance takes over", source="host")
+        before, after = succession.versions
+        self._events.add(EventKind.REPLACED, plugin=self.id, reason=succession.told, starts=self.starts, before=before, after=after)
+        self._log.write("info", succession.told, source="host")
         if not succession.instances:
             self._is_switching, self._stop_reason = True, "replaced"
             return

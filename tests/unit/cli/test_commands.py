@@ -13,8 +13,9 @@ import pytest
 
 from annexe.cli import main
 from annexe.cli.app import cli
+from annexe.cli.exit_codes import exit_code_named, exit_code_of
 from annexe.cli.options import check_runs, outcome
-from annexe.errors import LaunchError, PluginBlockedError, QuarantinedError
+from annexe.errors import DependencyError, LaunchError, PluginBlockedError, QuarantinedError
 
 NEEDS_A_HOST = {
     "status",
@@ -155,6 +156,14 @@ def test_plugin_that_only_waits_for_what_it_requires_is_as_it_should_be_where_th
     assert outcome(told) == "one is blocked"
     with pytest.raises(PluginBlockedError):
         check_runs(told, Path("/somewhere"))
+
+
+def test_plugin_that_would_close_a_ring_is_an_error_of_its_own() -> None:
+    told = {"id": "one", "state": "blocked", "start": "eager", "enabled": True, "reason": "so", "lacks": "", "error": "dependency-refused"}
+    with pytest.raises(DependencyError) as caught:
+        check_runs(told, Path("/somewhere"))
+    assert exit_code_of(caught.value) == exit_code_named("dependency-refused") == 19
+    assert exit_code_named("of-tomorrow") == 1
 
 
 @pytest.mark.parametrize("change", [{"lacks": ""}, {"state": "quarantined"}, {"state": "stopped"}])
