@@ -119,8 +119,8 @@ def nothing_open(host: Host, plugin: str) -> bool:
 
 
 @asynccontextmanager
-async def scene(root: Path, *, is_async: bool, codecs: Any = ("msgpack", "json")) -> AsyncIterator[Scene]:
-    write_all(root, model=MODEL_AWAITED if is_async else MODEL, calls=CALLS_AWAITED if is_async else CALLS)
+async def scene(root: Path, *, is_async: bool, codecs: Any = ("msgpack", "json"), more: str = "") -> AsyncIterator[Scene]:
+    write_all(root, model=MODEL_AWAITED if is_async else MODEL + more, calls=CALLS_AWAITED if is_async else CALLS)
     async with open_host(root, codecs=codecs) as host:
         yield Scene(host, is_async=is_async)
         for plugin in ("model", "caller"):
@@ -262,5 +262,28 @@ def test_provider_that_calls_back_while_its_stream_is_read_blocks_nobody(tmp_pat
             two = "one, two = model.relayed.stream(3), model.relayed.stream(3)\nreturn [next(one), next(two), next(one), next(two)]"
             if code is HELPS:
                 assert await caller.work(two) == ["[0, 0, 2, 2]"]
+
+    run(scenario)
+
+
+NO_THREADS = """
+import annexe_sdk.runner
+
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+
+@plugin.on_activate
+def start(ctx):
+    annexe_sdk.runner.start_new_thread = refuse
+"""
+
+
+def test_plugin_that_can_have_no_thread_more_is_busy_and_lives(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with scene(tmp_path, is_async=False, more=NO_THREADS) as caller:
+            told = await caller.work("return list(model.words.stream('a'))")
+            assert told[1] == "busy"
+            assert "no thread" in told[2]
+            assert (await caller.work("return model.plain()")) == ["1"]
 
     run(scenario)

@@ -176,6 +176,22 @@ class FakeHost:
         with self._looking_away():
             return await self._services.answer_async(method, params, self._players_context(call))
 
+    def stream(self, ctx: Context, method: str, params: list[Any], _key: str | None, items: Any, direction: str) -> Any:
+        """Answer a streamed call of a service for a ``def`` handler; see ``PlayedServices.stream``."""
+        self._check_granted(method)
+        assert ctx._call is not None
+        with self._looking_away():
+            return self._services.stream(method, params, items, direction, self._players_context(ctx._call))
+
+    def stream_async(self, ctx: AsyncContext, method: str, params: list[Any], items: Any, direction: str) -> Any:
+        """The same for an ``async def`` handler."""
+        self._check_granted(method)
+        assert ctx._call is not None
+        play = self._players_context(ctx._call)
+        if direction == "in":
+            return self._services.answer_stream(method, params, items, play)
+        return self._services.stream_async(method, params, items, play)
+
     def _players_context(self, call: Call) -> Callable[[bool], Context]:
         """Return what makes the ``ctx`` of whoever plays a service: that of a plugin of its own, called by this one."""
         passed = {name: call.meta[name] for name in ("request", "key", "traceparent", "deadline_ms") if name in call.meta}
@@ -253,6 +269,9 @@ class _AsyncAsk:
         if method.startswith("svc."):
             return await self._host.ask_service(call, method, params)
         return await self._host.call_capability(method, params)
+
+    def stream(self, ctx: AsyncContext, method: str, params: list[Any], _key: str | None, items: Any, direction: str) -> Any:
+        return self._host.stream_async(ctx, method, params, items, direction)
 
 
 def _call(meta: dict[str, Any]) -> Call:

@@ -198,7 +198,8 @@ class PluginRunner:
     def service(self, of: Any, /) -> Any:
         """Return a service that the plugin offers, each call in a request of its own; see ``RunnerRequest.service``."""
         self.request().service(of)
-        return client_of(of, lambda method, params: self.request()._ask_service(method, params))
+        request = self.request
+        return client_of(of, lambda *asked: request()._ask_service(*asked), lambda *asked: request()._stream_service(*asked))
 
     def event(self, topic: str, value: Any = None, *, publisher: str | None = None) -> None:
         """Tell the plugin of an event, as if ``publisher`` (None: the application) had published it."""
@@ -328,7 +329,7 @@ class RunnerRequest:
         name = name_of(of)
         if not any(method.startswith(f"svc.{name}.") for method in self._runner.plugin.handlers):
             self._runner._handler(f"svc.{name}", f"service {name!r}")
-        return client_of(of, self._ask_service)
+        return client_of(of, self._ask_service, self._stream_service)
 
     def _ask_service(self, method: str, params: list[Any]) -> Any:
         handler = self._runner._handler(method, method)
@@ -336,6 +337,18 @@ class RunnerRequest:
             return self._call(method, handler, params)
         except Misfit as error:
             raise InvalidParamsError(str(error), method=method) from error
+
+    def _stream_service(self, method: str, params: list[Any], items: Any, direction: str) -> Any:
+        handler = self._runner._handler(method, method)
+        if direction != "in" and not handler.is_generator:
+            raise InvalidParamsError(f"it yields nothing, so there is no stream of it ({handler.at})", method=method)
+        try:
+            if direction == "out":
+                return iter(_travelled(self._run(handler, _travelled(params))))
+            answer = self._stream(handler, items, params)
+        except Misfit as error:
+            raise InvalidParamsError(str(error), method=method) from error
+        return answer if direction == "in" else iter(answer)
 
     def _method(self, method: str, handler: Handler) -> Callable[..., Any]:
         checks = self._runner._checks

@@ -10,10 +10,10 @@ Source: docs/reference/testing.md, "Services of others".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import Signature, isawaitable, isclass, iscoroutinefunction, signature
-from typing import Any, final
+from inspect import Signature, isasyncgenfunction, isawaitable, isclass, iscoroutinefunction, signature
+from typing import Any, cast, final
 
 from annexe.channel.faults import error_to_wire
 from annexe.errors import (
@@ -25,6 +25,7 @@ from annexe.errors import (
     PluginUnavailableError,
     RejectedError,
 )
+from annexe.testing.calling import as_async
 from annexe.testing.wire import sent
 from annexe_sdk import Reject
 from annexe_sdk.codec import CodecError
@@ -87,14 +88,44 @@ class PlayedServices:
             result = self._begin(method, params, context)
             return _answered(method, await result if isawaitable(result) else result)
 
-    def _begin(self, method: str, params: list[Any], context: Callable[[bool], Context]) -> Any:
-        """Call what answers a method; returns its result, or what to await for it."""
+    def stream(self, method: str, params: Any, items: Any, direction: str, context: Callable[[bool], Context]) -> Any:
+        """Answer a streamed call of a ``def`` handler's: an iterator, or what is answered to a stream that goes in; see ``answer``."""
+        given = _sent_each(items) if direction != "out" else None
+        with _told(method):
+            result = self._begin(method, sent(params), context, given)
+            if direction == "in":
+                return _answered(method, asyncio.run(_awaited(result)) if isawaitable(result) else result)
+        return _each_answered(method, result)
+
+    async def answer_stream(self, method: str, params: Any, items: Any, context: Callable[[bool], Context]) -> Any:
+        """Answer a stream that an ``async def`` handler sends, as ``answer`` does."""
+        with _told(method):
+            result = self._begin(method, sent(params), context, await _sent_list(items))
+            return _answered(method, await result if isawaitable(result) else result)
+
+    async def stream_async(self, method: str, params: Any, items: Any, context: Callable[[bool], Context]) -> AsyncIterator[Any]:
+        """Answer a streamed call of an ``async def`` handler's; ``items``: what it sends, None where that is nothing."""
+        with _told(method):
+            given = await _sent_list(items) if items is not None else None
+            result = self._begin(method, sent(params), context, given)
+            if hasattr(result, "__anext__"):
+                async for item in result:
+                    yield _answered(method, item)
+            else:
+                for item in _yielded(method, result):
+                    yield _answered(method, item)
+
+    def _begin(self, method: str, params: list[Any], context: Callable[[bool], Context], items: Iterator[Any] | None = None) -> Any:
+        """Call what answers a method; returns its result, or what to await for it. ``items``: the stream that it takes."""
         function = self._function(method)
+        is_async = iscoroutinefunction(function) or isasyncgenfunction(function)
+        if items is not None:
+            params = [as_async(items) if is_async else items, *params]
         if hasattr(function, "__code__"):
             convert = converter(Handler("service", function))
             params = convert(params) if convert is not None else params
         expected = signature(function)
-        named = {"ctx": context(iscoroutinefunction(function))} if [*expected.parameters][-1:] == ["ctx"] else {}
+        named = {"ctx": context(is_async)} if [*expected.parameters][-1:] == ["ctx"] else {}
         _check_arguments(method, expected, params, named)
         return function(*params, **named)
 
@@ -116,17 +147,18 @@ class PlayedServices:
         return f" {version}" if version else ""
 
 
-def client_of(of: Any, ask: Callable[[str, list[Any]], Any]) -> Any:
+def client_of(of: Any, ask: Callable[[str, list[Any]], Any], stream: Callable[[str, list[Any], Any, str], Any]) -> Any:
     """Return a plugin's service as its callers have it.
 
     Args:
         of: Its name, or its contract.
         ask: Calls a method, by its name on the wire, with arguments.
+        stream: The same with a stream of items, or for one; the last argument is its direction.
 
     Raises:
         TypeError: It is neither a name nor a contract.
     """
-    context: Any = _Asked(ask)
+    context: Any = _Asked(ask, stream)
     return ServiceClient(context, of, None) if isinstance(of, str) else TypedClient(context, of, None)
 
 
@@ -143,11 +175,53 @@ def name_of(of: Any) -> str:
 class _Asked:
     """Stands where a client of the SDK's has its context."""
 
-    def __init__(self, ask: Callable[[str, list[Any]], Any]) -> None:
+    def __init__(self, ask: Callable[[str, list[Any]], Any], stream: Callable[[str, list[Any], Any, str], Any]) -> None:
         self._call = ask
+        self._call_stream = stream
 
     def _ask(self, method: str, params: list[Any], _key: str | None) -> Any:
         return self._call(method, params)
+
+    def _stream(self, method: str, params: list[Any], _key: str | None, items: Any, direction: str) -> Any:
+        return self._call_stream(method, params, items, direction)
+
+
+def _sent_each(items: Iterable[Any]) -> Iterator[Any]:
+    return map(sent, items)
+
+
+async def _sent_list(items: Any) -> Iterator[Any]:
+    """Return what an ``async def`` handler sends, all of it: who plays the service may be a ``def``."""
+    given = [item async for item in items] if hasattr(items, "__aiter__") else items
+    return _sent_each(given)
+
+
+def _each_answered(method: str, result: Any) -> Iterator[Any]:
+    with _told(method):
+        for item in _driven(result) if hasattr(result, "__anext__") else _yielded(method, result):
+            yield _answered(method, item)
+
+
+def _yielded(method: str, result: Any) -> Iterator[Any]:
+    if not hasattr(result, "__next__"):
+        text = f"plugin {PLAYER!r}, {method}: it yields nothing, so there is no stream of it"
+        raise InvalidParamsError(text, plugin=PLAYER, method=method)
+    return cast(Iterator[Any], result)
+
+
+def _driven(items: Any) -> Iterator[Any]:
+    """Yield what an ``async def`` yields to somebody who does not await."""
+    with asyncio.Runner() as runner:
+        while True:
+            try:
+                item = runner.run(_next(items))
+            except StopAsyncIteration:
+                return
+            yield item
+
+
+async def _next(items: Any) -> Any:
+    return await anext(items)
 
 
 @contextmanager

@@ -357,3 +357,80 @@ def test_own_service_of_one_plugin_plays_for_another(provider: Plugin) -> None:
             with pytest.raises(CallFailed) as failed:
                 runner.call("t.use", what, [])
             assert failed.value.code == code
+
+
+class FakeModel:
+    """Plays a service that streams; some of it as ``async def``."""
+
+    def words(self, text: str, ctx: Context) -> Any:
+        for word in text.split():
+            yield [word, ctx.caller]
+
+    async def upper(self, chunks: Any) -> Any:
+        async for chunk in chunks:
+            yield chunk.upper()
+
+    def total(self, numbers: Any, start: int = 0) -> int:
+        return start + sum(numbers)
+
+    def breaks(self) -> Any:
+        yield 1
+        raise Reject("no-more", "that was all")
+
+    def plain(self) -> int:
+        return 1
+
+
+def test_services_that_the_test_plays_stream() -> None:
+    plugin = Plugin()
+
+    @plugin.extension("work")
+    class Work:
+        def both(self, ctx: Context) -> Any:
+            model = ctx.service("model")
+            return [list(model.words.stream("a b")), list(model.upper.stream(items=["x", "y"])), model.total.send([1, 2], 10)]
+
+        async def awaited(self, ctx: AsyncContext) -> Any:
+            model = ctx.service("model")
+            said = [item async for item in model.words.stream("a b")], [item async for item in model.upper.stream(items=["x", "y"])]
+            return [*said, await model.total.send([1, 2], 10)]
+
+        def breaks(self, ctx: Context) -> Any:
+            for _ in ctx.service("model").breaks.stream():
+                pass
+
+        def plain(self, ctx: Context) -> Any:
+            return list(ctx.service("model").plain.stream())
+
+    with PluginRunner(plugin, services={"model": FakeModel()}) as runner:
+        work = runner.extension("work")
+        expected = [[["a", "plugin"], ["b", "plugin"]], ["X", "Y"], 13]
+        assert work.both() == work.awaited() == expected
+        with pytest.raises(CallFailed, match="that was all"):
+            work.breaks()
+        with pytest.raises(CallFailed, match="it yields nothing"):
+            work.plain()
+
+
+def test_own_service_that_streams_is_tried_as_others_have_it() -> None:
+    plugin = Plugin()
+
+    @plugin.service("model")
+    class Model:
+        def words(self, text: str) -> Any:
+            yield from text.split()
+
+        async def upper(self, chunks: Any) -> Any:
+            async for chunk in chunks:
+                yield chunk.upper()
+
+        def total(self, numbers: Any) -> int:
+            return int(sum(numbers))
+
+    with PluginRunner(plugin) as runner:
+        model = runner.service("model")
+        assert list(model.words.stream("a b")) == ["a", "b"]
+        assert list(model.upper.stream(items=["x"])) == ["X"]
+        assert model.total.send([1, 2]) == 3
+        with pytest.raises(InvalidParamsError, match="yields nothing"):
+            model.total.stream(items=[1])

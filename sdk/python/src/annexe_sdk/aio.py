@@ -7,7 +7,6 @@ Source: docs/reference/sdk.md; ADR-0003.
 """
 
 import asyncio
-from _thread import start_new_thread
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -168,13 +167,13 @@ class EventLoop:
         call.started = True
         handler = self.runner.handlers.get(call.method)
         if handler is None:
-            start_new_thread(self._run_on_thread, (call, False))
+            self.runner.start_thread(call, self._run_on_thread, (call, False))
             return
         self._running += counted
         if handler.is_async:
             self._spawn(call, self._answer(call, handler, counted=counted), counted=counted)
-        else:
-            start_new_thread(self._run_on_thread, (call, counted))
+        elif not self.runner.start_thread(call, self._run_on_thread, (call, counted)):
+            self._running -= counted
 
     def _start_nested(self, call: Call) -> None:
         """Start a call that serves a waiting one: it takes no slot."""
@@ -287,7 +286,7 @@ class EventLoop:
     def _start_stream(self, call: Call) -> None:
         handler = self.runner.handlers.get(call.method)
         if handler is None or not handler.is_async:
-            start_new_thread(self.runner.run_stream, (call,))
+            self.runner.start_stream(call)
             return
         call.started = True
         self._spawn(call, self._stream(call, handler), counted=False)

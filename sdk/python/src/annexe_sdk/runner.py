@@ -82,7 +82,11 @@ class Runner:
             if self._workers >= self.concurrency:
                 return False
             self._workers += 1
-        start_new_thread(self.serve, ())
+        try:
+            start_new_thread(self.serve, ())
+        except RuntimeError:  # the machine, or our limits, allow no more: those that there are serve on
+            self._workers -= 1
+            return False
         return True
 
     @property
@@ -220,7 +224,17 @@ class Runner:
 
     def start_stream(self, call: Call) -> None:
         """Run a streamed call beside the others."""
-        start_new_thread(self.run_stream, (call,))
+        self.start_thread(call, self.run_stream, (call,))
+
+    def start_thread(self, call: Call, run: "Callable[..., None]", args: "tuple[Any, ...]") -> bool:
+        """Run a call on a thread of its own; where there cannot be another it is answered ``busy``. Says whether it runs."""
+        try:
+            start_new_thread(run, args)
+        except RuntimeError as error:
+            self.session.calls.pop(call.id, None)
+            self.send(self.session.error(call.id, "busy", f"this plugin has no thread for it: {error}"))
+            return False
+        return True
 
     def run_stream(self, call: Call) -> None:
         """Run a streamed call on this thread."""
