@@ -35,7 +35,14 @@ def explain(request_id: str | None, count: int | None, state_dir: Path, as_json:
         return
     print_text(f"request {told['request']}, {told['time']}")
     rows = [
-        (step["position"], step["plugin"], step["hook"], step["outcome"], f"{step['duration_ms']:.2f} ms", _what(step))
+        (
+            step["position"],
+            f"  {step['plugin']}" if "within" in step else step["plugin"],
+            step["hook"],
+            step["outcome"],
+            f"{step['duration_ms']:.2f} ms",
+            _what(step),
+        )
         for step in told["steps"]
     ]
     print_table(("", "PLUGIN", "HOOK", "OUTCOME", "TIME", "WHAT"), rows)

@@ -270,6 +270,18 @@ class Dispatcher:
             members = self.pipelines[hook].members if hook in self.pipelines else ()
             yield from ((hook, member) for member in members if member.provider.id == plugin)
 
+    def implementers(self, hook: str) -> tuple[list[str], dict[str, str]]:
+        """Return who implements a hook of a plugin's: those that are called, in order; and those that are not, with why."""
+        members = self.pipelines[hook].members if hook in self.pipelines else ()
+        all_of_them = {plugin: added.manifest.provides.hooks[hook] for plugin, added in sorted(self._implementing(hook).items())}
+        reasons = {plugin: self.plugin_hooks.misfit(plugin, hook, impl) for plugin, impl in all_of_them.items()}
+        return [member.provider.id for member in members], {plugin: why for plugin, why in reasons.items() if why is not None}
+
+    def passed_over(self, manifest: Manifest) -> dict[str, str]:
+        """Return at which hooks of other plugins' a plugin is not called, with why."""
+        reasons = {name: self.plugin_hooks.misfit(manifest.id, name, impl) for name, impl in manifest.provides.hooks.items()}
+        return {name: why for name, why in reasons.items() if why is not None}
+
     def close(self) -> None:
         """Forget what waits for observers."""
         self.plugin_hooks.close()

@@ -4,7 +4,7 @@ Reads manifests only. A plugin is a folder that holds ``plugin.toml``; a folder 
 
 * A broken plugin is found, with its error, and stops no other.
 * Two folders with one id are both refused: taking the first would let whoever adds a folder take a plugin's place.
-* A scan walks the folders, and reads only manifests that changed since the last one.
+* A scan walks the folders, and reads only manifests that changed since the last one, and those that define hooks by further files.
 * Which manifest changed is told by path, time of change, size and inode.
 
 Source: features LC1 and LC14.
@@ -82,8 +82,8 @@ class Discovery:
             status = (folder / MANIFEST_NAME).lstat()
             key = (str(folder), status.st_mtime_ns, status.st_size, status.st_ino)
             plugin = self._read.get(key)
-            # Another file may have been what was wrong: a refusal is not remembered.
-            if plugin is None or plugin.error is not None:
+            # Another file may have been what was wrong: a refusal is not remembered. Nor are the schemas of hooks, files of their own.
+            if plugin is None or plugin.manifest is None or plugin.manifest.provides.hook_specs:
                 plugin = Discovered(folder, read_manifest(folder), None)
             read[key] = plugin
         except ManifestError as error:

@@ -79,6 +79,8 @@ HEAD: dict[str, object] = {
     "extensions": {},
     "services": {},
     "topics": [],
+    "defines": [],
+    "passed_over": {},
     "instances": [],
     "requires": [],
 }
