@@ -18,24 +18,23 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, final
 
-from annexe.capabilities.bounded_schema import RefusedSchemaError
 from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import PluginCall, Provided
 from annexe.clock import Clock
-from annexe.contract import HookDefinition, HookKind, ParamDefinition, ValueType, decode_params
+from annexe.contract import HookDefinition, HookKind, decode_params
+from annexe.dispatch.hook_definitions import hook_definition, schema_faults
 from annexe.dispatch.lanes import Lanes
 from annexe.dispatch.members import Provider
 from annexe.dispatch.observers import MAX_WAITING, Observation, ObserverQueue, encoded_params, observer_queue
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request, request_behind
-from annexe.dispatch.schema_types import schema_from, value_type_of
 from annexe.errors import ContractError, PluginUnavailableError, RateLimitedError
 from annexe.ids import RequestIds
 from annexe.manifest import Manifest
 from annexe.manifest.model import HookImpl, HookSpecOffer
 from annexe.record import Events, Explain
 
-__all__ = ["HookRoute", "OpenHook", "PluginHooks", "read_schemas"]
+__all__ = ["HookRoute", "OpenHook", "PluginHooks"]
 
 _MAX_WAITING_BYTES = 8 * 1024 * 1024
 # Of each second of the host's, how much the values at one plugin's hooks may take; and how much at once.
@@ -113,7 +112,7 @@ class PluginHooks:
                 text = f"plugin {plugin!r} defines hook {name!r}, which plugin {holder.plugin!r} defines already; it starts once that one"
                 found.append(ContractError(f"{text} is disabled or removed", plugin=plugin, name=name))
             else:
-                found += [ContractError(text, plugin=plugin, name=name) for text in _schema_faults(name, offer)]
+                found += [ContractError(text, plugin=plugin, name=name) for text in schema_faults(name, offer)]
         return found
 
     def claim(self, manifest: Manifest) -> list[OpenHook]:
@@ -125,11 +124,11 @@ class PluginHooks:
         gone = [name for name, hook in self.opened.items() if hook.plugin == manifest.id and name not in wanted]
         for name in gone:
             del self.opened[name]
-        made = []
+        made, bucket = [], self.bucket(manifest.id)
         for name, offer in wanted.items():
             before = self.opened.get(name)
             if before is None or before.offer != offer:
-                pipeline = self._make_pipeline(self._definition(manifest.id, name, offer))
+                pipeline = self._make_pipeline(hook_definition(name, offer, spent=bucket.charge))
                 self.opened[name] = OpenHook(manifest.id, offer, pipeline)
                 made.append(self.opened[name])
         self._once_known.update(wanted)
@@ -159,30 +158,6 @@ class PluginHooks:
         """Forget what waits for observers."""
         for queue in self._queues.values():
             queue.close()
-
-    def _definition(self, plugin: str, name: str, offer: HookSpecOffer) -> HookDefinition:
-        bucket = self.bucket(plugin)
-        kind = HookKind(offer.kind)
-        value = value_type_of(schema_from(offer.schema_text), admits_none=False, spent=bucket.charge)
-        result: ValueType | None = value if kind is HookKind.FILTER else None
-        if kind is HookKind.FIRST_RESULT:
-            result = value_type_of(schema_from(offer.result_text), admits_none=True, spent=bucket.charge)
-        spec, _, short = name.rpartition(".")
-        return HookDefinition(
-            spec=spec,
-            name=short,
-            qualified=name,
-            method=f"hook.{name}",
-            revision=offer.revision,
-            kind=kind,
-            params=(ParamDefinition("value", value),),
-            result=result,
-            responds=None,
-            budget_s=offer.budget_s,
-            on_failure=offer.on_failure,
-            stream_in=None,
-            stream_out=None,
-        )
 
     # Who implements it.
 
@@ -307,21 +282,3 @@ class HookRoute:
             text = f"hook {self._name!r} of plugin {self._plugin!r} is not open yet: this instance has not taken over"
             raise PluginUnavailableError(text, plugin=self._plugin, method=f"hook.{self._name}")
         return self._open.pipeline
-
-
-def read_schemas(manifest: Manifest) -> None:
-    """Read the schemas of the hooks that a manifest defines, so that to hold it against others takes no time; not on an event loop."""
-    for name, offer in manifest.provides.hook_specs.items():
-        _schema_faults(name, offer)
-
-
-def _schema_faults(name: str, offer: HookSpecOffer) -> list[str]:
-    faults = []
-    texts = {offer.schema: offer.schema_text, offer.result: offer.result_text}
-    for path, text in texts.items():
-        if path:
-            try:
-                schema_from(text)
-            except RefusedSchemaError as error:
-                faults.append(f"the schema {path} of hook {name!r} is refused: {error}")
-    return faults

@@ -16,7 +16,7 @@ from annexe import __version__
 from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
-from annexe.dispatch.plugin_hooks import read_schemas
+from annexe.dispatch.hook_definitions import read_schemas
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin

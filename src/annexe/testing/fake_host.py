@@ -18,6 +18,7 @@ from annexe.channel.faults import error_to_wire
 from annexe.clock import Clock
 from annexe.contract import InvalidValueError, bind, capability_definition
 from annexe.errors import AnnexeError, InvalidParamsError
+from annexe.testing.hooks import PlayedHooks
 from annexe.testing.kv import FakeKv
 from annexe.testing.learning import LearningSession
 from annexe.testing.services import PlayedServices
@@ -70,6 +71,7 @@ class FakeHost:
         config: The plugin's.
         capabilities: The application's objects.
         services: Other plugins', played.
+        hooks: The plugin's own, with who implements them played; None: it has none.
         clock: For the store.
         granted: Rights; None: all.
         session: Is told of rights that are used, and looks away from what the test's own objects do.
@@ -83,6 +85,7 @@ class FakeHost:
         services: PlayedServices,
         clock: Clock,
         granted: frozenset[str] | None,
+        hooks: PlayedHooks | None = None,
         session: LearningSession | None = None,
     ) -> None:
         self.config = config
@@ -95,6 +98,7 @@ class FakeHost:
         self.published: list[PublishedEvent] = []
         self._capabilities = {capability.name: capability for capability in capabilities}
         self._services = services
+        self._hooks = hooks or PlayedHooks({}, manifest=None)
         self._clock = clock
         self._granted = granted
         self._session = session
@@ -141,7 +145,8 @@ class FakeHost:
         """
         if method == "event.publish":
             return self._publish(sent(params))
-        self._check_granted(method)
+        if not method.startswith("hook."):
+            self._check_granted(method)
         if method.startswith("kv."):
             with self._lock:
                 try:
@@ -151,6 +156,9 @@ class FakeHost:
         if method.startswith("svc."):
             with self._looking_away():
                 return self._services.answer(method, params, self._players_context(call))
+        if method.startswith("hook."):
+            with self._looking_away():
+                return self._hooks.answer(method, params)
         return asyncio.run(self.call_capability(method, params))
 
     def log(self, level: str, message: str, fields: dict[str, Any], _call: Any) -> None:
@@ -175,6 +183,11 @@ class FakeHost:
         """
         with self._looking_away():
             return await self._services.answer_async(method, params, self._players_context(call))
+
+    async def ask_hook(self, method: str, params: Any) -> Any:
+        """Call a hook of the plugin's own; see ``PlayedHooks.answer_async``."""
+        with self._looking_away():
+            return await self._hooks.answer_async(method, params)
 
     def stream(self, ctx: Context, method: str, params: list[Any], _key: str | None, items: Any, direction: str) -> Any:
         """Answer a streamed call of a service for a ``def`` handler; see ``PlayedServices.stream``."""
@@ -265,6 +278,8 @@ class _AsyncAsk:
     async def ask(self, call: Call, method: str, params: Any, _key: str | None = None) -> Any:
         if method.startswith(("kv.", "event.")):
             return self._host.ask(call, method, params)
+        if method.startswith("hook."):
+            return await self._host.ask_hook(method, params)
         self._host._check_granted(method)
         if method.startswith("svc."):
             return await self._host.ask_service(call, method, params)

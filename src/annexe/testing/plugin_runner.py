@@ -27,6 +27,7 @@ from annexe.testing.calling import Methods, as_async, check_given, gathered
 from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
+from annexe.testing.hooks import PlayedHooks
 from annexe.testing.learning import LearningSession, session
 from annexe.testing.loading import LoadedPlugin
 from annexe.testing.services import PlayedServices, client_of, name_of
@@ -58,12 +59,14 @@ class PluginRunner:
         config: Seen as ``ctx.config``; with a folder completed and checked by the schema that its manifest names.
         capabilities: Objects of classes with a ``name`` and ``async def`` methods, as a host takes them.
         services: Objects that stand for services of other plugins, by name.
+        hooks: Functions that stand for those who implement hooks that the plugin defines, by name: they take the value, and return it.
         clock: Decides when keys are over.
         contracts: What the application opens: parameters and results are held against its types.
 
     Raises:
         ConfigInvalidError: The configuration does not fit the schema.
         TypeError: A class was given for the object that stands for a service.
+        ValueError: The manifest does not define a hook that a function stands for.
 
     Attributes:
         config: As handlers see it; ``configure`` changes it.
@@ -83,6 +86,7 @@ class PluginRunner:
         config: Mapping[str, Any] | None = None,
         capabilities: Iterable[Any] = (),
         services: Mapping[str, object] = MappingProxyType({}),
+        hooks: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
         clock: FakeClock | None = None,
         contracts: Iterable[type[Any]] = (),
     ) -> None:
@@ -102,6 +106,7 @@ class PluginRunner:
             config=self._completed(config or {}),
             capabilities=capabilities,
             services=PlayedServices(services, caller=own_id, versions={name: need.version for name, need in needs.items()}),
+            hooks=PlayedHooks(hooks, manifest=self._loaded.manifest if self._loaded is not None else None),
             clock=self.clock,
             granted=granted,
             session=self._session,
