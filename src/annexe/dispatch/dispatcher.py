@@ -8,7 +8,7 @@ Source: docs/reference/hooks.md, "Order"; features HK1 to HK7 and EP1 to EP4.
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,6 +118,8 @@ class Dispatcher:
         self.bus = EventBus(metrics=metrics, events=events, clock=clock)
         self.pipelines: dict[str, Pipeline] = {}
         self.extensions_by_point: dict[str, tuple[Extension, ...]] = {}
+        self._members: dict[str, dict[str, HookMember]] = {}  # of each pipeline, by plugin
+        self._extensions: dict[str, dict[str, Extension]] = {}  # of each point whose order is plain, by plugin
         self.specs: dict[str, SpecDefinition] = {}
         self.points: dict[str, ExtensionDefinition] = {}
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
@@ -229,6 +231,7 @@ class Dispatcher:
         """Let go of the pipelines of hooks that nobody defines any more."""
         for name in [name for name in self.pipelines if not self._is_own(name) and name not in self.plugin_hooks.opened]:
             del self.pipelines[name]
+            self._members.pop(name, None)
 
     def _is_own(self, hook: str) -> bool:
         """Say whether a hook is the application's, or would have to be by its name."""
@@ -308,11 +311,12 @@ class Dispatcher:
         if name in self._intricate:
             self._arrange_afresh(pipeline)
             return
-        added = self._plugins.get(changed.id)
-        before = next((member for member in pipeline.members if member.provider.id == changed.id), None)
-        is_here = added is not None and self._fits(name, added)
-        new = self._member(pipeline.definition, added, before) if added and is_here else None
-        pipeline.members = _placed(pipeline.members, changed.id, new)
+        members, added = self._members.setdefault(name, {}), self._plugins.get(changed.id)
+        before = members.pop(changed.id, None)
+        new = self._member(pipeline.definition, added, before) if added is not None and self._fits(name, added) else None
+        if new is not None:
+            members[changed.id] = new
+        pipeline.members = _placed(pipeline.members, before, new)
 
     def _arrange_afresh(self, pipeline: Pipeline) -> None:
         """Work out who comes when from all that implement a hook."""
@@ -323,6 +327,7 @@ class Dispatcher:
         old = {member.provider.id: member for member in pipeline.members}
         names = order_implementations(ordered, operator_order)
         pipeline.members = tuple(self._member(hook, here[name], old.get(name)) for name in names)
+        self._members[hook.qualified] = {member.provider.id: member for member in pipeline.members}
         pipeline.absent = tuple(absent_names(ordered, operator_order))
 
     def _implementing(self, hook: str) -> dict[str, _Added]:
@@ -350,9 +355,13 @@ class Dispatcher:
     def _arrange_point(self, point: ExtensionDefinition, changed: str) -> None:
         if point.name not in self._intricate:
             added = self._plugins.get(changed)
+            extensions = self._extensions.setdefault(point.name, {})
+            before = extensions.pop(changed, None)
             is_here = added is not None and point.name in added.manifest.provides.extensions
             new = self._extension(point, added) if added and is_here else None
-            self.extensions_by_point[point.name] = _placed(self.extensions_by_point[point.name], changed, new)
+            if new is not None:
+                extensions[changed] = new
+            self.extensions_by_point[point.name] = _placed(self.extensions_by_point[point.name], before, new)
             return
         here = {plugin: added for plugin, added in self._plugins.items() if point.name in added.manifest.provides.extensions}
         ordered = [
@@ -457,12 +466,19 @@ def _cut(text: str) -> str:
     return text[:_MAX_QUOTED_CHARS]
 
 
-def _placed(entries: Sequence[Entry], plugin: str, new: Entry | None) -> tuple[Entry, ...]:
-    """Return entries with that of one plugin in its place, or, with None, without: all others stay as they are, however many they are."""
-    kept = [entry for entry in entries if entry.provider.id != plugin]
+def _placed(entries: tuple[Entry, ...], old: Entry | None, new: Entry | None) -> tuple[Entry, ...]:
+    """Return entries in order without one plugin's old one and with its new one: all others stay, and are not looked at one by one."""
+    if old is not None:
+        at = bisect_left(entries, _rank(old), key=_rank)
+        entries = entries[:at] + entries[at + 1 :]
     if new is not None:
-        insort(kept, new, key=lambda entry: (entry.priority, entry.provider.id))
-    return tuple(kept)
+        at = bisect_left(entries, _rank(new), key=_rank)
+        entries = entries[:at] + (new,) + entries[at:]  # noqa: RUF005 - unpacked it would be another type to mypy
+    return entries
+
+
+def _rank(entry: Entry) -> tuple[int, str]:
+    return entry.priority, entry.provider.id
 
 
 def _ordered(plugin: str, manifest: Manifest, hook: str) -> Ordered:

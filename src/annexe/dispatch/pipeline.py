@@ -64,7 +64,7 @@ class Pipeline:
         self, definition: HookDefinition, *, explain: Explain, events: Events, clock: Clock, command: Callable[[str], str]
     ) -> None:
         self.definition = definition
-        self.members: Sequence[HookMember] = ()
+        self.members: tuple[HookMember, ...] = ()
         self.absent: tuple[str, ...] = ()
         self._explain = explain
         self._events = events
