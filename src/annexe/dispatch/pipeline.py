@@ -10,7 +10,7 @@ Source: docs/reference/hooks.md; ADR-0005.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, final
 
