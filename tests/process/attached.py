@@ -15,7 +15,7 @@ from annexe.errors import AnnexeError
 from annexe.host.control_client import ControlClient
 from tests.process.hosts import write_plugin
 
-__all__ = ["Operator", "attached", "invited", "process", "write"]
+__all__ = ["RUN", "Operator", "attached", "invited", "process", "write"]
 
 CODE = """
 @plugin.filter("t.strict")

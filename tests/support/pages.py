@@ -29,7 +29,7 @@ from pathlib import Path
 __all__ = ["ROOT", "Block", "Reader", "blocks_of", "commands_of", "reader_in"]
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS_ON = ("make demo", "annexe run", "annexe dev")
+RUNS_ON = ("make demo", "annexe run", "annexe dev", "annexe attach")
 COMMAND_TIMEOUT_S = 60.0
 
 _FENCE = re.compile(r"^ *```([\w-]*)[ ]?(\S*)\n(.*?)^ *```$|^(## [^\n]+)$", re.MULTILINE | re.DOTALL)

@@ -65,7 +65,6 @@ def _run(client: ControlClient, words: Sequence[str], invited: dict[str, Any], t
         HostError: It cannot be started.
         AnnexeError: It could not attach, and ended as if nothing was wrong.
     """
-    following = _Following(told, as_json=as_json)
     # Ctrl-C is the command's: in a debugger it stops the program, and does not end it.
     before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
     try:
@@ -73,10 +72,11 @@ def _run(client: ControlClient, words: Sequence[str], invited: dict[str, Any], t
     except OSError as error:
         raise HostError(f"cannot run {words[0]!r}: {error.strerror}", reason="command") from error
     else:
+        following = _Following(told, as_json=as_json)
         status = child.wait()
+        following.end(client)
     finally:
         signal.signal(signal.SIGINT, before)
-    following.end(client)
     if following.error is not None and status == 0:
         raise following.error
     return status if status >= 0 else 128 - status

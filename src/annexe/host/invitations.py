@@ -4,7 +4,7 @@
 * A token is held against all of them, each in constant time, so that how long it takes tells nothing.
 * What was shown is good no more, whatever comes of it.
 
-Pure but for the random bytes: times are monotonic seconds, passed in.
+No clock: times are monotonic seconds, passed in.
 
 Source: features LC15 and WP8; ADR-0095.
 """

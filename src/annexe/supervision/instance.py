@@ -129,7 +129,7 @@ class Instance:
     Attributes:
         ended: Done when the instance cannot take calls any more, with the reason in words; never an exception.
         protocol_error: What the plugin broke, if that ended the connection.
-        on_gone: Called at the moment when the connection of a guest is over.
+        on_gone: Called at the moment when the connection of a guest is over, with the reason in words.
     """
 
     def __init__(self, plan: InstancePlan, launched: LaunchedPlugin, log: PluginLog) -> None:
@@ -161,7 +161,7 @@ class Instance:
             files=launched.files,
             is_patient=plan.guest is not None,
         )
-        self.on_gone: Callable[[], None] | None = None
+        self.on_gone: Callable[[str], None] | None = None
         self._watch = self._loop.create_task(self._watch_exit())
 
     @classmethod
@@ -224,9 +224,10 @@ class Instance:
 
     def _on_guest_gone(self, error: AnnexeError | None) -> None:
         self.launched.terminate()  # however it went: nobody waits for the rest
-        self._end("ended, or closed its connection" if error is None else f"broke the protocol: {error.message}")
+        reason = "its process has ended, or closed the connection" if error is None else f"it broke the protocol: {error.message}"
+        self._end(reason)
         if self.on_gone is not None:
-            self.on_gone()
+            self.on_gone(reason)
 
     def _on_stuck(self) -> None:
         self.is_stuck = True

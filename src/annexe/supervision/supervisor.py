@@ -17,7 +17,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
-from functools import partial
 from time import monotonic
 from typing import Any, TypeVar, final
 
@@ -544,9 +543,9 @@ class Supervisor:
             self._waiting_room.let_in(instances[0].connection)
         if instances[0].plan.guest is not None:
             instances[0].connection.siblings = self._waiting_room
-            instances[0].on_gone = partial(self.detach, "its process has ended, or closed the connection")
+            instances[0].on_gone = self.detach
             if instances[0].connection.closed:
-                instances[0].on_gone()
+                self.detach("its process has ended, or closed the connection")
 
     def _switch(self, pool: Pool) -> None:
         """Carry a succession through."""

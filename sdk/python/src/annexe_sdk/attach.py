@@ -9,7 +9,18 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-__all__ = ["NO_HOST", "REFUSED", "join", "say_how"]
+from annexe_sdk.runner import Runner
+from annexe_sdk.session import Stopped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from annexe_sdk.calls import Call
+    from annexe_sdk.context import Context
+    from annexe_sdk.plugin import Handler, Plugin
+
+__all__ = ["NO_HOST", "REFUSED", "run"]
 
 NO_HOST = 64
 """Exit status of a plugin that was started by hand, with no word of where to join."""
@@ -22,8 +33,35 @@ _MAX_ANSWER_BYTES = 4096
 _ANSWER_S = 15.0
 
 
-def say_how() -> int:
-    """Tell who started a plugin by hand how that is done; return the exit status."""
+def run(plugin: "Plugin") -> None:
+    """Serve a plugin that was started by hand, where ``ANNEXE_ATTACH`` says; returns when the host is done with it.
+
+    Raises:
+        SystemExit: It says nothing, or the host does not let us in; standard error has more.
+    """
+    invitation = os.environ.pop("ANNEXE_ATTACH", "")
+    if not invitation:
+        _say_how()
+        raise SystemExit(NO_HOST)
+    sock = _join(invitation)
+    try:
+        _Runner(sock, lambda: plugin).serve()
+    finally:
+        sock.close()
+    _say("detached")
+
+
+class _Runner(Runner):
+    """Ends where whoever debugs ends a handler: elsewhere that is one failed call."""
+
+    def failure(self, call: "Call", handler: "Handler", error: BaseException, ctx: "Context | None") -> "Any":
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "BdbQuit":
+            self.stop()
+            raise Stopped from None
+        return super().failure(call, handler, error, ctx)
+
+
+def _say_how() -> None:
     import __main__
 
     file = getattr(__main__, "__file__", None) or "plugin.py"
@@ -31,10 +69,9 @@ def say_how() -> int:
         f"this is a plugin, which an annexe host starts; to run it by hand in a host that runs: annexe attach ID -- python {file}  "
         "(to try it without one: annexe dev FOLDER)"
     )
-    return NO_HOST
 
 
-def join(invitation: str) -> "socket":
+def _join(invitation: str) -> "socket":
     """Return the channel to the host.
 
     Args:
@@ -43,7 +80,6 @@ def join(invitation: str) -> "socket":
     Raises:
         SystemExit: The host did not let us in; standard error says why.
     """
-    os.environ.pop("ANNEXE_ATTACH", None)
     token, at, path = invitation.partition("@")
     if not at:
         raise _refused("ANNEXE_ATTACH is not what `annexe attach` gave: expected TOKEN@PATH")

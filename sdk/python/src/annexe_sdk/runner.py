@@ -387,12 +387,9 @@ def run_plugin(plugin: Plugin) -> None:
     if number.isdigit():
         _serve(int(number), lambda: plugin)
         return
-    from annexe_sdk.attach import join, say_how
+    from annexe_sdk.attach import run
 
-    invitation = os.environ.get("ANNEXE_ATTACH")
-    if not invitation:
-        raise SystemExit(say_how())
-    _serve(join(invitation).detach(), lambda: plugin)
+    run(plugin)
 
 
 def _serve(fd: int, load: "Callable[[], Plugin]") -> None:
