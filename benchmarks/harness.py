@@ -196,13 +196,14 @@ class Bench:
     def seats(self, subjects: Sequence[Subject], *, pinned: bool = False) -> Iterator[dict[str, Seat]]:
         """Start each subject and yield those that started; one that does not is noted in ``absent`` with its reason."""
         with ExitStack() as stack:
-            seats = {}
+            begun, seats = [], {}
             for subject in subjects:
                 if subject.ours and self.references_only:
                     self.ours.add(subject.name)
                     continue
-                seat = Seat(subject, pinned=pinned)
-                stack.callback(seat.close)
+                begun.append((subject, Seat(subject, pinned=pinned)))  # each imports what it needs while those before it start
+                stack.callback(begun[-1][1].close)
+            for subject, seat in begun:
                 try:
                     seat.ask("start")
                     seats[subject.name] = seat

@@ -44,11 +44,12 @@ _HURRIED = "edit, while it is replaced again and again without a pause"
 def measure(bench: Run) -> None:
     """Measure as scheduled: the same load on two hosts, of which one has its plugin replaced again and again."""
     reloads = {"count": 2 if bench.quick else _RELOADS}
-    alone = {"count": int(reloads["count"] * _EVERY_S * _PER_S)}
+    every_s = 0.15 if bench.quick else _EVERY_S
+    alone = {"count": int(reloads["count"] * every_s * _PER_S)}
     subjects = [Subject(name, "benchmarks.reload:Reloads", ours=True) for name in ("steady", "replaced", "hurried")]
     cells = [
         Cell(_ALONE, "steady", "load", alone),
-        Cell(_REPLACED, "replaced", "load_with_reloads", {**reloads, "every_s": _EVERY_S}),
+        Cell(_REPLACED, "replaced", "load_with_reloads", {**reloads, "every_s": every_s}),
         Cell(_HURRIED, "hurried", "load_with_reloads", {**reloads, "every_s": 0.0}),
         Cell("one replacement, from asking to taken over", "replaced", "reloads_ms", unit="ms"),
         Cell("calls in a round, twice a second", "replaced", "sent", unit="calls", worst=min),

@@ -64,13 +64,13 @@ def measure(bench: Bench) -> None:
 
 
 def _measure_graph(bench: Bench) -> None:
-    width = 1 if bench.quick else _WIDTH
+    depth, width = (3, 1) if bench.quick else (_DEPTH, _WIDTH)
     subjects = [
         Subject("one", "benchmarks.subject:Starts", ours=True),
         Subject("work", "benchmarks.services:Graph", {"depth": 1, "width": 1}, ours=True),
-        Subject("graph", "benchmarks.services:Graph", {"depth": _DEPTH, "width": width}, ours=True),
+        Subject("graph", "benchmarks.services:Graph", {"depth": depth, "width": width}, ours=True),
     ]
-    together = f"{_DEPTH * width} plugins, {_DEPTH} deep, from opening the host to all ready"
+    together = f"{depth * width} plugins, {depth} deep, from opening the host to all ready"
     cells = [
         Cell("one plugin alone, to ready", "one", "starts", {"count": bench.count(20)}, "ms"),
         Cell("processor time of one start, host's and plugin's", "work", "work_of_one", {"count": bench.count(20)}, "ms"),
@@ -81,7 +81,7 @@ def _measure_graph(bench: Bench) -> None:
         bench.interleave(seats, cells)
     alone, work = bench.value(cells[0].what), bench.value(cells[1].what)
     if alone is not None and work is not None:
-        bound = _DEPTH * alone + _DEPTH * width * work / len(os.sched_getaffinity(0))
+        bound = depth * alone + depth * width * work / len(os.sched_getaffinity(0))
         bench.ratio("graph_start_over_bound", bench.value(together), bound)
         bench.ratio("graph_work_over_alone", bench.value(cells[3].what), work)
 
