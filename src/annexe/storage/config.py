@@ -38,10 +38,16 @@ class StoredConfig:
 
 @final
 class ConfigTable:
-    """Configuration by plugin. Every method raises StorageError when the store fails."""
+    """Configuration by plugin. Every method raises StorageError when the store fails, and so does making one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        with database.begin() as connection:
+            self._written = set(connection.execute(select(CONFIG.c.plugin)).scalars())
+
+    def has(self, plugin: str) -> bool:
+        """Say whether a plugin has one; asks no store, so that it may be called from any thread: one process alone writes here."""
+        return plugin in self._written
 
     def get(self, plugin: str) -> StoredConfig | None:
         """Return a plugin's configuration, or ``None`` if nobody ever wrote one."""
@@ -79,4 +85,5 @@ class ConfigTable:
                 connection.execute(insert(CONFIG).values(revision=1, **stored))
             else:
                 connection.execute(update(CONFIG).where(CONFIG.c.plugin == plugin).values(revision=revision + 1, **stored))
+        self._written.add(plugin)
         return StoredConfig(revision=revision + 1, plugin=plugin, value=value, updated_at=now_s)
