@@ -102,7 +102,7 @@ def learn(plugin: Path, *words: str, status: int = 0) -> tuple[Any, str]:
     environment.pop("PYTEST_ADDOPTS", None)
     command = [sys.executable, "-m", "annexe.cli", "learn", str(plugin), "--json", *words, *tests]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=plugin.parent)
-    assert done.returncode == status, (done.stdout, done.stderr)
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout) if done.stdout else None, done.stderr
 
 
@@ -133,16 +133,20 @@ def test_tests_that_do_not_run_the_plugin_are_told_how(tmp_path: Path) -> None:
     assert "annexe_host" in json.loads(said.splitlines()[-1])["error"]["message"]
 
 
-def test_what_nobody_is_granted_fails_behind_the_walls_and_is_not_written(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
+@pytest.fixture
+def drawn() -> Iterator[Path]:
+    """Give a temporary folder that every user reaches: pytest's own are shut again by each pytest that starts meanwhile."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_nobody_is_granted_fails_behind_the_walls_and_is_not_written(tmp_path: Path, drawn: Path) -> None:
+    secret = drawn / "secret"
     secret.write_text("x")
     secret.chmod(0o644)
-    tmp_path.chmod(0o755)
-    code = PLUGIN.replace("GIVEN/model", str(secret))
-    plugin = write(tmp_path, plugin=code)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.owner() == plugin.owner() and folder != Path("/tmp"):
-            folder.chmod(0o755)
+    plugin = write(tmp_path, plugin=PLUGIN.replace("GIVEN/model", str(secret)))
     told, _ = learn(plugin, "--no-check")
     assert (told["checked"], told["levels"], told["written"]) == (None, [], False)
     assert any(str(secret) in note and "temporary files of its own" in note for note in told["notes"])
