@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, TypeVar, final
+from typing import Any, TypeVar, final
 
 from annexe.channel import Connection, Provided
 from annexe.clock import Clock
@@ -27,45 +27,26 @@ from annexe.contract import (
     check_distinct,
     definition_of,
 )
-from annexe.dispatch.breaker import Breaker, BreakerPolicy
+from annexe.dispatch.breaker import Breaker
 from annexe.dispatch.callers import HookCaller, make_caller_class
-from annexe.dispatch.events import EventBus, check_handlers
+from annexe.dispatch.events import EventBus
 from annexe.dispatch.extensions import Extension, ExtensionCaller
 from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue, observer_queue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.plugin_hooks import PluginHooks
+from annexe.dispatch.policy import DispatchPolicy
+from annexe.dispatch.provided import check_provided
 from annexe.dispatch.request import Request
-from annexe.dispatch.services import ServicePolicy, Services
-from annexe.errors import ActivationError, ContractError, PluginUnavailableError
-from annexe.ids import is_plugin_id
+from annexe.dispatch.services import Services
+from annexe.errors import ContractError, PluginUnavailableError
 from annexe.manifest import Manifest, contract_problems
-from annexe.manifest.reader import nearest
 from annexe.record import Events, Explain, Metrics
 
-__all__ = ["DispatchPolicy", "Dispatcher"]
+__all__ = ["Dispatcher"]
 
-_MAX_QUOTED_CHARS = 256
 Entry = TypeVar("Entry", HookMember, Extension)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchPolicy:
-    """What the operator decides.
-
-    Attributes:
-        order: By qualified hook name (or extension point): plugin ids that come first, in this order.
-        on_failure: By qualified hook name, or by plugin id: a policy that can only make the others stricter.
-        breaker: When a plugin is passed over at a hook.
-        services: By service: which plugin answers where several offer it.
-    """
-
-    order: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    on_failure: Mapping[str, Literal["open", "closed"]] = field(default_factory=dict)
-    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
-    services: Mapping[str, ServicePolicy] = field(default_factory=dict)
 
 
 @final
@@ -139,7 +120,7 @@ class Dispatcher:
         check_distinct(definition_of(contract) for contract in opened)
         for contract in opened:
             self._open(contract)
-        self._check_policy()
+        policy.check(hooks=self.pipelines, points=self.points, specs=self.specs)
 
     def _open(self, contract: type[HookSpec] | type[ExtensionPoint]) -> None:
         if issubclass(contract, HookSpec):
@@ -152,19 +133,6 @@ class Dispatcher:
             point = definition_of(contract)
             self.points[point.name] = point
             self.extensions_by_point[point.name] = ()
-
-    def _check_policy(self) -> None:
-        """Refuse what the operator decided about nothing that is here: a typing error must not make a strict policy a lax one."""
-        hooks = sorted(self.pipelines)
-        places = [*hooks, *sorted(self.points)]
-        wrong = [("order", name, places) for name in self._policy.order if name not in places]
-        wrong += [("on_failure", name, hooks) for name in self._policy.on_failure if name not in hooks and not is_plugin_id(name)]
-        for argument, name, known in wrong:
-            close = nearest(name, known)
-            if not close and "." in name and not self._is_own(name):
-                continue  # a plugin may define it; ``undecided`` tells of those that none does
-            expected = f"expected {close!r}" if close else f"expected one of {', '.join(known) or 'none: no contract is open'}"
-            raise ContractError(f"{argument} names {name!r}, which the host does not open; {expected}", name=name)
 
     # Who is there.
 
@@ -181,10 +149,7 @@ class Dispatcher:
 
     def undecided(self) -> list[tuple[str, str]]:
         """Return what the operator decided about hooks that neither the application nor a plugin defines: argument and name."""
-        known = self.plugin_hooks.names() | self.pipelines.keys() | self.points.keys()
-        asked = [("order", name) for name in self._policy.order]
-        asked += [("on_failure", name) for name in self._policy.on_failure if not is_plugin_id(name)]
-        return [(argument, name) for argument, name in asked if name not in known]
+        return self._policy.undecided(self.plugin_hooks.names() | self.pipelines.keys() | self.points.keys())
 
     def add(self, manifest: Manifest, provider: Provider, *, is_granted: bool = True) -> None:
         """Let a plugin take part.
@@ -279,11 +244,6 @@ class Dispatcher:
         all_of_them = {plugin: added.manifest.provides.hooks[hook] for plugin, added in sorted(self._implementing(hook).items())}
         reasons = {plugin: self.plugin_hooks.misfit(plugin, hook, impl) for plugin, impl in all_of_them.items()}
         return [member.provider.id for member in members], {plugin: why for plugin, why in reasons.items() if why is not None}
-
-    def passed_over(self, manifest: Manifest) -> dict[str, str]:
-        """Return at which hooks of other plugins' a plugin is not called, with why."""
-        reasons = {name: self.plugin_hooks.misfit(manifest.id, name, impl) for name, impl in manifest.provides.hooks.items()}
-        return {name: why for name, why in reasons.items() if why is not None}
 
     def close(self) -> None:
         """Forget what waits for observers."""
@@ -383,50 +343,9 @@ class Dispatcher:
         )
 
     def check_provided(self, manifest: Manifest, provided: Provided) -> None:
-        """Hold what a plugin's code provides against its verified manifest and the contracts.
-
-        Raises:
-            ActivationError: It answers what it does not declare, or declares what it does not answer.
-        """
-        plugin, declared = manifest.id, manifest.provides
-        kinds: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-            ("hook", provided.hooks, declared.hooks),
-            ("extension", provided.extensions, declared.extensions),
-            ("service", provided.services, declared.services),
-        )
-        for what, given, wanted in kinds:
-            for name in sorted(given.keys() - wanted.keys()):
-                where = f" (at {_cut(at)})" if (at := given[name].at) else ""
-                text = f"plugin {plugin!r} answers {what} {_cut(name)!r}{where}, which its plugin.toml does not declare; "
-                raise ActivationError(f"{text}declared are: {', '.join(sorted(wanted)) or 'none'}", plugin=plugin)
-            for name in sorted(wanted.keys() - given.keys()):
-                raise ActivationError(
-                    f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
-                )
-        check_handlers(manifest, provided)
-        for name in sorted(provided.watches.keys() - set(manifest.permissions.services)):
-            line = f'services = ["{_cut(name)}"]'
-            text = f"plugin {plugin!r} wants to be told of service {_cut(name)!r}, which it may not use; "
-            text += f"add to plugin.toml under [permissions]: {line}"
-            raise ActivationError(text, plugin=plugin)
-        for name, facts in provided.hooks.items():
-            pipeline = self.pipelines.get(name)
-            if pipeline is None or pipeline.definition.revision != declared.hooks[name].revision:
-                continue  # at a hook of another plugin, which may yet come to fit
-            kind, expected = _cut(str(facts.kind)), str(pipeline.definition.kind)
-            if kind != expected:
-                where = f" (at {_cut(facts.at)})" if facts.at else ""
-                text = f"plugin {plugin!r} answers {name} as {kind}{where}, expected {expected}: write @plugin.{expected}"
-                raise ActivationError(text, plugin=plugin, expected=expected, actual=kind)
-        for name, extension in provided.extensions.items():
-            missing = sorted(self.points[name].methods.keys() - extension.methods.keys())
-            if missing:
-                raise ActivationError(f"plugin {plugin!r} fills extension point {name!r} without method {missing[0]!r}", plugin=plugin)
-        for name, service in provided.services.items():
-            missing = sorted(set(declared.services[name].idempotent) - service.methods.keys())
-            if missing:
-                text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have; "
-                raise ActivationError(f"{text}it has: {_cut(', '.join(sorted(service.methods)) or 'none')}", plugin=plugin)
+        """Hold what a plugin's code provides against its verified manifest and the contracts; see ``provided.check_provided``."""
+        hooks = {name: pipeline.definition for name, pipeline in self.pipelines.items() if name in manifest.provides.hooks}
+        check_provided(manifest, provided, hooks=hooks, points=self.points)
 
     # What the application calls.
 
@@ -459,11 +378,6 @@ class Dispatcher:
         if extensions is None:
             raise ContractError(f"{point.__name__} is not open in this host; pass it in Host(contracts=[{point.__name__}])")
         return extensions
-
-
-def _cut(text: str) -> str:
-    """Return what a plugin wrote, no longer than messages, states and the store should hold."""
-    return text[:_MAX_QUOTED_CHARS]
 
 
 def _placed(entries: tuple[Entry, ...], old: Entry | None, new: Entry | None) -> tuple[Entry, ...]:

@@ -181,6 +181,11 @@ class PluginHooks:
             return f"it answers it as {kind}, and plugin {hook.plugin!r} defines it as {hook.offer.kind}"
         return None
 
+    def passed_over(self, manifest: Manifest) -> dict[str, str]:
+        """Return at which hooks of other plugins' a plugin is not called, with why."""
+        reasons = {name: self.misfit(manifest.id, name, impl) for name, impl in manifest.provides.hooks.items()}
+        return {name: why for name, why in reasons.items() if why is not None}
+
     # Calls.
 
     def route(self, manifest: Manifest, name: str) -> HookRoute:

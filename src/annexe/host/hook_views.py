@@ -26,4 +26,4 @@ def hooks_view(manifest: Manifest | None, dispatcher: Dispatcher) -> dict[str, A
         called, not_called = dispatcher.implementers(name) if is_open else ([], {})
         facts = {"hook": name, "kind": offer.kind, "revision": offer.revision, "on_failure": offer.on_failure, "open": is_open}
         defines.append(facts | {"implemented_by": called, "passed_over": not_called})
-    return {"defines": defines, "passed_over": dispatcher.passed_over(manifest)}
+    return {"defines": defines, "passed_over": dispatcher.plugin_hooks.passed_over(manifest)}

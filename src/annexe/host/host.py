@@ -23,8 +23,9 @@ from annexe.channel import CodecName
 from annexe.clock import Clock, SystemClock
 from annexe.contract import ExtensionPoint, HookSpec, capability_definition, check_distinct
 from annexe.dispatch.breaker import BreakerPolicy
-from annexe.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from annexe.dispatch.dispatcher import Dispatcher
 from annexe.dispatch.listeners import TopicEvent
+from annexe.dispatch.policy import DispatchPolicy
 from annexe.dispatch.request import Request
 from annexe.dispatch.services import ServicePolicy
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError

@@ -132,7 +132,7 @@ class Planner:
             offered = ", ".join(sorted(self._capabilities)) or "none"
             text = f"it asks for capability {name!r}, which the application does not offer; offered: {offered}"
             log.write("warning", text, source="host")
-        for hook, why in self._dispatcher.passed_over(manifest).items():
+        for hook, why in self._dispatcher.plugin_hooks.passed_over(manifest).items():
             log.write("warning", f"it is not called at hook {hook!r}: {why}", source="host")
         instance = f"{known.id}-{number}"
         services = PluginServices(

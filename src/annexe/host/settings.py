@@ -12,7 +12,7 @@ from typing import Any, Literal, final, get_args
 
 from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
-from annexe.dispatch.dispatcher import DispatchPolicy
+from annexe.dispatch.policy import DispatchPolicy
 from annexe.dispatch.services import SELECTIONS
 from annexe.host.learning import Learning
 from annexe.sandbox import IsolationLevel
