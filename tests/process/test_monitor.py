@@ -37,6 +37,7 @@ class Plugin:
     id: str
     limits: Limits = field(default_factory=Limits)
     instance: str | int = 1
+    may_fork: bool = True
     group: GroupUsage | None = None
     count_data: Callable[[], DataUsage | None] = lambda: None
     look: Callable[[], None] = lambda: None
@@ -459,3 +460,27 @@ def test_open_monitor_goes_on_after_a_failure_of_the_hosts(caplog: pytest.LogCap
     with caplog.at_level(logging.ERROR, "annexe.supervision"):
         asyncio.run(main())
     assert len(caplog.records) == 1
+
+
+def test_still_process_is_not_looked_into_again_until_it_runs(world: World) -> None:
+    asked: list[int] = []
+
+    async def main() -> None:
+        plugin = world.add("plugin", may_fork=False)
+        plugin.group_usage = lambda: asked.append(1)  # type: ignore[method-assign, func-returns-value]
+        for _ in range(5):
+            await world.poll()
+        seen, looks = world.usage("plugin"), len(asked)
+        assert looks < 5
+        assert seen.memory_bytes
+        assert seen.connections == 0
+        plugin.do("kept = bytearray(64 * 1024 * 1024)")
+        await world.poll()
+        assert (world.usage("plugin").memory_bytes or 0) > seen.memory_bytes + 50 * MIB
+        assert len(asked) == looks + 1
+        plugin.may_fork = True  # what it started, and is gone again, shows in the group alone
+        for _ in range(3):
+            await world.poll()
+        assert len(asked) == looks + 4
+
+    run(main)

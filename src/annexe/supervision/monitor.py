@@ -89,6 +89,7 @@ class _Ward:
     connections: int | None = None
     connections_due_s: float = 0.0
     is_failing: bool = False
+    measured: Usage | None = None
 
 
 @final
@@ -197,7 +198,7 @@ class Monitor:
 
     def _end_instance(self, plugin: str, ward: _Ward) -> None:
         judged, ward.judged, ward.instance = ward.judged, None, None
-        ward.meter = ProcessMeter()
+        ward.meter, ward.measured = ProcessMeter(), None
         if judged is not None:
             for violation in self._policy(plugin).close(judged, now_s=self._clock.monotonic()):
                 self._tell(plugin, violation)
@@ -281,11 +282,14 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
     """Return what one plugin uses and when that was; None when it has gone, or cannot be measured."""
     try:
         pids = look.watched.pids()
-        group = look.watched.group_usage()
         found = look.ward.meter.measure(pids)
         at_s = clock.monotonic()
         if found.processes == 0:
             return None
+        if look.ward.meter.is_still and not look.watched.may_fork and look.ward.measured is not None:
+            # What has not run since uses what it used: most plugins do nothing most of the time, and a group is dear to ask.
+            return replace(look.ward.measured, connections=look.ward.connections), at_s
+        group = look.watched.group_usage()
         usage = Usage(
             memory_bytes=found.memory_bytes,
             cpu_s=found.cpu_s,
@@ -298,7 +302,7 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
     except Exception:  # noqa: BLE001 - whatever it was, the others are still to be measured
         _note_failure(look.watched.id, look.ward)
         return None
-    look.ward.is_failing = False
+    look.ward.is_failing, look.ward.measured = False, usage
     return usage, at_s
 
 

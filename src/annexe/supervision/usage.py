@@ -69,10 +69,15 @@ class _Process:
 
 @final
 class ProcessMeter:
-    """Measures the processes of one plugin. Not for two threads at once."""
+    """Measures the processes of one plugin. Not for two threads at once.
+
+    Attributes:
+        is_still: The last look found what the one before did, as far as the cheap things tell.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, _Process] = {}
+        self.is_still = False
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
     def measure(self, pids: Iterable[int]) -> ProcessUsage:
@@ -83,6 +88,7 @@ class ProcessMeter:
             if found is not None:
                 self._known[pid] = found
         seen = self._known.values()
+        self.is_still = self._known.keys() == before.keys() and all(process.reused for process in seen)
         return ProcessUsage(
             memory_bytes=sum(process.memory_bytes for process in seen),
             cpu_s=sum(process.ticks for process in seen) * self._tick_s,

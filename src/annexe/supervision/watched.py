@@ -30,6 +30,10 @@ class Watched(Protocol):
     def limits(self) -> Limits:
         """What it may use."""
 
+    @property
+    def may_fork(self) -> bool:
+        """Whether it may start processes of its own."""
+
     def pids(self) -> Sequence[int]:
         """Return its processes as they are now; none when it has gone. In a worker thread."""
 
