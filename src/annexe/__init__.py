@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from annexe.dispatch.graph import Impact, Requirement
     from annexe.dispatch.listeners import TopicEvent
     from annexe.dispatch.outcomes import Responded
-    from annexe.dispatch.services import ServicePolicy
+    from annexe.dispatch.service_offers import ServicePolicy
     from annexe.host.host import Host
     from annexe.host.plugin_handle import PluginHandle
     from annexe.host.requests import RequestScope
@@ -81,7 +81,7 @@ _HOMES = {
     "Responded": "annexe.dispatch.outcomes",
     "RestartPolicy": "annexe.supervision.restart",
     "Rule": "annexe.supervision.violations",
-    "ServicePolicy": "annexe.dispatch.services",
+    "ServicePolicy": "annexe.dispatch.service_offers",
     "StopPolicy": "annexe.supervision.instance",
     "SyncHost": "annexe.host.sync",
     "TopicEvent": "annexe.dispatch.listeners",

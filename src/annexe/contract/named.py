@@ -17,8 +17,9 @@ from typing import Any
 
 from annexe.contract.specs import ExtensionPoint, HookSpec
 from annexe.errors import ContractError
+from annexe_sdk import Service
 
-__all__ = ["BESIDE", "contracts_beside", "contracts_named", "importable_as"]
+__all__ = ["BESIDE", "contracts_beside", "contracts_named", "importable_as", "services_named"]
 
 BESIDE = "contracts.py"
 _OURS = "annexe_contracts_"
@@ -45,6 +46,13 @@ def contracts_named(name: str) -> list[type[Any]]:
         what = f"{cls!r} that is a HookSpec, an ExtensionPoint or a list of them" if cls else "HookSpec and no ExtensionPoint"
         raise ContractError(f"{where!r} has no {what}", name=name)
     return found
+
+
+def services_named(name: str) -> list[type[Any]]:
+    """Return the contracts of services of this name, or all of a module, as for ``contracts_named``; none where there is none."""
+    where, _, cls = name.partition(":")
+    module = _module(where)
+    return [value for key, value in vars(module).items() if _is_service(value) and cls in ("", key)]
 
 
 def contracts_beside(folder: Path) -> list[type[Any]]:
@@ -99,6 +107,10 @@ def _contracts_in(module: ModuleType) -> list[type[Any]]:
 
 def _is_contract(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, HookSpec | ExtensionPoint) and value not in (HookSpec, ExtensionPoint)
+
+
+def _is_service(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Service) and "_annexe_contract" in vars(value)
 
 
 def _is_made_from(module: ModuleType, path: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 from annexe.dispatch.breaker import BreakerPolicy
-from annexe.dispatch.services import ServicePolicy
+from annexe.dispatch.service_offers import ServicePolicy
 from annexe.errors import ContractError
 from annexe.ids import is_plugin_id
 from annexe.manifest.reader import nearest

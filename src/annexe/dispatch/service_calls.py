@@ -5,7 +5,7 @@ Source: docs/reference/control.md, "call"; docs/explanation/services.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from annexe.dispatch.request import Request
 from annexe.dispatch.services import Services
 from annexe.errors import InvalidResultError, PluginUnavailableError
 
-__all__ = ["call_service"]
+__all__ = ["call_service", "nobody_offers"]
 
 
 async def call_service(services: Services, name: str, args: Sequence[Any], *, plugin: str | None, request: Request) -> Any:
@@ -36,9 +36,7 @@ async def call_service(services: Services, name: str, args: Sequence[Any], *, pl
     offering = services.offering(service)
     provider = offering.get(plugin) if plugin is not None else next(iter(offering.values()), None)
     if provider is None:
-        there = ", ".join(offering) or "none"
-        who = f"plugin {plugin!r} does not offer" if plugin is not None else "no plugin offers"
-        raise PluginUnavailableError(f"{who} service {service!r}; those that do: {there}", plugin=plugin, method=name)
+        raise PluginUnavailableError(nobody_offers(service, plugin, offering), plugin=plugin, method=name)
     connection = provider.connection or await provider.wait_ready(request.deadline, method=name)
     meta = RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key)
     response = await connection.call(name, list(args), meta, deadline=request.deadline)
@@ -47,3 +45,9 @@ async def call_service(services: Services, name: str, args: Sequence[Any], *, pl
     except ValueError as error:
         text = f"plugin {provider.id!r} answered {name} with what cannot be shown: {error}"
         raise InvalidResultError(text, plugin=provider.id, method=name) from error
+
+
+def nobody_offers(service: str, plugin: str | None, offering: Iterable[str]) -> str:
+    """Return what to say where a plugin, or any, was asked for a service that it does not offer; ``offering``: those that do."""
+    who = f"plugin {plugin!r} does not offer" if plugin is not None else "no plugin offers"
+    return f"{who} service {service!r}; those that do: {', '.join(offering) or 'none'}"

@@ -5,7 +5,7 @@
   deadline.
 * A call that was not sent is tried with the next plugin that offers the service. One that may have happened is tried again only where the
   method is declared idempotent; else the caller is told ``outcome-unknown``.
-* Nothing of a payload is decoded here.
+* Nothing of a payload is decoded here, but for what is held against a schema on the way between two codecs.
 
 Source: features SV1, SV3, SV4; docs/explanation/services.md; ADR-0090.
 """
@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from time import monotonic
-from typing import Any, Literal, final
+from typing import Any, final
 
 from annexe.channel import Connection, HostCall, PluginCall, PluginStream, Provided, RequestMeta, Response, passed_on
 from annexe.dispatch.faults import tell_whose_limit
 from annexe.dispatch.members import Provider
+from annexe.dispatch.service_offers import Offer, OfferedService, ServicePolicy
+from annexe.dispatch.service_schema import ServiceSchema
 from annexe.dispatch.service_streams import item_decoder, relay
 from annexe.dispatch.service_watch import ServiceWatch, Standing
 from annexe.errors import (
@@ -30,7 +32,6 @@ from annexe.errors import (
     CallError,
     CallTimeoutError,
     InvalidParamsError,
-    MethodNotFoundError,
     OutcomeUnknownError,
     PluginBusyError,
     PluginUnavailableError,
@@ -41,83 +42,10 @@ from annexe.manifest.versions import is_in_range
 from annexe.record import EventKind, Events, MethodFigures, Metrics
 from annexe.supervision.state import PluginState
 
-__all__ = ["SELECTIONS", "Route", "Selection", "ServicePolicy", "Services"]
-
-Selection = Literal["first", "round-robin", "least-loaded", "sticky"]
-SELECTIONS: tuple[Selection, ...] = ("first", "round-robin", "least-loaded", "sticky")
+__all__ = ["Route", "Services"]
 
 _MAX_LOST = 3
 _NOT_SENT = (PluginUnavailableError, PluginBusyError)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServicePolicy:
-    """Which plugin answers a call where several offer one service; the operator's choice.
-
-    Attributes:
-        select: ``first`` in order, each in turn (``round-robin``), the one with the fewest open calls (``least-loaded``), or always the
-            same one for a key (``sticky``): the caller's, else that of the request.
-        order: Plugin ids that come first; the others follow by id.
-    """
-
-    select: Selection = "first"
-    order: Sequence[str] = ()
-
-
-@final
-class _Offer:
-    """One plugin's offer of one service."""
-
-    __slots__ = ("_figures", "_metrics", "call_timeout_s", "idempotent", "methods", "plugin", "provider", "version")
-
-    def __init__(self, service: str, manifest: Manifest, provider: Provider, metrics: Metrics) -> None:
-        offer = manifest.provides.services[service]
-        self.plugin = manifest.id
-        self.provider = provider
-        self.version = offer.version
-        self.idempotent = frozenset(f"svc.{service}.{method}" for method in offer.idempotent)
-        self.methods: frozenset[str] = frozenset()  # by their names on the wire, as its code says once it runs
-        self.call_timeout_s = manifest.resources.call_timeout_s
-        self._metrics = metrics
-        self._figures: dict[str, MethodFigures] = {}
-
-    def check_method(self, method: str) -> None:
-        """Refuse a method that the plugin does not have.
-
-        Raises:
-            MethodNotFoundError: It has not.
-        """
-        if method not in self.methods:
-            known = ", ".join(sorted(name.rpartition(".")[2] for name in self.methods)) or "none"
-            text = f"plugin {self.plugin!r} has no {method!r}; methods of that service there: {known}"
-            raise MethodNotFoundError(text, plugin=self.plugin, method=method)
-
-    def figures(self, method: str) -> MethodFigures:
-        """Return the counters of a method that it has."""
-        found = self._figures.get(method)
-        if found is None:
-            found = self._figures[method] = self._metrics.method(self.plugin, method)
-        return found
-
-
-@final
-class _Service:
-    """One service: who offers it."""
-
-    __slots__ = ("generation", "name", "offers", "policy", "turn")
-
-    def __init__(self, name: str, policy: ServicePolicy) -> None:
-        self.name = name
-        self.policy = policy
-        self.offers: dict[str, _Offer] = {}
-        self.generation = 0  # changes with the offers
-        self.turn = 0
-
-    def place_of(self, plugin: str) -> tuple[int, str]:
-        """Return where a plugin comes in order."""
-        order = list(self.policy.order)
-        return (order.index(plugin) if plugin in order else len(order), plugin)
 
 
 @final
@@ -134,7 +62,7 @@ class Services:
         self._policies = policies
         self._metrics = metrics
         self._events = events
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, OfferedService] = {}
         self._watches: dict[str, list[ServiceWatch]] = {}
 
     def add(self, manifest: Manifest, provider: Provider) -> None:
@@ -142,7 +70,7 @@ class Services:
         self.remove(manifest.id, keep=manifest.provides.services.keys())
         for name in manifest.provides.services:
             service = self._service(name)
-            offer, before = _Offer(name, manifest, provider, self._metrics), service.offers.get(manifest.id)
+            offer, before = Offer(name, manifest, provider, self._metrics), service.offers.get(manifest.id)
             offer.methods = before.methods if before is not None else frozenset()
             service.offers[manifest.id] = offer
             service.generation += 1
@@ -179,10 +107,10 @@ class Services:
         for watch in self._watches.get(name, ()):
             watch.tell()
 
-    def _service(self, name: str) -> _Service:
+    def _service(self, name: str) -> OfferedService:
         service = self._services.get(name)
         if service is None:
-            service = self._services[name] = _Service(name, self._policies.get(name, ServicePolicy()))
+            service = self._services[name] = OfferedService(name, self._policies.get(name, ServicePolicy()))
         return service
 
     def route(self, caller: Manifest, service: str) -> Route:
@@ -195,6 +123,10 @@ class Services:
         known = self._services.get(service)
         order = sorted(known.offers, key=known.place_of) if known is not None else ()
         return {plugin: known.offers[plugin].provider for plugin in order} if known is not None else {}
+
+    def schemas(self, service: str) -> dict[str, ServiceSchema | None]:
+        """Return what those who offer a service declare of it, by id; None: nothing."""
+        return {plugin: self._services[service].offers[plugin].schema for plugin in self.offering(service)}
 
     def _like(self, name: str) -> str | None:
         """Return the service that is offered and has the name most like this one."""
@@ -215,13 +147,13 @@ class Route:
 
     __slots__ = ("_events", "_generation", "_like", "_offers", "_service", "_version", "caller")
 
-    def __init__(self, service: _Service, caller: str, version: str, events: Events, like: Callable[[str], str | None]) -> None:
+    def __init__(self, service: OfferedService, caller: str, version: str, events: Events, like: Callable[[str], str | None]) -> None:
         self._service = service
         self._version = version
         self._events = events
         self._like = like
         self._generation = -1
-        self._offers: tuple[_Offer, ...] = ()
+        self._offers: tuple[Offer, ...] = ()
         self.caller = caller
 
     @property
@@ -238,7 +170,7 @@ class Route:
         passage = call.onward = _Passage(self, call)
         return passage.send()
 
-    def fitting(self) -> tuple[_Offer, ...]:
+    def fitting(self) -> tuple[Offer, ...]:
         """Return who offers it to this caller, in order."""
         service = self._service
         if self._generation != service.generation:
@@ -256,7 +188,7 @@ class Route:
         unwell = [offer.plugin for offer in there if offer.plugin not in well]
         return Standing("ready" if well else "degraded" if unwell else "gone", (*well, *unwell))
 
-    def in_turn(self, call: PluginCall, tried: Collection[str]) -> list[_Offer]:
+    def in_turn(self, call: PluginCall, tried: Collection[str]) -> list[Offer]:
         """Return whom to ask, best first: those that are ready, a healthy one before others, and then those that may become so."""
         offers = [offer for offer in self.fitting() if offer.plugin not in tried]
         if len(offers) < 2:
@@ -266,7 +198,7 @@ class Route:
         chosen = self._selected(healthy or ready or offers, call)
         return list(dict.fromkeys((chosen, *healthy, *ready, *offers)))
 
-    def _selected(self, offers: list[_Offer], call: PluginCall) -> _Offer:
+    def _selected(self, offers: list[Offer], call: PluginCall) -> Offer:
         service = self._service
         match service.policy.select:
             case "round-robin":
@@ -303,7 +235,7 @@ def _was_not_sent(error: BaseException | None) -> bool:
     return isinstance(error, _NOT_SENT) and "reported" not in error.data
 
 
-def _load(offer: _Offer) -> int:
+def _load(offer: Offer) -> int:
     connection = offer.provider.connection
     return connection.in_flight if connection is not None else 0
 
@@ -349,11 +281,11 @@ class _Passage:
                 refused = error
         raise refused or self._route.nobody(self._call.method)
 
-    async def _when_ready(self, offer: _Offer) -> Response:
+    async def _when_ready(self, offer: Offer) -> Response:
         connection = await offer.provider.wait_ready(self._call.deadline, method=self._call.method)
         return await self._begin(offer, connection)
 
-    def _begin(self, offer: _Offer, connection: Connection) -> Awaitable[Response]:
+    def _begin(self, offer: Offer, connection: Connection) -> Awaitable[Response]:
         call, parent = self._call, self._call.parent
         offer.check_method(call.method)
         try:
@@ -361,6 +293,8 @@ class _Passage:
         except ValueError as error:
             text = f"the arguments of {call.method} for plugin {offer.plugin!r} cannot be passed on: {error}"
             raise InvalidParamsError(text, plugin=offer.plugin, method=call.method) from error
+        if offer.schema is not None and (call.codec == "json") is not (connection.codec.name == "json"):
+            offer.schema.check_params(call.method, call.params if call.codec == "json" else params, plugin=offer.plugin)
         meta = RequestMeta(caller=self._route.caller)
         if parent is not None:
             meta.request, meta.traceparent, meta.key = parent.meta.request, parent.meta.traceparent, parent.meta.key
@@ -372,10 +306,19 @@ class _Passage:
             call.method, params, meta, deadline=call.deadline, run_s=offer.call_timeout_s, chain=call.chain
         )
         future: asyncio.Future[Response] = host_call.future
-        return future
+        may_differ = "json" in (connection.codec.name, call.connection.codec.name)
+        return self._checked(future, offer.schema, offer.plugin) if offer.schema is not None and may_differ else future
+
+    async def _checked(self, future: asyncio.Future[Response], schema: ServiceSchema, plugin: str) -> Response:
+        """Hold an answer that is decoded on its way to the caller against what its plugin declares."""
+        response = await future
+        if response.error is None and (response.codec == "json") is not (self._call.connection.codec.name == "json"):
+            with suppress(ValueError):  # what cannot be passed on is told by whoever does
+                schema.check_result(self._call.method, passed_on(response.result, response.codec, to="json"), plugin=plugin)
+        return response
 
     def _begin_stream(
-        self, asked: PluginStream, offer: _Offer, connection: Connection, params: Any, meta: RequestMeta
+        self, asked: PluginStream, offer: Offer, connection: Connection, params: Any, meta: RequestMeta
     ) -> Awaitable[Response]:
         call = self._call
         meta.stream = asked.direction

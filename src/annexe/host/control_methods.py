@@ -35,6 +35,7 @@ from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
 from annexe.host.registry import Registry
 from annexe.host.reload_preview import preview_view
+from annexe.host.service_views import ServiceQuery, schema_view
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
 from annexe.record import Event, EventKind, Events, Explain, LogStore, Metrics
@@ -190,6 +191,7 @@ class ControlMethods:
             "config.set": change(_SetConfig, self._set_config),
             "scan": change(_Nothing, self._scan),
             "schema": Answer(_Nothing, self._schema),
+            "service.schema": Answer(ServiceQuery, partial(schema_view, self._dispatcher.services)),
             "metrics": Answer(_Nothing, self._figures),
         }
 

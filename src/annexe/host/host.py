@@ -27,7 +27,7 @@ from annexe.dispatch.dispatcher import Dispatcher
 from annexe.dispatch.listeners import TopicEvent
 from annexe.dispatch.policy import DispatchPolicy
 from annexe.dispatch.request import Request
-from annexe.dispatch.services import ServicePolicy
+from annexe.dispatch.service_offers import ServicePolicy
 from annexe.errors import ConfigInvalidError, HostClosedError, WrongContextError
 from annexe.host.advice import Advice, command
 from annexe.host.attaching import Attaching
@@ -307,8 +307,14 @@ class Host:
             await self._open_control(stack, thread, uses, planner)
 
     async def _open_control(self, stack: AsyncExitStack, thread: StoreThread, uses: RightUses, planner: Planner) -> None:
-        path = self.state_dir.attach_socket
-        attaching = Attaching(self._settings, registry=self._registry, planner=planner, events=self.events, path=path)
+        attaching = Attaching(
+            self._settings,
+            registry=self._registry,
+            planner=planner,
+            events=self.events,
+            forgive=self._dispatcher.forgive,
+            path=self.state_dir.attach_socket,
+        )
         methods = ControlMethods(
             self._settings,
             state_dir=self.state_dir.path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from functools import partial
 from time import monotonic
 from typing import final
 
@@ -17,13 +18,14 @@ from annexe.capabilities.config import ConfigService, PluginConfig, schema_of
 from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.dispatch.hook_definitions import read_schemas
+from annexe.dispatch.service_schema import check_service_schemas
 from annexe.errors import AnnexeError, ContractError
 from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin
 from annexe.host.requirements import Requirements
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
-from annexe.manifest import LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
+from annexe.manifest import MANIFEST_NAME, LoadedManifest, Manifest, folder_digest, this_machine, unmet_requirements
 from annexe.storage.grants import StoredGrant
 from annexe.trust.grants import Grant, GrantDecision, decide, grant_as_asked
 from annexe.trust.policy import Policy
@@ -92,7 +94,10 @@ class Judge:
     async def _judge(self, known: KnownPlugin, manifest: Manifest) -> str | None:
         folder = known.found.folder
         known.loaded = LoadedManifest(manifest, folder, await asyncio.to_thread(folder_digest, folder))
-        await asyncio.to_thread(read_schemas, manifest)
+        if manifest.provides.hook_specs:
+            await asyncio.to_thread(read_schemas, manifest)
+        if any(offer.schema for offer in manifest.provides.services.values()):
+            await asyncio.to_thread(check_service_schemas, manifest, source=str(folder / MANIFEST_NAME))
         problems: list[ContractError] = self._dispatcher.problems(manifest)
         if problems:
             known.error = problems[0]
@@ -127,10 +132,13 @@ class Judge:
 
     async def _configuration(self, loaded: LoadedManifest) -> PluginConfig:
         manifest = loaded.manifest
-        schema = await asyncio.to_thread(schema_of, loaded.folder, manifest.config_schema, plugin=manifest.id)
+        read = partial(schema_of, loaded.folder, manifest.config_schema, plugin=manifest.id)
+        schema = read() if manifest.config_schema is None else await asyncio.to_thread(read)  # a file, if there is one
         given = self._settings.config.get(manifest.id)
         if given is not None:
             return PluginConfig(value=schema.complete(dict(given)), written=dict(given), revision=0)
+        if not self._thread.store.config.has(manifest.id):  # as with most: no turn on the store's thread for each
+            return PluginConfig(value=schema.complete({}), written={}, revision=0)
         service = ConfigService(self._thread.store.config, self._clock)
         return await self._thread.run(service.read, manifest.id, schema)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, final, get_args
 from annexe.channel import CodecName
 from annexe.contract import ExtensionPoint, HookSpec
 from annexe.dispatch.policy import DispatchPolicy
-from annexe.dispatch.services import SELECTIONS
+from annexe.dispatch.service_offers import SELECTIONS
 from annexe.host.learning import Learning
 from annexe.sandbox import IsolationLevel
 from annexe.supervision.policies import Policies

@@ -4,7 +4,7 @@ The plugin's code is never run to learn about it, and nothing outside its folder
 
 * ``plugin.toml`` is a file, not a link, of bounded size.
 * What the manifest names inside the folder (entry, schemas) must be a file there, links resolved.
-* The schemas of hooks that it defines are read with it: what it opens to others changes when they do.
+* The schemas of hooks that it defines, and of services, are read with it: what it opens to others changes when they do.
 
 Source: feature LC1; ADR-0016.
 """
@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from annexe.errors import ManifestError
 from annexe.manifest.digest import folder_digest
 from annexe.manifest.files import open_file, resolve_inside
-from annexe.manifest.model import HookSpecOffer, Manifest
+from annexe.manifest.model import Manifest
 from annexe.manifest.parse import MAX_MANIFEST_BYTES, read_document
 from annexe.manifest.reader import Problems
 
-__all__ = ["MANIFEST_NAME", "MAX_HOOK_SCHEMA_BYTES", "LoadedManifest", "load_manifest", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "MAX_HOOK_SCHEMA_BYTES", "MAX_SERVICE_SCHEMA_BYTES", "LoadedManifest", "load_manifest", "read_manifest"]
 
 MANIFEST_NAME = "plugin.toml"
 MAX_HOOK_SCHEMA_BYTES = 64 * 1024
+MAX_SERVICE_SCHEMA_BYTES = 64 * 1024
+_MAX_SERVICE_SCHEMAS = 32  # all of them are kept
 
 
 @final
@@ -86,6 +89,7 @@ def _check_files(manifest: Manifest, folder: Path, problems: Problems) -> None:
         named += [(("runtime", "entry", target), [path]) for target, path in runtime.entry_by_target.items()]
     for name, offer in manifest.provides.hook_specs.items():
         named += [(("provides", "hook-specs", name, key), [path]) for key, path in (("schema", offer.schema), ("result", offer.result))]
+    named += [(("provides", "services", name, "schema"), [offer.schema]) for name, offer in manifest.provides.services.items()]
     named.append((("config", "schema"), [manifest.config_schema or ""]))
     for key, paths in named:
         wanted = [path for path in paths if path]
@@ -96,30 +100,42 @@ def _check_files(manifest: Manifest, folder: Path, problems: Problems) -> None:
 
 
 def _with_schemas(manifest: Manifest, folder: Path, problems: Problems) -> Manifest:
-    """Return a manifest with what is in the schemas of its hooks; what cannot be read is noted."""
-    if not manifest.provides.hook_specs:
+    """Return a manifest with what is in the schemas of its hooks and services; what cannot be read is noted."""
+    provides, read = manifest.provides, partial(_read_schema, folder=folder, problems=problems)
+    if not provides.hook_specs and not any(offer.schema for offer in provides.services.values()):
         return manifest
-    read = {name: _read_spec(name, offer, folder, problems) for name, offer in manifest.provides.hook_specs.items()}
-    return replace(manifest, provides=replace(manifest.provides, hook_specs=read))
+    if sum(bool(offer.schema) for offer in provides.services.values()) > _MAX_SERVICE_SCHEMAS:
+        problems.add(("provides", "services"), f"expected at most {_MAX_SERVICE_SCHEMAS} services with a schema, got more")
+        return manifest
+    specs = {
+        name: replace(
+            offer,
+            schema_text=read(offer.schema, ("provides", "hook-specs", name, "schema"), max_bytes=MAX_HOOK_SCHEMA_BYTES),
+            result_text=read(offer.result, ("provides", "hook-specs", name, "result"), max_bytes=MAX_HOOK_SCHEMA_BYTES),
+        )
+        for name, offer in provides.hook_specs.items()
+    }
+    services = {
+        name: replace(offer, schema_text=read(offer.schema, ("provides", "services", name, "schema"), max_bytes=MAX_SERVICE_SCHEMA_BYTES))
+        for name, offer in provides.services.items()
+    }
+    return replace(manifest, provides=replace(provides, hook_specs=specs, services=services))
 
 
-def _read_spec(name: str, offer: HookSpecOffer, folder: Path, problems: Problems) -> HookSpecOffer:
-    texts = {}
-    for key, path in (("schema", offer.schema), ("result", offer.result)):
-        resolved = resolve_inside(folder / path, folder) if path else None
-        try:
-            texts[key] = _content_of(resolved) if resolved is not None else b""
-        except OSError as error:
-            problems.add(("provides", "hook-specs", name, key), f"expected a file that can be read, got: {error.strerror}")
-            continue
-        if len(texts[key]) > MAX_HOOK_SCHEMA_BYTES:
-            problems.add(("provides", "hook-specs", name, key), f"expected a schema of at most {MAX_HOOK_SCHEMA_BYTES} bytes, got more")
-    return replace(offer, schema_text=texts.get("schema", b""), result_text=texts.get("result", b""))
-
-
-def _content_of(path: Path) -> bytes:
-    with open_file(path) as file:
-        return file.read(MAX_HOOK_SCHEMA_BYTES + 1)
+def _read_schema(path: str, key: tuple[str, ...], *, folder: Path, problems: Problems, max_bytes: int) -> bytes:
+    """Return what is in the file of a schema; nothing where there is none, and where what is wrong with it is noted."""
+    resolved = resolve_inside(folder / path, folder) if path else None
+    if resolved is None:
+        return b""
+    try:
+        with open_file(resolved) as file:
+            text = file.read(max_bytes + 1)
+    except OSError as error:
+        problems.add(key, f"expected a file that can be read, got: {error.strerror}")
+        return b""
+    if len(text) > max_bytes:
+        problems.add(key, f"expected a schema of at most {max_bytes} bytes, got more")
+    return text
 
 
 def _is_file_inside(path: Path, folder: Path) -> bool:

@@ -113,10 +113,17 @@ class ExtensionImpl:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOffer:
-    """A service for other plugins. Calls of an idempotent method may be retried on another instance."""
+    """A service for other plugins. Calls of an idempotent method may be retried on another instance.
+
+    Attributes:
+        schema: Path, inside the folder, of the JSON Schema of its methods; empty where there is none.
+        schema_text: What is in the file, once it was read.
+    """
 
     version: str
     idempotent: tuple[str, ...] = ()
+    schema: str = ""
+    schema_text: bytes = b""
 
 
 @final

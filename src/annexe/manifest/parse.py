@@ -163,7 +163,9 @@ def _provides(root: Section) -> model.Provides:
             },
             services={
                 name: model.ServiceOffer(
-                    version=section.need("version", values.version, ""), idempotent=section.items("idempotent", names.method_name)
+                    version=section.need("version", values.version, ""),
+                    idempotent=section.items("idempotent", names.method_name),
+                    schema=section.take("schema", names.relative_path, ""),
                 )
                 for name, section in services.sections(names.word, like='{ version = "1.0.0" }')
             },

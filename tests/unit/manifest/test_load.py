@@ -67,6 +67,22 @@ def test_load_missing_entry_is_reported_with_all_else(tmp_path: Path) -> None:
     ]
 
 
+def test_load_reads_the_schemas_of_services(tmp_path: Path) -> None:
+    services = '[provides.services]\n"a" = { version = "1.0.0", schema = "a.json" }\n"b" = { version = "1.0.0" }\n'
+    folder = make_plugin(tmp_path, MINIMAL + services)
+    assert problems_of(folder) == [
+        "line 9: provides.services.a.schema: expected the file 'a.json' inside the plugin's folder, got no such file"
+    ]
+    (folder / "a.json").write_text("{}")
+    read = load_manifest(folder).manifest.provides.services
+    assert (read["a"].schema_text, read["b"].schema_text) == (b"{}", b"")
+    (folder / "a.json").write_bytes(b" " * 65_537)
+    assert problems_of(folder) == ["line 9: provides.services.a.schema: expected a schema of at most 65536 bytes, got more"]
+    rows = "".join(f'"s{number}" = {{ version = "1.0.0", schema = "a.json" }}\n' for number in range(33))
+    (folder / "plugin.toml").write_text(f"{MINIMAL}[provides.services]\n{rows}")
+    assert problems_of(folder) == ["line 8: provides.services: expected at most 32 services with a schema, got more"]
+
+
 def test_load_bad_entry_is_reported_once(tmp_path: Path) -> None:
     assert len(problems_of(make_plugin(tmp_path, MINIMAL.replace("demo.plugin", "../demo")))) == 1
 

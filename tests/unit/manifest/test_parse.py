@@ -63,7 +63,8 @@ def test_parse_minimal_manifest_gives_defaults() -> None:
 
 def test_parse_full_manifest_fills_every_field() -> None:
     # The one field that cannot be there beside the other entry.
-    assert values_at_default(parse_manifest(FULL, source="x")) == ["entry_by_target"]
+    # Nor are the schemas of services and hooks in it: they are files of their own.
+    assert values_at_default(parse_manifest(FULL, source="x")) == ["entry_by_target", "schema_text", "schema_text", "result_text"]
 
 
 def test_parse_full_manifest_converts_values() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NewType, NotRequired, Required, fina
 
 from annexe_sdk.convert import UNIONS, bytes_of, field_types, view_of
 
-__all__ = ["Check", "Mismatch", "check_for"]
+__all__ = ["Check", "Mismatch", "bare", "check_for", "needed_of"]
 
 Check = Callable[[Any], Any]
 
@@ -72,7 +72,7 @@ class _Maker:
         self._by_class: dict[Any, Check] = {}
 
     def check_for(self, annotation: Any) -> Check:
-        annotation = _bare(annotation)
+        annotation = bare(annotation)
         if annotation is Any or annotation is object:
             return _anything
         if annotation in _PLAIN:
@@ -136,12 +136,10 @@ class _Maker:
             types = get_type_hints(cls, include_extras=True)
         except Exception as error:
             raise TypeError(f"{self._at}: the types of {cls.__name__} cannot be read ({type(error).__name__}: {error})") from error
-        # Where annotations are text, the class itself does not know of NotRequired.
-        optional = {name for name, hint in types.items() if get_origin(hint) is NotRequired}
-        return _fields(cls, types, {name: self.check_for(hint) for name, hint in types.items()}, cls.__required_keys__ - optional)
+        return _fields(cls, types, {name: self.check_for(hint) for name, hint in types.items()}, needed_of(cls, types))
 
     def _values(self, annotation: Any, key: Any, held: Any) -> Check:
-        key, expected, each = _bare(key), _said(annotation), self.check_for(held)
+        key, expected, each = bare(key), _said(annotation), self.check_for(held)
         if key not in (Any, object, str) and not (get_origin(key) is Literal and all(type(arg) is str for arg in get_args(key))):
             raise TypeError(f"{self._at}: {expected}: keys travel as text; write: dict[str, {_said(held)}]")
         of_key = self.check_for(key)
@@ -161,7 +159,7 @@ class _Maker:
         return check
 
     def _union(self, annotation: Any) -> Check:
-        members = [_bare(member) for member in get_args(annotation)]
+        members = [bare(member) for member in get_args(annotation)]
         # In the order in which they take a value away from one another: an object is a dataclass rather than any dictionary, of two the
         # one that needs more; text is text before it is somebody's bytes; and what takes everything comes last.
         checks = [self.check_for(member) for member in sorted(members, key=_eagerness)]
@@ -180,7 +178,7 @@ class _Maker:
         return check
 
 
-def _bare(annotation: Any) -> Any:
+def bare(annotation: Any) -> Any:
     """Return a type without what is said about it and by no other name."""
     while True:
         if isinstance(annotation, NewType):
@@ -193,7 +191,7 @@ def _bare(annotation: Any) -> Any:
 
 def _said(annotation: Any) -> str:
     """Return a type as it would be written."""
-    annotation = _bare(annotation)
+    annotation = bare(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return "None"
@@ -219,6 +217,15 @@ def _needed(cls: Any) -> frozenset[str]:
     """Return the names of a dataclass's fields that have no default."""
     fields = cls.__dataclass_fields__.items()
     return frozenset(name for name, field in fields if field.init and field.default is MISSING and field.default_factory is MISSING)
+
+
+def needed_of(cls: Any, types: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names that must be in an object of a dataclass or TypedDict, whose fields have these types."""
+    if not is_typeddict(cls):
+        return _needed(cls)
+    # Where annotations are text, the class itself does not know of NotRequired.
+    required: frozenset[str] = cls.__required_keys__
+    return required - {name for name, hint in types.items() if get_origin(hint) is NotRequired}
 
 
 def _eagerness(member: Any) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from annexe_sdk.errors import CallFailed
 if TYPE_CHECKING:
     from annexe_sdk.context import Context
 
-__all__ = ["TypedClient"]
+__all__ = ["TypedClient", "annotation_of"]
 
 
 @final
@@ -99,8 +99,8 @@ async def _awaited(answer: Any, check: Callable[[Any], Any]) -> Any:
 def _checking(contract: Contract, method: Method) -> Callable[[Any], Any]:
     """Make the check of a method's answers, or of the items that it gives, and keep it; two threads that do so at once make two alike."""
     title = f"{contract.name}.{method.name}"
-    annotation = _annotation(contract, method, "return")
-    takes = bool(method.names) and stream_item(_annotation(contract, method, method.names[0])) is not None
+    annotation = annotation_of(contract, method, "return")
+    takes = bool(method.names) and stream_item(annotation_of(contract, method, method.names[0])) is not None
     item = stream_item(annotation)
     convert = check_for(annotation if item is None else item[0], f"{method.at}: {contract.title}.{method.name}")
     method.direction = ("both" if takes else "out") if item is not None else "in" if takes else None
@@ -125,7 +125,7 @@ class _Annotated:
         self.__annotations__ = {"return": annotation}
 
 
-def _annotation(contract: Contract, method: Method, of: str) -> Any:
+def annotation_of(contract: Contract, method: Method, of: str) -> Any:
     """Return the annotation of a parameter, or of what the method returns, its names looked up where it was written."""
     function = method.function
     try:
