@@ -191,7 +191,7 @@ class ControlMethods:
             "config.set": change(_SetConfig, self._set_config),
             "scan": change(_Nothing, self._scan),
             "schema": Answer(_Nothing, self._schema),
-            "service.schema": Answer(ServiceQuery, partial(schema_view, self._dispatcher.services)),
+            "service.schema": Answer(ServiceQuery, lambda asked: schema_view(self._dispatcher.services, asked)),
             "metrics": Answer(_Nothing, self._figures),
         }
 
