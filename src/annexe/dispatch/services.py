@@ -306,8 +306,9 @@ class _Passage:
             call.method, params, meta, deadline=call.deadline, run_s=offer.call_timeout_s, chain=call.chain
         )
         future: asyncio.Future[Response] = host_call.future
-        may_differ = "json" in (connection.codec.name, call.connection.codec.name)
-        return self._checked(future, offer.schema, offer.plugin) if offer.schema is not None and may_differ else future
+        if offer.schema is None or "json" not in (connection.codec.name, call.connection.codec.name):
+            return future
+        return self._checked(future, offer.schema, offer.plugin)
 
     async def _checked(self, future: asyncio.Future[Response], schema: ServiceSchema, plugin: str) -> Response:
         """Hold an answer that is decoded on its way to the caller against what its plugin declares."""
