@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from annexe import Host
 from annexe.errors import HookError, PluginBusyError
 from annexe.record import EventKind
 from annexe.supervision.health import HealthPolicy
+from annexe.supervision.supervisor import Supervisor
 from tests.process.attached import Operator, attached, invited, process, write
 from tests.process.hosts import Doc, T, events, is_alive, open_host, outcome_of, policies, run, until, wait_state
 
@@ -290,3 +292,112 @@ def test_the_host_closes_in_time_while_a_debugger_holds_a_call_and_leaves_the_pr
             assert await held.wait() == 0  # its channel is gone, so it ends
 
     run(scenario)
+
+
+PROVIDES = {"extra": '[provides.services]\n"s" = { version = "1.0.0" }'}
+OFFERS = "@plugin.service('s')\nclass S:\n    def slow(self, seconds):\n        time.sleep(seconds)\n        return '{who}'\n"
+ASKS = """
+@plugin.filter("t.edit")
+def edit(doc, ctx):
+    return {**doc, "text": ctx.service("s").slow(0.6)}
+"""
+
+
+def test_the_time_of_a_plugin_that_waits_for_an_attached_one_stands_still(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, more=OFFERS.replace("{who}", "installed"), **PROVIDES)
+        file = write(tmp_path / "mine", more=OFFERS.replace("{who}", "by hand"), **PROVIDES) / "main.py"
+        limits = '[resources]\ncall-timeout = "300ms"\n[permissions]\nservices = ["s"]'
+        write(tmp_path, "q", more=ASKS, hooks={"t.edit": "", "t.strict": ""}, extra=limits)
+        async with open_host(tmp_path, control=True) as host:
+            async with host.request(deadline_s=5.0) as request:
+                assert (await request.hooks(T).edit(Doc("x"))).text == "x"  # which takes longer than that plugin may
+                assert "deadline" in str(host.explain(request.id)["steps"])
+            async with attached(tmp_path, file):
+                assert (await host.hooks(T).edit(Doc("x"))).text == "by hand"
+
+    run(scenario)
+
+
+def test_a_stream_through_an_attached_plugin_may_take_its_time(tmp_path: Path) -> None:
+    chunks = '@plugin.stream_filter("t.strict_chunks")\ndef chunks(chunks, ctx):\n'
+    chunks += "    for chunk in chunks:\n        {wait}\n        yield chunk.upper()\n"
+    hooks = ["t.strict", "t.strict_chunks"]
+
+    async def two() -> AsyncIterator[str]:
+        for text in ("a", "b"):
+            yield text
+
+    async def scenario() -> None:
+        write(tmp_path, more=chunks.replace("{wait}", "pass"), hooks=hooks)
+        file = write(tmp_path / "mine", more=chunks.replace("{wait}", "time.sleep(0.6)"), hooks=hooks) / "main.py"
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, file):  # its budget is 400 ms
+            assert [chunk async for chunk in host.hooks(T).strict_chunks(two())] == ["A", "B"]
+
+    run(scenario)
+
+
+def test_an_async_plugin_attaches_too(tmp_path: Path) -> None:
+    more = "@plugin.filter('t.edit')\nasync def edit(doc, ctx):\n    await asyncio.sleep(0)\n    doc['text'] = '{who}'\n    return doc\n"
+
+    async def scenario() -> None:
+        hooks = ["t.strict", "t.edit"]
+        write(tmp_path, more="import asyncio\n" + more.replace("{who}", "installed"), hooks=hooks)
+        file = write(tmp_path / "mine", more="import asyncio\n" + more.replace("{who}", "by hand"), hooks=hooks) / "main.py"
+        async with open_host(tmp_path, control=True) as host:
+            async with attached(tmp_path, file) as (operator, started):
+                assert (await host.hooks(T).edit(Doc("x"))).text == "by hand"
+                await operator.leave()
+                assert await started.wait() == 0
+            assert (await host.hooks(T).edit(Doc("x"))).text == "installed"
+
+    run(scenario)
+
+
+def test_a_configuration_that_a_held_process_does_not_take_lets_it_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure = Supervisor.configure
+    monkeypatch.setattr(Supervisor, "configure", lambda self, config: configure(self, config, timeout_s=0.3))
+
+    async def scenario() -> None:
+        schema = '{"type": "object", "properties": {"word": {"type": "string"}}}'
+        write(tmp_path, schema=schema)
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (operator, held):
+            await host.plugin("p").configure({"word": "a"})
+            assert host.plugin("p").pid == held.pid
+            held.send_signal(signal.SIGSTOP)
+            await host.plugin("p").configure({"word": "b"})
+            assert (await who(host))[0] == "installed"
+            await operator.news("detached")
+
+    run(scenario)
+
+
+def test_one_that_is_held_while_it_starts_does_not_keep_anybody_from_acting(tmp_path: Path) -> None:
+    holds = "@plugin.on_activate\ndef start(ctx):\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
+
+    async def scenario() -> None:
+        write(tmp_path)
+        file = by_hand(tmp_path, more=holds)
+        async with open_host(tmp_path, control=True) as host:
+            for act in ("reload", "restart", "stop"):
+                async with invited(tmp_path) as operator, process(file, operator.invitation) as started:
+                    await until(lambda: is_stopped(started.pid))
+                    async with asyncio.timeout(10):
+                        await getattr(host.plugin("p"), act)()
+                        if act != "stop":
+                            assert (await who(host))[0] == "installed"
+            async with invited(tmp_path) as operator, process(file, operator.invitation) as started:  # it takes the start
+                await until(lambda: is_stopped(started.pid))
+                waits = asyncio.create_task(who(host))
+                refused = Operator(tmp_path / "state", "p")
+                assert f"process {started.pid} is attached" in str((await refused.news("error"))["error"])
+                await refused.leave()
+                assert not waits.done()
+                await operator.leave()
+                assert (await waits)[0] == "installed"
+
+    run(scenario)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

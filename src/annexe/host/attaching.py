@@ -20,14 +20,22 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, final
 
-from annexe.errors import AnnexeError, CallTimeoutError, HostError, PluginBlockedError, PluginBusyError, PluginUnavailableError
+from annexe.errors import (
+    AnnexeError,
+    CallTimeoutError,
+    HostClosedError,
+    HostError,
+    PluginBlockedError,
+    PluginBusyError,
+    PluginUnavailableError,
+)
 from annexe.host.control_socket import bind_control, peer_pid, peer_uid
 from annexe.host.invitations import LINE_BYTES, VALID_S, Invitation, Invitations
 from annexe.host.known import KnownPlugin
@@ -63,17 +71,29 @@ class Attaching:
         registry: Its plugins.
         planner: Plans their instances.
         events: Is told who comes and goes.
+        forgive: Lets a plugin's failures in hooks count no more, by its id: they were another one's.
         path: Where the socket is to be.
     """
 
-    def __init__(self, settings: HostSettings, *, registry: Registry, planner: Planner, events: Events, path: Path) -> None:
+    def __init__(
+        self,
+        settings: HostSettings,
+        *,
+        registry: Registry,
+        planner: Planner,
+        events: Events,
+        forgive: Callable[[str], None],
+        path: Path,
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._planner = planner
         self._events = events
+        self._forgive = forgive
         self._path = path
         self._invitations = Invitations()
         self._waiting = 0
+        self._coming: dict[str, Guest] = {}  # by plugin, while they become ready
         self._listening: socket.socket | None = None
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -136,7 +156,7 @@ class Attaching:
                 known.supervisor.detach("the operator ended it")
             else:
                 invitation.guest.reason = "the operator ended it"
-                known.supervisor.call_off()
+                invitation.guest.strategy.hang_up()
 
     def _entry(self, plugin: str) -> dict[str, Any]:
         """Return where the plugin's code is, for the command that is to be pasted."""
@@ -151,6 +171,8 @@ class Attaching:
     def _check(self, known: KnownPlugin) -> None:
         """Refuse what cannot be, or not now."""
         plugin, supervisor, manifest = known.id, known.supervisor, known.manifest
+        if self._is_closed:
+            raise HostClosedError("this host is closing", plugin=plugin)
         if not self._settings.may_attach:
             text = (
                 "this host lets no process attach: that takes every wall away from a plugin, which is for development; "
@@ -162,9 +184,10 @@ class Attaching:
         if not known.enabled or supervisor.state in (PluginState.BLOCKED, PluginState.INSTALLED):
             why = "it is disabled" if not known.enabled else f"it is {supervisor.state} ({known.reason})"
             raise PluginBlockedError(f"no process can attach to plugin {plugin!r}: {why}", plugin=plugin)
-        if supervisor.guest is not None:
-            text = f"process {supervisor.guest.pid} is attached to plugin {plugin!r} already; end that one first"
-            raise PluginBusyError(text, plugin=plugin, pid=supervisor.guest.pid)
+        holder = supervisor.guest or self._coming.get(plugin)
+        if holder is not None:
+            text = f"process {holder.pid} is attached to plugin {plugin!r} already; end that one first"
+            raise PluginBusyError(text, plugin=plugin, pid=holder.pid)
         check_floor(plugin, self._planner.floor_of(manifest))
 
     # The process's side.
@@ -199,28 +222,34 @@ class Attaching:
 
     async def _receive(self, sock: socket.socket) -> None:
         """Let in who shows a token that is good."""
-        loop, pid = asyncio.get_running_loop(), peer_pid(sock)
-        strategy = AttachStrategy(sock, pid=pid)
+        strategy, invitation = AttachStrategy(sock, pid=peer_pid(sock)), None
         try:
             try:
                 async with asyncio.timeout(HELLO_S):
-                    invitation = await self._welcome(sock)
+                    invitation = self._invitations.redeem(await self._shown(sock), now=monotonic())
             finally:
                 self._waiting -= 1
-            invitation.guest = Guest(strategy=strategy, pid=pid)
-            await loop.sock_sendall(sock, _line({"plugin": invitation.plugin}))
-            await self._bring_in(invitation, invitation.guest)
-        except AnnexeError as error:
-            self._events.add(EventKind.ATTACH_REFUSED, reason=error.message, pid=pid, uid=peer_uid(sock))
-            with contextlib.suppress(OSError):
-                sock.send(_answer(error))
-        except (OSError, TimeoutError) as error:
-            self._events.add(EventKind.ATTACH_REFUSED, reason=f"it showed no token: {error or 'it was silent'}", pid=pid)
+            await self._bring_in(invitation, Guest(strategy=strategy, pid=strategy.pid), sock)
+        except (AnnexeError, OSError, TimeoutError) as error:
+            self._refuse(sock, error, invitation, strategy.pid)
         finally:
             await strategy.close()
 
-    async def _welcome(self, sock: socket.socket) -> Invitation:
-        """Return what a process is invited to, by the token it shows."""
+    def _refuse(self, sock: socket.socket, error: Exception, invitation: Invitation | None, pid: int | None) -> None:
+        """Tell everybody whom it concerns that a process was not let in, or did not become ready."""
+        why = str(error) or "it was silent"
+        refusal = error if isinstance(error, AnnexeError) else HostError(f"it showed no token: {why}", reason="token")
+        plugin = invitation.plugin if invitation is not None else None
+        self._events.add(EventKind.ATTACH_REFUSED, plugin=plugin, reason=refusal.message, pid=pid, uid=peer_uid(sock))
+        if invitation is None or invitation.guest is None:  # afterwards the socket is its channel
+            with contextlib.suppress(OSError):
+                sock.send(_answer(refusal))
+        if invitation is not None:
+            invitation.tell("failed", error=refusal.as_dict())
+
+    @staticmethod
+    async def _shown(sock: socket.socket) -> bytes:
+        """Return the line in which a process shows its token, and no byte of what follows."""
         uid = peer_uid(sock)
         if uid is None or uid not in (os.geteuid(), 0):
             raise HostError(f"only uid {os.geteuid()} and root may attach, got {uid}", reason="uid", uid=uid)
@@ -230,16 +259,14 @@ class Attaching:
             if not chunk:
                 raise ConnectionError("it hung up")
             line += chunk
-        invitation = self._invitations.redeem(line, now=monotonic())
-        known = self._registry.get(invitation.plugin)
-        self._check(known)
-        return invitation
+        return line
 
-    async def _bring_in(self, invitation: Invitation, guest: Guest) -> None:
+    async def _bring_in(self, invitation: Invitation, guest: Guest, sock: socket.socket) -> None:
         """Have a process take the plugin's place."""
         known = self._registry.get(invitation.plugin)
+        self._check(known)
         assert known.supervisor is not None
-        found = known.found
+        found, self._coming[known.id], invitation.guest = known.found, guest, guest
 
         def commit() -> None:
             if known.found is not found or not known.enabled or guest.reason:
@@ -247,11 +274,11 @@ class Attaching:
                 raise PluginUnavailableError(text, plugin=known.id, state=str(known.state))
 
         try:
+            await asyncio.get_running_loop().sock_sendall(sock, _line({"plugin": known.id}))
             overlap = not self._planner.runs_alone(known)
             await known.supervisor.attach(partial(self._plan, known, invitation), commit=commit, overlap=overlap)
-        except AnnexeError as error:
-            self._events.add(EventKind.ATTACH_REFUSED, plugin=known.id, reason=error.message, pid=guest.pid)
-            invitation.tell("failed", error=error.as_dict())
+        finally:
+            del self._coming[known.id]
 
     async def _plan(self, known: KnownPlugin, invitation: Invitation, number: int) -> InstancePlan:
         """Plan it as the installed one, without what only a process of the host's own can have."""
@@ -269,6 +296,7 @@ class Attaching:
 
     def _note_attached(self, known: KnownPlugin, invitation: Invitation, plan: InstancePlan, instance: Instance) -> None:
         plan.on_ready(instance)
+        self._forgive(known.id)
         pid = instance.launched.pid
         reason = f"process {pid} takes the place of the installed plugin, without any sandbox"
         self._events.add(EventKind.ATTACHED, plugin=known.id, reason=reason, pid=pid)
@@ -278,6 +306,7 @@ class Attaching:
     def _note_detached(self, known: KnownPlugin, invitation: Invitation, pid: int | None, how: str) -> None:
         reason = (invitation.guest.reason if invitation.guest is not None else "") or how
         self._events.add(EventKind.DETACHED, plugin=known.id, reason=reason, pid=pid)
+        self._forgive(known.id)
         invitation.tell("detached", pid=pid, reason=reason)
         if not self._is_closed:
             self._spawn(self._tell_back(known, invitation))

@@ -49,6 +49,7 @@ class AttachStrategy(LaunchStrategy):
 
     def __init__(self, sock: socket.socket, *, pid: int | None) -> None:
         self._sock: socket.socket | None = sock
+        self._shared = sock
         self.pid = pid
 
     async def launch(self, request: LaunchRequest) -> LaunchedPlugin:
@@ -58,6 +59,11 @@ class AttachStrategy(LaunchStrategy):
             raise LaunchError(f"plugin {request.plugin!r}: the process that was to attach has done so once; invite it again")
         _logger.warning("plugin %s is ATTACHED, as process %s: no isolation at all, for debugging only", request.plugin, self.pid)
         return _AttachedPlugin(sock, self.pid)
+
+    def hang_up(self) -> None:
+        """End the channel, however far it has come."""
+        with contextlib.suppress(OSError):
+            self._shared.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         if self._sock is not None:

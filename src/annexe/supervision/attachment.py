@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, final
 
 from annexe.channel import Connection, HostCall
 from annexe.errors import PluginUnavailableError
-from annexe.launch import LaunchStrategy
+from annexe.launch.attach import AttachStrategy
 
 if TYPE_CHECKING:
     from annexe.supervision.instance import InstancePlan
@@ -40,7 +40,7 @@ class Guest:
         reason: Why it goes, once somebody has said so.
     """
 
-    strategy: LaunchStrategy
+    strategy: AttachStrategy
     pid: int | None
     reason: str = ""
 

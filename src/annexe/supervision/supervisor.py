@@ -626,7 +626,8 @@ class Supervisor:
     async def _look_after(self, pool: Pool) -> Member | None:
         """Ping what is idle, let go of what has ended, stop a lazy plugin that was idle for long; return the last one, if it failed."""
         now = monotonic()
-        self.failures.note_ready(now - pool.members[0].ready_at)
+        if self.guest is None:  # whose being well says nothing of the installed one
+            self.failures.note_ready(now - pool.members[0].ready_at)
         if self._is_idle(pool, now):
             self._wanted = False
             self._stop_reason = f"idle for {self._idle_stop_s:g} s"
