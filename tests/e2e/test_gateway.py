@@ -40,6 +40,19 @@ tokens_per_minute = {TOKENS}
 enabled = true
 """
 
+# As long as the host's own waits are, fifteen faults would take minutes: a plugin comes back soon, and is asked again soon.
+IMPATIENT = """
+import sys
+from functools import partial
+import examples.gateway.__main__ as demo
+from annexe.dispatch.breaker import BreakerPolicy
+from annexe.supervision.policies import Policies
+from annexe.supervision.restart import RestartPolicy
+restart = RestartPolicy(max_failures=50, first_delay_s=0.2, max_delay_s=0.5)
+demo.Host = partial(demo.Host, policies=Policies(restart=restart), breaker=BreakerPolicy(open_s=1.0))
+sys.exit(demo.main())
+"""
+
 WITHOUT_BUBBLEWRAP = """
 import sys
 from functools import partial
@@ -54,12 +67,12 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @contextmanager
-def gateway(folder: Path, *, bubblewrap: bool = True) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the demo on a free port, or as on a machine without bubblewrap; give its URL once it listens."""
+def gateway(folder: Path, *, program: str = "") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run the demo on a free port, as it is or by a program; give its URL once it listens."""
     settings = folder / "settings.toml"
     settings.write_text(SETTINGS)
-    program = ["-m", "examples.gateway"] if bubblewrap else ["-c", WITHOUT_BUBBLEWRAP]
-    command = [sys.executable, *program, "--port", "0", "--state", str(folder / "state"), "--settings", str(settings)]
+    started = ["-c", program] if program else ["-m", "examples.gateway"]
+    command = [sys.executable, *started, "--port", "0", "--state", str(folder / "state"), "--settings", str(settings)]
     environment = {name: value for name, value in os.environ.items() if name not in ("UPSTREAM", "PORT")}
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
@@ -85,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    with gateway(folder) as (url, _process):
+    with gateway(folder, program=IMPATIENT) as (url, _process):
         yield url
 
 
@@ -392,7 +405,7 @@ def test_interrupt_stops_the_gateway_in_good_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bubblewrap", [pytest.param(True, id="with bubblewrap"), pytest.param(False, id="without bubblewrap")])
 def test_all_plugins_of_the_demo_run_and_work_at_the_level_of_the_machine(tmp_path: Path, bubblewrap: bool) -> None:
-    with gateway(tmp_path, bubblewrap=bubblewrap) as (url, _process):
+    with gateway(tmp_path, program="" if bubblewrap else WITHOUT_BUBBLEWRAP) as (url, _process):
         levels = re.findall(r"isolation: (\S+)\)", httpx.get(url).text)
         assert levels == [level_here() if bubblewrap else "landlock"] * len(list(ROOT.glob("plugins/*/plugin.toml")))
         with openai.OpenAI(base_url=f"{url}/v1", api_key=uuid4().hex, max_retries=0) as client:
