@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from annexe.capabilities.services import Capability, PluginServices
 from annexe.channel import PluginCall
 from annexe.contract import capability_definition
-from annexe.errors import InvalidParamsError, PermissionDeniedError
+from annexe.errors import InvalidParamsError, MethodNotFoundError, PermissionDeniedError
 from annexe.manifest import Manifest, parse_manifest
 from annexe.record import EventKind, Events, PluginLog, PluginMetrics
 from tests.unit.record.clocks import StillClock
@@ -243,3 +244,40 @@ def test_event_that_was_not_granted_is_refused_with_its_line() -> None:
         desk.ask("event.publish", msgspec.msgpack.encode({"topic": "b.done", "value": 1}))
     assert denied.value.data["manifest_line"] == 'events = { publish = ["b.done"] }'
     assert not desk.published and not desk.used
+
+
+def test_hook_is_called_by_whoever_defines_it_and_was_granted_it_alone() -> None:
+    text = _MANIFEST + b'[provides.hook-specs]\n"a.own" = { schema = "a.json", kind = "filter" }\n'
+    manifest = parse_manifest(text, source="test")
+    hooks = {"a.own": lambda _: "called"}
+
+    def made(granted: frozenset[str]) -> PluginServices:
+        return PluginServices(
+            manifest,
+            granted,
+            kv=None,
+            capabilities={},
+            services={},
+            log=cast(PluginLog, _Log()),
+            metrics=cast(PluginMetrics, None),
+            events=Events(StillClock()),
+            instance="sample-1",
+            grant_command="annexe grant sample",
+            hooks=hooks,
+        )
+
+    def call(method: str) -> PluginCall:
+        found: Any = SimpleNamespace(method=method)
+        return cast(PluginCall, found)
+
+    services = made(frozenset({"define:a.own"}))
+    assert services.serve(call("hook.a.own")) == "called"
+    with pytest.raises(PermissionDeniedError, match=r"calls hook 'a\.other', which it does not define"):
+        services.serve(call("hook.a.other"))
+    with pytest.raises(MethodNotFoundError):
+        services.serve(call("hook.nothing"))
+    services.withdraw()
+    with pytest.raises(PermissionDeniedError):
+        services.serve(call("hook.a.own"))
+    with pytest.raises(PermissionDeniedError, match=r"has no permission 'define:a\.own'; grant it with: annexe grant sample"):
+        made(frozenset()).serve(call("hook.a.own"))

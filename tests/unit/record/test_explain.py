@@ -242,3 +242,26 @@ def test_explain_object_is_charged_flat() -> None:
     explain = Explain()
     explain.start("r", START_AT).add_step("p", "h", 0.0, 0.0, "changed", None, {"a": 1}, {"a": 2})
     assert explain.held_bytes == 1024
+
+
+def test_steps_within_a_plugins_step_come_below_it() -> None:
+    explain = Explain()
+    record = explain.start("r-1", START_AT)
+    record.add_step("first", "chat.on_request", 0.0, 0.1, Outcome.UNCHANGED)
+    record.add_step("inner", "sums.add", 0.2, 0.3, Outcome.DONE, None, None, None, None, "definer")
+    record.add_step("definer", "chat.on_request", 0.1, 0.4, Outcome.UNCHANGED)
+    shown = explain.render("r-1")["steps"]
+    assert [(step["position"], step["plugin"], step.get("within")) for step in shown] == [
+        (1, "first", None),
+        (2, "definer", None),
+        (3, "inner", "definer"),
+    ]
+    assert "within" not in shown[0]
+
+
+def test_record_that_is_remembered_is_gone_on_with() -> None:
+    explain = Explain()
+    record = explain.start("r-1", START_AT)
+    assert explain.resume("r-1", START_AT) is record
+    other = explain.resume("r-2", START_AT)
+    assert other is not record and explain.latest() == ["r-2", "r-1"]
