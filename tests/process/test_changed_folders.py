@@ -12,6 +12,8 @@ from annexe.errors import PluginBlockedError
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, events, open_host, run, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 MARK = """
 @plugin.filter("t.edit")
 def edit(doc):
@@ -24,6 +26,7 @@ def write(root: Path, folder: str, *, mark: str = "a", runtime: str = "") -> Pat
     return write_plugin(root / "plugins", "alpha", MARK.replace("NAME", mark), hooks=["t.edit"], folder=folder, runtime=runtime)
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize("folder", ["alpha", "a-folder-of-another-name"])
 def test_broken_manifest_leaves_a_running_plugin_alone_and_stops_its_restart(tmp_path: Path, folder: str) -> None:
     manifest = write(tmp_path, folder) / "plugin.toml"

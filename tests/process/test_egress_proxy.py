@@ -24,6 +24,8 @@ from annexe.launch.egress import egress_orders
 from tests.process.egress_servers import rules_for, serving, talking, to_names
 from tests.process.hosts import run, until
 
+pytestmark = pytest.mark.any_user
+
 OK = b"HTTP/1.1 200 OK\r\n"
 LIMITS = EgressLimits(connections=2, head_s=2.0, idle_s=5.0, connect_s=2.0, connections_per_s=1000.0)
 

@@ -25,6 +25,8 @@ from annexe.record import EventKind
 from tests.process.egress_servers import Server, rules_for, serving, talking, to_names
 from tests.process.hosts import Doc, T, events, open_host, run, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 LIMITS = EgressLimits(response_bytes=1000, redirects=2, time_s=5.0, fetches=2, header_bytes=2000, headers=20, connect_s=2.0)
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -16,6 +16,8 @@ from annexe.errors import ConfigInvalidError
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, run, until, wait_state, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 # Evaluates what it is told: the tests are the author of every line of it.
 TOOL = """
 import json
@@ -83,6 +85,7 @@ def edit(doc, ctx):
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_policy_file_may_be_a_link_but_nothing_that_would_be_waited_for(tmp_path: Path) -> None:
     write_tool(tmp_path, extra=KV)
     (tmp_path / "real.toml").write_text('policy-version = 1\n[plugins.alpha]\nrights = ["kv"]\n')
@@ -157,6 +160,7 @@ def test_stored_grant_is_bound_to_what_was_granted(tmp_path: Path, to_content: b
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_stored_grant_outlives_the_host_and_a_moved_folder_loses_it(tmp_path: Path) -> None:
     folder = write_tool(tmp_path, extra=KV)
 
@@ -203,6 +207,7 @@ def test_policy_file_grants_what_it_says(tmp_path: Path, rules: str, state: str)
     run(scenario)
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize("text", [None, "policy-version = 99", "rights =", '[plugins.alpha]\nrihgts = ["kv"]'])
 def test_policy_file_that_cannot_be_followed_keeps_the_host_from_opening(tmp_path: Path, text: str | None) -> None:
     write_tool(tmp_path, extra=KV)
@@ -326,6 +331,7 @@ def test_one_plugin_holds_only_so_many_capability_calls(tmp_path: Path) -> None:
 # Environment.
 
 
+@pytest.mark.both_users
 def test_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     monkeypatch.setenv("TOWN", "Ulm")
@@ -351,6 +357,7 @@ def test_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.Monkey
 # The key-value store.
 
 
+@pytest.mark.both_users
 def test_keys_are_each_plugins_own_and_outlive_plugin_and_host(tmp_path: Path) -> None:
     write_tool(tmp_path, "alpha", extra=KV)
     write_tool(tmp_path, "beta", extra=KV, hook="t.edit")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.process.hosts import Doc, T, open_host, run, write_plugin
+
+pytestmark = pytest.mark.any_user
 
 CODE = """
 import part

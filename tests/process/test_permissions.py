@@ -15,6 +15,8 @@ from annexe.cli.app import cli
 from annexe.errors import ConflictError, InvalidParamsError, ManifestError, PluginBlockedError
 from tests.process.hosts import Doc, T, open_host, outcome_of, run, write_plugin
 
+pytestmark = pytest.mark.any_user
+
 TOOL = """
 @plugin.filter("t.edit")
 def edit(doc, ctx):
@@ -138,6 +140,7 @@ def test_a_right_is_unused_until_it_is_used_and_stays_so_over_a_restart(tmp_path
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_what_was_refused_is_shown_with_the_line_that_asks_for_it(tmp_path: Path) -> None:
     write(tmp_path, extra="")
 
@@ -243,6 +246,7 @@ def test_permissions_of_a_plugin_whose_manifest_is_refused_are_none(tmp_path: Pa
     run(scenario)
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize("content", [False, True], ids=["folder", "content"])
 def test_grant_is_of_the_manifest_on_disk_and_starts_the_plugin_afresh(tmp_path: Path, content: bool) -> None:
     write(tmp_path, extra="")
@@ -284,6 +288,7 @@ def test_grant_of_a_manifest_that_cannot_be_used_is_refused_and_the_plugin_goes_
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_grant_of_paths_that_are_given_to_nobody_warns_before_it_asks_and_tells_the_reason_once(tmp_path: Path) -> None:
     write(tmp_path, extra='[permissions]\nfilesystem = { read = ["/etc", "/no-such/folder"] }')
 

@@ -54,6 +54,8 @@ from tests.process.hosts import (
     write_plugin,
 )
 
+pytestmark = pytest.mark.any_user
+
 FINE = """
 @plugin.filter("t.edit")
 def edit(doc):
@@ -81,6 +83,7 @@ def states(host: Host, plugin: str = "alpha") -> list[str]:
 # Crash, back-off, quarantine.
 
 
+@pytest.mark.both_users
 def test_crash_is_answered_with_back_off_and_a_fresh_start(tmp_path: Path) -> None:
     write_fine(tmp_path)
 
@@ -100,6 +103,7 @@ def test_crash_is_answered_with_back_off_and_a_fresh_start(tmp_path: Path) -> No
     run(scenario)
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize("error", [LaunchError("the disk is full"), OSError("the disk is full")], ids=["told", "unforeseen"])
 def test_plugin_that_cannot_be_cleared_away_is_told_and_can_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -144,6 +148,7 @@ def test_back_off_doubles_up_to_the_longest(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_quarantine_and_counters_outlive_the_host_and_a_restart_lifts_them(tmp_path: Path) -> None:
     write_fine(tmp_path)
     rules = policies(max_failures=4)
@@ -248,6 +253,7 @@ def test_plugin_with_a_free_slot_is_not_stuck(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_idle_plugin_that_hangs_is_found_by_ping(tmp_path: Path, concurrency: int) -> None:
     write_fine(tmp_path, runtime=f"concurrency = {concurrency}")
@@ -294,6 +300,7 @@ def ladder(host: Host, plugin: str = "alpha") -> list[tuple[str, float]]:
     return [(str(line["message"])[6:], line["fields"]["took_ms"]) for line in lines]
 
 
+@pytest.mark.both_users
 @pytest.mark.parametrize(
     ("code", "rungs", "least_s", "most_s"),
     [
@@ -381,6 +388,7 @@ def test_call_that_does_not_end_while_draining_is_cancelled(tmp_path: Path) -> N
 # Starting.
 
 
+@pytest.mark.both_users
 def test_start_that_takes_too_long_fails_with_what_it_was(tmp_path: Path) -> None:
     write_fine(tmp_path, code="time.sleep(1000)\n" + FINE, extra='[resources]\nstart-timeout = "1500ms"')
 
@@ -760,6 +768,7 @@ def test_scan_takes_up_what_is_new_and_lets_go_of_what_is_gone(tmp_path: Path) -
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_folder_that_goes_while_the_plugin_runs_and_crashes_is_a_named_failure(tmp_path: Path) -> None:
     folder = write_fine(tmp_path)
 
@@ -852,6 +861,7 @@ def test_more_calls_than_may_wait_are_busy(tmp_path: Path) -> None:
 # The host itself.
 
 
+@pytest.mark.both_users
 def test_second_host_of_a_state_directory_is_refused_with_who_holds_it(tmp_path: Path) -> None:
     write_fine(tmp_path)
 
@@ -906,6 +916,7 @@ def in_forked_child(work: Callable[[], Any]) -> Any:
     return told.decode()
 
 
+@pytest.mark.both_users
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_child_may_not_use_its_parents_host(tmp_path: Path) -> None:
     write_fine(tmp_path)
@@ -920,6 +931,7 @@ def test_forked_child_may_not_use_its_parents_host(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.both_users
 def test_host_whose_process_was_killed_can_be_opened_again_at_once(tmp_path: Path) -> None:
     write_fine(tmp_path)
     code = (

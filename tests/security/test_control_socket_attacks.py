@@ -27,7 +27,7 @@ from annexe.host.control_wire import MAX_HELLO_BYTES, MAX_REQUEST_BYTES
 from tests.process.hosts import Doc, T, open_descriptors, open_host, run, until, write_plugin
 
 
-@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+@pytest.fixture(params=["asyncio", pytest.param("uvloop", marks=pytest.mark.any_user)], autouse=True)
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each attack on both loops: their transports differ where a client misbehaves."""
     if request.param == "uvloop":
