@@ -1,14 +1,16 @@
 """Run everything that decides whether a change may go in: ``make test`` and ``.ci/run``. Run by the Python of ``.venv``.
 
-First the checks that run nothing of ours (``--lint-only`` ends here), two at a time. Then three rows of tests beside each other, as most of
-them wait more than they compute; every layer runs, whatever became of the others, and any failure makes the exit code 1:
+With ``--lint-only`` these are the checks that run nothing of ours. Otherwise the checks and the layers of tests go on beside each other, as
+most tests wait more than they compute: ``ROWS`` at a time, the longest first, so that all rows end at about the same time. The layers:
 
-* the unit tests, and by them branch coverage of every module whose docstring says it is pure: all of it; then those that start whole
-  programs, and the plugins' own; then the attacks;
-* the tests of real processes;
-* the tests marked ``both_users``, as ``nobody``, when started as root.
+* the tests that start whole programs, the plugins' own, and all others that have no layer of their own;
+* the tests of real processes; the attacks;
+* of both of these again, as ``nobody`` and when started as root, those marked ``both_users``;
+* the unit tests: those that import a module whose docstring says it is pure, and by them branch coverage of these modules, all of it; and
+  the others.
 
-What the second and third row print comes when the first one has ended. With ``--slow`` the long tests are run as well.
+Every layer runs, whatever became of the others, and any failure makes the exit code 1. What a layer prints comes whole, when it has ended.
+With ``--slow`` the long tests are run as well.
 
 The last lines name each layer with its outcome, and why a layer was left out. pytest itself says why single tests were.
 """
@@ -24,17 +26,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (ROOT / "src", ROOT / "sdk" / "python" / "src")
 BIN = Path(sys.executable).parent
-MYPY = [str(BIN / "mypy"), "--config-file", str(ROOT / "pyproject.toml")]
+# One store for all: most of what a plugin's check reads is what the first one has read.
+MYPY = [str(BIN / "mypy"), "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
 PYTEST = [sys.executable, "-m", "pytest"]
 CANNOT = 77  # as_nobody.py: not possible here
 NO_TESTS = 5  # pytest: nothing was selected
-PROCESSES, ATTACKS = "tests/process", "tests/security"
+PROCESSES, ATTACKS, UNIT = "tests/process", "tests/security", "tests/unit"
+ROWS = 4
 QUIETLY = ["-q", "-p", "no:cacheprovider"]
 
 
@@ -63,17 +70,60 @@ def main() -> int:
     started_s = time.monotonic()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background; whoever inherits that cannot be interrupted
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    outcomes = Outcomes()
-    run_checks(outcomes)
-    if not options.lint_only:
-        with ThreadPoolExecutor(max_workers=2) as beside:
-            quiet = [beside.submit(run_processes, slow=options.slow), beside.submit(run_as_nobody)]
-            run_first_row(outcomes, slow=options.slow)
-            for said, others in (row.result() for row in quiet):
-                print(said, flush=True)
-                outcomes.take(others)
+    if options.lint_only:
+        said, outcomes = run_checks()
+        print(said, end="", flush=True)
+    else:
+        outcomes = run_beside(layers(slow=options.slow))
+        add_left_out(outcomes, slow=options.slow)
     print(f"\nlayers, after {time.monotonic() - started_s:.0f} s:", *outcomes.lines, sep="\n", flush=True)
     return 1 if outcomes.failed else 0
+
+
+Layer = Callable[[], tuple[str, Outcomes]]
+"""Runs, and returns what was printed, and the outcome."""
+
+
+def layers(*, slow: bool) -> list[Layer]:
+    """Return all layers, the longest first; no two of them may disturb each other.
+
+    The tests of processes stay together: as root all of one run share the users that they give to plugins.
+    """
+    elsewhere = [f"--ignore={folder}" for folder in (UNIT, PROCESSES, ATTACKS)]
+    return [
+        partial(run_tests, "programs and plugins", *elsewhere, slow=slow),
+        partial(run_tests, "processes", PROCESSES, slow=slow),
+        partial(run_as_nobody, "attacks as nobody", ATTACKS),
+        partial(run_tests, "attacks", ATTACKS, slow=slow),
+        partial(run_as_nobody, "processes as nobody", PROCESSES),
+        partial(measure_pure_modules, slow=slow),
+        run_checks,
+        partial(run_tests, "other unit tests", UNIT, *(f"--ignore={path}" for path in tests_of_pure_modules()), slow=slow),
+    ]
+
+
+def run_beside(layers: Iterable[Layer]) -> Outcomes:
+    """Run layers, so many at a time, and print what each has said when it has ended."""
+    outcomes = Outcomes()
+    with ThreadPoolExecutor(max_workers=ROWS) as rows:
+        running = [rows.submit(layer) for layer in layers]
+        try:
+            for layer in as_completed(running):
+                print(layer.result()[0], end="", flush=True)
+        except BaseException:  # interrupted: none that waits is to begin
+            rows.shutdown(wait=False, cancel_futures=True)
+            raise
+    for layer in running:
+        outcomes.take(layer.result()[1])
+    return outcomes
+
+
+def add_left_out(outcomes: Outcomes, *, slow: bool) -> None:
+    """Say what this run cannot tell."""
+    if not slow:
+        outcomes.add("long tests", ok=True, note="left out; make test-all runs them")
+    if os.geteuid() != 0:
+        outcomes.add("tests as root", ok=True, note="left out, not started as root; a plugin's own uid is not tried")
 
 
 # -- 1. checks
@@ -97,71 +147,93 @@ def checks() -> list[tuple[str, list[str], Path]]:
     ]
 
 
-def run_checks(outcomes: Outcomes) -> None:
-    def run(check: tuple[str, list[str], Path]) -> tuple[str, subprocess.CompletedProcess[str]]:
-        name, command, folder = check
-        return name, subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for name, result in pool.map(run, checks()):
-            if result.returncode:
-                print(f"-- {name}\n{result.stdout}{result.stderr}", flush=True)
-            outcomes.add(name, ok=result.returncode == 0)
+def run_checks() -> tuple[str, Outcomes]:
+    """Run the checks one after the other."""
+    said, outcomes = "", Outcomes()
+    for name, command, folder in checks():
+        result = _run_quietly(command, folder=folder)
+        if result.returncode:
+            said += f"-- {name}\n{result.stdout}"
+        outcomes.add(name, ok=result.returncode == 0)
+    return said, outcomes
 
 
 # -- 2. tests
 
 
-def run_first_row(outcomes: Outcomes, *, slow: bool) -> None:
-    measure_pure_modules(outcomes, slow=slow)
-    elsewhere = [f"--ignore={folder}" for folder in ("tests/unit", PROCESSES, ATTACKS)]
-    for layer, selection in (("programs and plugins", elsewhere), ("attacks", [ATTACKS])):
-        print(f"-- {layer}", flush=True)
-        code = subprocess.run(
-            [*PYTEST, *_pace(slow=slow), *QUIETLY, *selection], cwd=ROOT, stdin=subprocess.DEVNULL, check=False
-        ).returncode
-        outcomes.add(layer, ok=code == 0)
-    if not slow:
-        outcomes.add("long tests", ok=True, note="left out; make test-all runs them")
-    if os.geteuid() != 0:
-        outcomes.add("tests as root", ok=True, note="left out, not started as root; a plugin's own uid is not tried")
+def run_tests(layer: str, *selection: str, slow: bool) -> tuple[str, Outcomes]:
+    """Run the tests of a layer."""
+    tested = _run_quietly([*PYTEST, *_pace(slow=slow), *QUIETLY, *selection])
+    outcomes = Outcomes()
+    outcomes.add(layer, ok=tested.returncode == 0)
+    return f"-- {layer}\n{tested.stdout}", outcomes
 
 
 def pure_modules() -> list[Path]:
     """Return the modules that say they are pure: nothing in them needs more than arguments to be tried."""
-    sources = [path for source in ("src", "sdk/python/src") for path in sorted((ROOT / source).rglob("*.py"))]
+    sources = [path for source in SOURCES for path in sorted(source.rglob("*.py"))]
     return [path for path in sources if re.search(r"^Pure\b", ast.get_docstring(ast.parse(path.read_text())) or "", re.MULTILINE)]
 
 
-def measure_pure_modules(outcomes: Outcomes, *, slow: bool) -> None:
-    """Run the unit tests, and look at the coverage that they leave."""
-    print("-- unit tests, with the branch coverage of pure modules", flush=True)
+def tests_of_pure_modules() -> list[str]:
+    """Return the unit tests that import something of a pure module, from it or from a package that hands it on."""
+    pure = {_module_of(path) for path in pure_modules()}
+    handed_on = {
+        f"{_module_of(init)}.{alias.asname or alias.name}": node.module
+        for source in SOURCES
+        for init in source.rglob("__init__.py")
+        for node in ast.walk(ast.parse(init.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    found = []
+    for path in sorted((ROOT / UNIT).rglob("test_*.py")):
+        imported = _imported_by(path)
+        if pure & (imported | {handed_on.get(name) for name in imported}):
+            found.append(str(path.relative_to(ROOT)))
+    return found
+
+
+def _module_of(path: Path) -> str:
+    """Return the dotted name of a source."""
+    source = next(source for source in SOURCES if path.is_relative_to(source))
+    return ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported_by(path: Path) -> set[str]:
+    """Return the names of all that a file imports: of modules, and of what is in them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def measure_pure_modules(*, slow: bool) -> tuple[str, Outcomes]:
+    """Run the unit tests of pure modules, and look at the coverage that they leave: measuring takes as long again as the tests."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COVERAGE_FILE": str(Path(folder) / "coverage")}
-        selection = ["tests/unit", *_pace(slow=slow), *QUIETLY, "--cov", "--cov-report="]
-        tested = subprocess.run([*PYTEST, *selection], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
+        selection = [*tests_of_pure_modules(), *_pace(slow=slow), *QUIETLY, "--cov", "--cov-report="]
+        tested = _run_quietly([*PYTEST, *selection], environment=environment)
         only = ",".join(str(path) for path in pure_modules())
         report = [sys.executable, "-m", "coverage", "report", "--include", only, "--skip-covered", "--show-missing", "--fail-under=100"]
-        covered = subprocess.run(report, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
-    outcomes.add("unit tests", ok=tested.returncode == 0)
-    outcomes.add("branch coverage of pure modules", ok=covered.returncode == 0)
-
-
-def run_processes(*, slow: bool) -> tuple[str, Outcomes]:
-    """Return what was printed, and the outcome."""
-    tested = _run_quietly([*PYTEST, *_pace(slow=slow), *QUIETLY, PROCESSES])
+        covered = _run_quietly(report, environment=environment)
     outcomes = Outcomes()
-    outcomes.add("processes", ok=tested.returncode == 0)
-    return f"-- processes\n{tested.stdout}", outcomes
+    outcomes.add("unit tests of pure modules", ok=tested.returncode == 0)
+    whole = covered.returncode == 0
+    outcomes.add("branch coverage of pure modules", ok=whole, note="" if whole else "a test counts that imports something of the module")
+    return f"-- unit tests of pure modules, with their branch coverage\n{tested.stdout}{covered.stdout}", outcomes
 
 
-def run_as_nobody() -> tuple[str, Outcomes]:
-    """Return what was printed, and the outcome."""
-    layer, outcomes = "tests as nobody", Outcomes()
+def run_as_nobody(layer: str, folder: str) -> tuple[str, Outcomes]:
+    """Run those tests of a folder that depend on the user."""
+    outcomes = Outcomes()
     if os.geteuid() != 0:
         outcomes.add(layer, ok=True, note="left out, not started as root; all tests run as an unprivileged user already")
         return "", outcomes
-    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, "-m", "both_users and not slow", *QUIETLY])
+    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, "-m", "both_users and not slow", *QUIETLY, folder])
     if tested.returncode == CANNOT:
         # Under CI this is a hole in the gate; at somebody's desk it is their choice.
         outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' above")
@@ -169,16 +241,23 @@ def run_as_nobody() -> tuple[str, Outcomes]:
         outcomes.add(layer, ok=False, note="no test is marked both_users")
     else:
         outcomes.add(layer, ok=tested.returncode == 0)
-    return f"-- tests that depend on the user, as nobody\n{tested.stdout}", outcomes
+    return f"-- {layer}\n{tested.stdout}", outcomes
 
 
 def _pace(*, slow: bool) -> list[str]:
     return [] if slow else ["-m", "not slow"]
 
 
-def _run_quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run_quietly(command: list[str], *, folder: Path = ROOT, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
 
 
