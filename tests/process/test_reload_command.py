@@ -215,3 +215,16 @@ def test_plugin_that_only_waits_for_another_is_granted_and_enabled(
         annexe(tmp_path, "restart", "caller", code=18)
 
     with_host(tmp_path, use, grants="stored")
+
+
+def test_member_of_a_ring_is_refused_with_the_ring_in_words_and_by_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_plugin(tmp_path / "plugins", "one", "", extra='[requires.plugins]\n"two" = ">=1"\n')
+    write_plugin(tmp_path / "plugins", "two", "", extra='[requires.plugins]\n"one" = ">=1"\n')
+
+    def use(host: Host) -> None:
+        for step in ("start", "restart", "enable"):
+            capsys.readouterr()
+            annexe(tmp_path, step, "two", code=19)
+            assert "two → one → two" in capsys.readouterr().err
+
+    with_host(tmp_path, use)
