@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -484,3 +485,36 @@ def test_still_process_is_not_looked_into_again_until_it_runs(world: World) -> N
         assert len(asked) == looks + 4
 
     run(main)
+
+
+def test_still_plugin_is_looked_at_seldom_and_one_over_its_limit_always() -> None:
+    world = World(pace=MonitorPace(interval_s=0.01))
+
+    async def main() -> None:
+        world.add("still", may_fork=False)
+        world.add("over", may_fork=False, limits=Limits(memory_bytes=MIB))
+        for _ in range(6):
+            await world.poll()
+        looks: dict[str, int] = {"still": 0, "over": 0}
+
+        def count(plugin: str) -> None:
+            looks[plugin] += 1
+
+        for plugin in world.plugins:
+            plugin.look = partial(count, plugin.id)
+        plugin_rounds = 0
+        world.monitor.open()
+        async with asyncio.timeout(10):
+            while looks["over"] < 12:
+                await asyncio.sleep(0.005)
+                if looks["over"] > plugin_rounds:  # a round has passed: so has its time
+                    plugin_rounds = looks["over"]
+                    world.clock.advance(0.01)
+        await world.monitor.close()
+        assert 1 <= looks["still"] <= 5
+
+    try:
+        run(main)
+    finally:
+        for plugin in world.plugins:
+            plugin.end()

@@ -14,6 +14,8 @@ from typing import final
 
 __all__ = ["Health", "HealthPolicy", "HealthStatus"]
 
+_WELL = 3
+
 
 @final
 class HealthStatus(StrEnum):
@@ -44,7 +46,7 @@ class HealthPolicy:
     """When a plugin counts as degraded, unhealthy or stuck.
 
     Attributes:
-        ping_interval_s: How often an idle plugin is pinged.
+        ping_interval_s: How soon a plugin that is idle, or not well, is pinged again; one that answered well has three times as long.
         ping_timeout_s: How long an answer may take at most.
         slow_s: An answer that took longer degrades.
         max_missed: The missed ping in a row that makes it unhealthy; those before degrade.
@@ -56,6 +58,10 @@ class HealthPolicy:
     slow_s: float = 1.0
     max_missed: int = 3
     stuck_after_s: float = 5.0
+
+    def pause_s(self, *, is_well: bool) -> float:
+        """Return how many seconds there are between two pings: two hundred idle plugins shall cost next to nothing."""
+        return self.ping_interval_s * (_WELL if is_well else 1)
 
     def after_ping(self, health: Health, *, latency_s: float | None) -> Health:
         """Return the health after one more ping.

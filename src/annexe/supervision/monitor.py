@@ -35,6 +35,8 @@ from annexe.supervision.watched import Watched
 __all__ = ["Monitor", "MonitorPace", "Sample"]
 
 _LOG = logging.getLogger("annexe.supervision")
+_STILL_LOOKS = 3  # after so many that found nothing new
+_STILL_ROUNDS = 4  # a plugin is looked at in every fourth round only
 _AT_ONCE = 50  # some milliseconds of a worker thread
 _DATA_BUDGET_S = 0.1  # of counting folders, before processes are looked at again
 _DATA_SHARE = 0.01  # of one thread, for each folder
@@ -90,6 +92,8 @@ class _Ward:
     connections_due_s: float = 0.0
     is_failing: bool = False
     measured: Usage | None = None
+    still_looks: int = 0
+    due_s: float = 0.0
 
 
 @final
@@ -177,8 +181,9 @@ class Monitor:
             portions = 1
             try:
                 watched = self._begin_round()
-                portions = max(-(-len(watched) // _AT_ONCE), 1)
-                for number, some in enumerate(_portions(watched)):
+                due = [each for each in watched if self._is_due(each)]
+                portions = max(-(-len(due) // _AT_ONCE), 1)
+                for number, some in enumerate(_portions(due)):
                     if number:
                         await asyncio.sleep(self._pace.interval_s / portions)
                     await self._look(some)
@@ -196,9 +201,13 @@ class Monitor:
                 self._end_instance(plugin, ward)
         return watched
 
+    def _is_due(self, watched: Watched) -> bool:
+        ward = self._wards.get(watched.id)
+        return ward is None or ward.instance != watched.instance or self._clock.monotonic() >= ward.due_s
+
     def _end_instance(self, plugin: str, ward: _Ward) -> None:
         judged, ward.judged, ward.instance = ward.judged, None, None
-        ward.meter, ward.measured = ProcessMeter(), None
+        ward.meter, ward.measured, ward.still_looks = ProcessMeter(), None, 0
         if judged is not None:
             for violation in self._policy(plugin).close(judged, now_s=self._clock.monotonic()):
                 self._tell(plugin, violation)
@@ -230,6 +239,8 @@ class Monitor:
             usage = replace(usage, disk_bytes=ward.data.allocated_bytes, disk_entries=ward.data.entries)
         ward.is_data_new = False
         ward.judged, violations = self._policy(watched.id).judge(ward.judged, usage=usage, limits=watched.limits, now_s=at_s)
+        is_calm = ward.still_looks >= _STILL_LOOKS and not ward.judged.violated
+        ward.due_s = at_s + self._pace.interval_s * (_STILL_ROUNDS - 0.5) if is_calm else 0.0
         ward.samples.append(
             Sample(at=self._clock.now(), usage=_shown(usage, ward), cpu_cores=ward.judged.cpu_cores, violated=ward.judged.violated)
         )
@@ -288,7 +299,9 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
             return None
         if look.ward.meter.is_still and not look.watched.may_fork and look.ward.measured is not None:
             # What has not run since uses what it used: most plugins do nothing most of the time, and a group is dear to ask.
+            look.ward.still_looks += 1
             return replace(look.ward.measured, connections=look.ward.connections), at_s
+        look.ward.still_looks = 0
         group = look.watched.group_usage()
         usage = Usage(
             memory_bytes=found.memory_bytes,

@@ -634,7 +634,8 @@ class Supervisor:
             return None
         if now >= self._ping_at:
             await asyncio.gather(*(member.ping(self._policies.health) for member in pool.members if member.end is None))
-            self._ping_at = monotonic() + self._policies.health.ping_interval_s
+            is_well = all(member.is_well for member in pool.members)
+            self._ping_at = monotonic() + self._policies.health.pause_s(is_well=is_well)
         for member in [member for member in pool.members if member.end is not None]:
             if len(pool.members) == 1 or member.is_final or self.failures.count + 1 >= self._policies.restart.max_failures:
                 return member
