@@ -19,7 +19,7 @@ import pytest
 
 from annexe import Host
 from annexe.errors import HostError
-from annexe.host import attaching, invitations
+from annexe.host import attach_door, invitations
 from annexe.host.control_socket import connect_control
 from annexe.launch.removal import remove_tree
 from annexe.record import EventKind
@@ -179,7 +179,7 @@ def test_another_users_process_is_not_let_in_though_it_has_the_token(monkeypatch
                     folder.chmod(0o755)
                 Path(path).chmod(0o666)
             if defence == "both off":
-                monkeypatch.setattr(attaching, "peer_uid", lambda _sock: os.geteuid())
+                monkeypatch.setattr(attach_door, "peer_uid", lambda _sock: os.geteuid())
             words = [sys.executable, "-c", code, path, line(token).decode().strip()]
             attacker = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
             said, complaint = await attacker.communicate()
@@ -283,7 +283,7 @@ def test_garbage_after_the_token_ends_that_connection_and_nothing_else(tmp_path:
 
 
 def test_one_that_connects_and_is_silent_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attaching, "HELLO_S", 0.2)
+    monkeypatch.setattr(attach_door, "HELLO_S", 0.2)
 
     async def attack(_host: Host, token: str, path: str) -> None:
         for sent in (b"", line(token)[:-1]):
@@ -304,10 +304,10 @@ def test_one_that_is_silent_once_it_was_let_in_is_hung_up_on(tmp_path: Path, mon
 
 
 def test_many_that_wait_with_no_token_keep_nobody_out_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attaching, "HELLO_S", 0.5)
+    monkeypatch.setattr(attach_door, "HELLO_S", 0.5)
 
     async def attack(_host: Host, _token: str, path: str) -> None:
-        silent = [connect_control(Path(path), timeout_s=5.0) for _ in range(attaching.MAX_WAITING)]
+        silent = [connect_control(Path(path), timeout_s=5.0) for _ in range(attach_door.MAX_WAITING)]
         assert code_of(await asyncio.to_thread(show, path, b"")) == "busy"
         for client in silent:
             with client:

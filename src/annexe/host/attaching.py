@@ -5,8 +5,7 @@ plugin from then on: who it is, what it may and how it is configured come from t
 process.
 
 * A token is good for once, for a short time, and for one plugin: see ``invitations``.
-* Who connects must be our own user or root, as the kernel tells it; has ``HELLO_S`` to show the token; at most ``MAX_WAITING`` at once.
-* No byte after the token is read here: it is the channel's.
+* Who may connect, and how little of what it says is read here, is the ``Door``'s part.
 * The invitation lives as long as the operator's own connection: when that goes, it is withdrawn, or the process detached.
 
 Source: features LC15 and WP8; docs/how-to/attach-a-debugger.md; docs/reference/protocol.md, "Attaching"; ADR-0095.
@@ -15,12 +14,8 @@ Source: features LC15 and WP8; docs/how-to/attach-a-debugger.md; docs/reference/
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import logging
-import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +31,8 @@ from annexe.errors import (
     PluginBusyError,
     PluginUnavailableError,
 )
-from annexe.host.control_socket import bind_control, peer_pid, peer_uid
+from annexe.host.attach_door import Door, told, turn_away
+from annexe.host.control_socket import peer_pid, peer_uid
 from annexe.host.invitations import LINE_BYTES, VALID_S, Invitation, Invitations
 from annexe.host.known import KnownPlugin
 from annexe.host.planner import Planner
@@ -49,17 +45,7 @@ from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.scaling import Scaling
 from annexe.supervision.state import PluginState
 
-__all__ = ["HELLO_S", "MAX_WAITING", "Attaching"]
-
-HELLO_S = 5.0
-"""How long who connects may take to show one."""
-
-MAX_WAITING = 8
-"""How many that have shown no token yet are connected at once."""
-
-_MAX_MESSAGE_CHARS = 500  # who asks reads a short line
-
-_LOG = logging.getLogger("annexe.host")
+__all__ = ["Attaching"]
 
 
 @final
@@ -90,26 +76,16 @@ class Attaching:
         self._planner = planner
         self._events = events
         self._forgive = forgive
-        self._path = path
         self._invitations = Invitations()
-        self._waiting = 0
+        self._door = Door(path, line_bytes=LINE_BYTES, enter=self._enter, refused=self._note_refused)
         self._coming: dict[str, Guest] = {}  # by plugin, while they become ready
-        self._listening: socket.socket | None = None
         self._is_closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Let nobody in any more; who is attached is let go with the plugin."""
         self._is_closed = True
         self._invitations.clear()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._listening is not None:
-            self._listening.close()
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
+        await self._door.close()
 
     # The operator's side.
 
@@ -125,10 +101,16 @@ class Attaching:
             CallTimeoutError: Nobody came in time.
         """
         self._check(self._registry.get(plugin))
-        self._open()
+        self._door.open()
         token, invitation = self._invitations.issue(plugin, now=monotonic())
         try:
-            yield {"state": "invited", "plugin": plugin, "invitation": f"{token}@{self._path}", "valid_s": VALID_S, **self._entry(plugin)}
+            yield {
+                "state": "invited",
+                "plugin": plugin,
+                "invitation": f"{token}@{self._door.path}",
+                "valid_s": VALID_S,
+                **self._entry(plugin),
+            }
             while True:
                 news = await self._news(invitation)
                 yield news
@@ -192,74 +174,26 @@ class Attaching:
 
     # The process's side.
 
-    def _open(self) -> None:
-        if self._listening is None:
-            self._listening = bind_control(self._path)
-            self._spawn(self._accept(self._listening))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name="annexe-attach")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except OSError as error:  # no descriptor is left, for a while
-                _LOG.warning("a process that wants to attach cannot be taken up: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            sock.setblocking(False)
-            if self._waiting >= MAX_WAITING:
-                with contextlib.suppress(OSError):
-                    sock.send(_answer(PluginBusyError(f"{MAX_WAITING} processes that have shown no token are connected already")))
-                sock.close()
-                continue
-            self._waiting += 1
-            self._spawn(self._receive(sock))
-
-    async def _receive(self, sock: socket.socket) -> None:
+    async def _enter(self, sock: socket.socket, line: bytes) -> None:
         """Let in who shows a token that is good."""
         strategy, invitation = AttachStrategy(sock, pid=peer_pid(sock)), None
         try:
-            try:
-                async with asyncio.timeout(HELLO_S):
-                    invitation = self._invitations.redeem(await self._shown(sock), now=monotonic())
-            finally:
-                self._waiting -= 1
+            invitation = self._invitations.redeem(line, now=monotonic())
             await self._bring_in(invitation, Guest(strategy=strategy, pid=strategy.pid), sock)
-        except (AnnexeError, OSError, TimeoutError) as error:
-            self._refuse(sock, error, invitation, strategy.pid)
+        except (AnnexeError, OSError) as error:
+            refusal = error if isinstance(error, AnnexeError) else HostError(f"it hung up: {error}", reason="token")
+            self._note_refused(sock, refusal, invitation)
+            if invitation is None or invitation.guest is None:  # afterwards the socket is its channel
+                turn_away(sock, refusal)
         finally:
             await strategy.close()
 
-    def _refuse(self, sock: socket.socket, error: Exception, invitation: Invitation | None, pid: int | None) -> None:
+    def _note_refused(self, sock: socket.socket, refusal: AnnexeError, invitation: Invitation | None = None) -> None:
         """Tell everybody whom it concerns that a process was not let in, or did not become ready."""
-        why = str(error) or "it was silent"
-        refusal = error if isinstance(error, AnnexeError) else HostError(f"it showed no token: {why}", reason="token")
         plugin = invitation.plugin if invitation is not None else None
-        self._events.add(EventKind.ATTACH_REFUSED, plugin=plugin, reason=refusal.message, pid=pid, uid=peer_uid(sock))
-        if invitation is None or invitation.guest is None:  # afterwards the socket is its channel
-            with contextlib.suppress(OSError):
-                sock.send(_answer(refusal))
+        self._events.add(EventKind.ATTACH_REFUSED, plugin=plugin, reason=refusal.message, pid=peer_pid(sock), uid=peer_uid(sock))
         if invitation is not None:
             invitation.tell("failed", error=refusal.as_dict())
-
-    @staticmethod
-    async def _shown(sock: socket.socket) -> bytes:
-        """Return the line in which a process shows its token, and no byte of what follows."""
-        uid = peer_uid(sock)
-        if uid is None or uid not in (os.geteuid(), 0):
-            raise HostError(f"only uid {os.geteuid()} and root may attach, got {uid}", reason="uid", uid=uid)
-        line, loop = b"", asyncio.get_running_loop()
-        while len(line) < LINE_BYTES:
-            chunk = await loop.sock_recv(sock, LINE_BYTES - len(line))
-            if not chunk:
-                raise ConnectionError("it hung up")
-            line += chunk
-        return line
 
     async def _bring_in(self, invitation: Invitation, guest: Guest, sock: socket.socket) -> None:
         """Have a process take the plugin's place."""
@@ -274,7 +208,7 @@ class Attaching:
                 raise PluginUnavailableError(text, plugin=known.id, state=str(known.state))
 
         try:
-            await asyncio.get_running_loop().sock_sendall(sock, _line({"plugin": known.id}))
+            await asyncio.get_running_loop().sock_sendall(sock, told({"plugin": known.id}))
             overlap = not self._planner.runs_alone(known)
             await known.supervisor.attach(partial(self._plan, known, invitation), commit=commit, overlap=overlap)
         finally:
@@ -309,7 +243,7 @@ class Attaching:
         self._forgive(known.id)
         invitation.tell("detached", pid=pid, reason=reason)
         if not self._is_closed:
-            self._spawn(self._tell_back(known, invitation))
+            self._door.spawn(self._tell_back(known, invitation))
 
     @staticmethod
     async def _tell_back(known: KnownPlugin, invitation: Invitation) -> None:
@@ -317,11 +251,3 @@ class Attaching:
             pass
         await known.wait_settled()
         invitation.tell("back", plugin_state=str(known.state), reason=known.reason)
-
-
-def _answer(error: AnnexeError) -> bytes:
-    return _line({"error": {"code": error.code, "message": error.message[:_MAX_MESSAGE_CHARS]}})
-
-
-def _line(answer: dict[str, Any]) -> bytes:
-    return json.dumps(answer, ensure_ascii=True).encode() + b"\n"
