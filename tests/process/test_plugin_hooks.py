@@ -563,3 +563,14 @@ def test_manifest_that_defines_hooks_wrongly_is_refused_with_every_problem(tmp_p
             await wait_state(definer, "ready")
 
     run(scenario)
+
+
+def test_plugins_inside_the_host_define_and_implement_hooks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_definer(tmp_path, runtime="concurrency = 2")
+        write_adder(tmp_path, "alpha")
+        for inside in ("definer", "alpha"):
+            async with open_host(tmp_path, strategy={inside: "in-process"}) as host:
+                assert await called(host, {"n": 1}) == [repr({"n": 2, "by": ["alpha"]})]
+
+    run(scenario)

@@ -106,12 +106,7 @@ class Dispatcher:
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
         self._make_pipeline = partial(Pipeline, explain=explain, events=events, clock=clock, command=command)
         self.plugin_hooks = PluginHooks(
-            own=self.specs,
-            make_pipeline=self._make_pipeline,
-            declared=declared,
-            explain=explain,
-            events=events,
-            clock=clock,
+            own=self.specs, make_pipeline=self._make_pipeline, declared=declared, explain=explain, events=events, clock=clock
         )
         opened = list(contracts)
         for contract in opened:
@@ -140,7 +135,8 @@ class Dispatcher:
         """Return what of a manifest does not fit what is open here."""
         hooks = {hook.qualified: hook.revision for spec in self.specs.values() for hook in spec.hooks.values()}
         extensions = {name: point.revision for name, point in self.points.items()}
-        by_plugins = self.plugin_hooks.names() if manifest.provides.hooks.keys() - hooks.keys() else frozenset[str]()
+        strange = manifest.provides.hooks.keys() - hooks.keys()
+        by_plugins = self.plugin_hooks.names(wanted=strange) if strange else ()
         return [
             *contract_problems(manifest, hooks=hooks, extensions=extensions, by_plugins=by_plugins),
             *self.plugin_hooks.problems(manifest),
@@ -149,7 +145,7 @@ class Dispatcher:
 
     def undecided(self) -> list[tuple[str, str]]:
         """Return what the operator decided about hooks that neither the application nor a plugin defines: argument and name."""
-        return self._policy.undecided(self.plugin_hooks.names() | self.pipelines.keys() | self.points.keys())
+        return self._policy.undecided({*self.plugin_hooks.names(), *self.pipelines, *self.points})
 
     def add(self, manifest: Manifest, provider: Provider, *, is_granted: bool = True) -> None:
         """Let a plugin take part.
@@ -186,9 +182,9 @@ class Dispatcher:
 
     def _define(self, manifest: Manifest, *, is_granted: bool) -> None:
         """Open the hooks that a plugin defines, and let go of those that it defines no more."""
-        made = self.plugin_hooks.claim(manifest) if is_granted else self.plugin_hooks.release(manifest.id)
+        opened = self.plugin_hooks.claim(manifest) if is_granted else self.plugin_hooks.release(manifest.id)
         self._close_hooks()
-        for hook in made:
+        for hook in opened:
             self.pipelines[hook.pipeline.definition.qualified] = hook.pipeline
             self._arrange_afresh(hook.pipeline)
 

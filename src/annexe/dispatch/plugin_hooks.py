@@ -33,6 +33,7 @@ from annexe.ids import RequestIds
 from annexe.manifest import Manifest
 from annexe.manifest.model import HookImpl, HookSpecOffer
 from annexe.record import Events, Explain
+from annexe.record.explain import RequestRecord
 
 __all__ = ["HookRoute", "OpenHook", "PluginHooks"]
 
@@ -95,10 +96,15 @@ class PluginHooks:
 
     # Whose a name is.
 
-    def names(self) -> frozenset[str]:
-        """Return every name that a plugin defines, would define if it were granted it, or once did."""
-        self._once_known.update(name for manifest in self._declared() for name in manifest.provides.hook_specs)
-        return frozenset(self._once_known)
+    def names(self, *, wanted: Collection[str] = ()) -> Collection[str]:
+        """Return every name that a plugin defines, would define if it were granted it, or once did.
+
+        Args:
+            wanted: Look no further where these are known already.
+        """
+        if not wanted or not self._once_known.issuperset(wanted):
+            self._once_known.update(name for manifest in self._declared() for name in manifest.provides.hook_specs)
+        return self._once_known
 
     def problems(self, manifest: Manifest) -> list[ContractError]:
         """Return what of the hooks that a manifest defines cannot be had."""
@@ -207,8 +213,8 @@ class PluginHooks:
             traceparent=(meta.traceparent if meta is not None else None) or new_traceparent,
             caller=plugin,
         )
-        if request.id != new_id:
-            request.record = self._explain.resume(request.id, now())
+        # What it does by itself is nobody's request: it must not push out the records of those.
+        request.record = self._explain.live(request.id) or RequestRecord(request.id, now(), None)
         return request
 
     def bucket(self, plugin: str) -> RetryBucket:

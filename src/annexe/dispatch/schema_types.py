@@ -72,6 +72,11 @@ def value_type_of(schema: BoundedSchema, *, admits_none: bool, spent: Callable[[
 
         return checked
 
+    decoders = {written: decoder(decode) for written, decode in plain.decoders.items()}
+
+    def from_builtins(value: Any) -> Any:
+        return decoders["msgpack"](msgspec.msgpack.encode(plain.from_builtins(value)))
+
     # What is in a pipeline was checked when it came: it is sent as it is.
     return replace(
         plain,
@@ -81,7 +86,8 @@ def value_type_of(schema: BoundedSchema, *, admits_none: bool, spent: Callable[[
         as_is=True,
         to_wire=_same,
         to_send=_same,
-        decoders={written: decoder(decode) for written, decode in plain.decoders.items()},
+        from_builtins=from_builtins,
+        decoders=decoders,
         make_schema=lambda: dict(schema.document),
     )
 

@@ -28,11 +28,14 @@ from annexe.record.diff import diff
 from annexe.record.entry import rfc3339
 from annexe.record.fields import bounded
 
-__all__ = ["MAX_STEPS", "MAX_VALUE_BYTES", "Explain", "Outcome", "RequestRecord"]
+__all__ = ["MAX_STEPS", "MAX_STEPS_WITHIN", "MAX_VALUE_BYTES", "Explain", "Outcome", "RequestRecord"]
 
 MAX_STEPS = 256
+MAX_STEPS_WITHIN = 128
+"""A plugin that has much done at a hook of its own must leave room for what the application has done."""
 MAX_VALUE_BYTES = 64 * 1024
 _OBJECT_BYTES = 1024
+_MAX_WITHIN_BYTES = 128 * 1024  # nor must its values push out other requests
 _MAX_SHOWN_BYTES = 2048
 _MAX_REASON_CHARS = 2048
 
@@ -107,9 +110,11 @@ class RequestRecord(msgspec.Struct, eq=False):
         ring = self._ring
         if ring is None:
             return
-        if len(self._steps) >= MAX_STEPS:
+        if len(self._steps) >= (MAX_STEPS if within is None else MAX_STEPS_WITHIN):
             self._steps_dropped += 1
             return
+        if within is not None and self.held_bytes > _MAX_WITHIN_BYTES:
+            before = after = codec = None
         if not ring.keeps_values:
             before = after = codec = None
             # A text of the plugin's may hold what it was given; the code of an error is ours.
@@ -210,10 +215,9 @@ class Explain:
         while self._held_bytes > self._max_bytes:
             self._let_go(self._records.popleft())
 
-    def resume(self, request_id: str, at: float) -> RequestRecord:
-        """Return the record of a request to add to, or begin it; looks through all that are remembered."""
-        record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
-        return record or self.start(request_id, at)
+    def live(self, request_id: str) -> RequestRecord | None:
+        """Return the record of a request to add to, None where none is remembered; looks through all."""
+        return next((record for record in reversed(self._records) if record.request_id == request_id), None)
 
     def latest(self, count: int = 20) -> list[str]:
         """Return the ids of the last requests, newest first."""
@@ -234,7 +238,7 @@ class Explain:
         Raises:
             HostError: Nothing is; ``request`` holds the id.
         """
-        record = next((record for record in reversed(self._records) if record.request_id == request_id), None)
+        record = self.live(request_id)
         if record is None:
             text = f"no record of request {request_id!r}: expected one of the last {self._capacity} requests that reached a plugin"
             raise HostError(text, request=request_id)

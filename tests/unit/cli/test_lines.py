@@ -79,6 +79,7 @@ HEAD: dict[str, object] = {
     "extensions": {},
     "services": {},
     "topics": [],
+    "attached": False,
     "defines": [],
     "passed_over": {},
     "instances": [],

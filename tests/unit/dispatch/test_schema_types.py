@@ -101,3 +101,11 @@ def test_none_is_a_result_where_it_is_admitted() -> None:
 def test_text_that_is_no_schema_is_refused(text: bytes) -> None:
     with pytest.raises(RefusedSchemaError):
         schema_from(text)
+
+
+def test_plain_values_are_held_against_the_schema_too() -> None:
+    value_type, _ = made()
+    assert value_type.from_builtins({"n": 1}) == {"n": 1}
+    for wrong in ({}, {"n": b"raw"}, object()):
+        with pytest.raises(InvalidValueError):
+            value_type.from_builtins(wrong)

@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from annexe.errors import HostError
-from annexe.record.explain import MAX_STEPS, MAX_VALUE_BYTES, Explain, Outcome
+from annexe.record.explain import MAX_STEPS, MAX_STEPS_WITHIN, MAX_VALUE_BYTES, Explain, Outcome
 from tests.unit.record.clocks import START_AT
 
 packed = msgspec.msgpack.encode
@@ -259,9 +259,21 @@ def test_steps_within_a_plugins_step_come_below_it() -> None:
     assert "within" not in shown[0]
 
 
-def test_record_that_is_remembered_is_gone_on_with() -> None:
+def test_record_that_is_remembered_can_be_gone_on_with() -> None:
     explain = Explain()
     record = explain.start("r-1", START_AT)
-    assert explain.resume("r-1", START_AT) is record
-    other = explain.resume("r-2", START_AT)
-    assert other is not record and explain.latest() == ["r-2", "r-1"]
+    assert explain.live("r-1") is record
+    assert explain.live("r-2") is None
+
+
+def test_steps_within_leave_room_for_others_and_their_values_are_bounded_together() -> None:
+    explain = Explain()
+    record = explain.start("r-1", START_AT)
+    value = packed("x" * 50_000)
+    for _ in range(MAX_STEPS):
+        record.add_step("inner", "sums.add", 0.1, 0.2, Outcome.CHANGED, None, value, value, "msgpack", "definer")
+    record.add_step("definer", "chat.on_request", 0.0, 0.3, Outcome.CHANGED, None, value, value, "msgpack")
+    shown = explain.render("r-1")
+    assert (len(shown["steps"]), shown["steps_dropped"]) == (MAX_STEPS_WITHIN + 1, MAX_STEPS - MAX_STEPS_WITHIN)
+    assert [step["plugin"] for step in shown["steps"] if "changes" in step] == ["definer", "inner", "inner"]
+    assert explain.held_bytes == 6 * len(value)
