@@ -430,7 +430,7 @@ def chaos(root: Path, *, warm_up: int, times: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_every_fault_in_random_order_leaves_nobody_waiting_and_nothing_behind(tmp_path: Path) -> None:
-    chaos(tmp_path, warm_up=1, times=int(os.environ.get("CHAOS_TIMES", "5")))
+    chaos(tmp_path, warm_up=1, times=int(os.environ.get("CHAOS_TIMES", "3")))
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def kill_again_and_again(root: Path, mark: str, times: int, walls: str = "all") 
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("walls", "times"), [("all", 10), ("none", 4)])
+@pytest.mark.parametrize(("walls", "times"), [("all", 5), ("none", 4)])
 def test_killed_host_leaves_no_plugin_process(tmp_path: Path, mark: str, walls: str, times: int) -> None:
     kill_again_and_again(tmp_path, mark, times, walls)
 

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
-from annexe.attack.catalogue import attacks
+from annexe.attack import suite
+from annexe.attack.catalogue import Attack, attacks
+from annexe.attack.contract import Outcome
 from annexe.attack.suite import run_attacks
+from annexe.errors import AnnexeError
 from annexe.launch import ProcessStrategy
 from annexe.launch.offer import OfferFinder, landlock_abi
+from annexe.sandbox import Receipt
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "sandbox.md").read_text()
 SECTION = PAGE.partition("\n## What gets through below full\n")[2].partition("\n## ")[0]
@@ -39,6 +43,30 @@ def listed(level: str, *, grouped: bool, own_uid: bool) -> set[str]:
     return by_level | {name for name, cell in ungrouped.items() if cell == "through" or small}
 
 
+def stay_after_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the attacker live on when all that an attack got was a refusal: nothing has changed in it, and starting it costs most.
+
+    In a process of its own each attack is made by ``test_attacks``.
+    """
+    fresh, attempt = suite._Run._fresh, suite._Run._attempt
+    refused = False
+
+    async def stay(run: suite._Run) -> Receipt:
+        plugin = run._plugin
+        if refused and plugin.state == "ready" and plugin.receipt is not None:
+            return plugin.receipt
+        return await fresh(run)
+
+    async def made(run: suite._Run, attack: Attack, *, phase: int) -> Outcome | AnnexeError:
+        nonlocal refused
+        outcome = await attempt(run, attack, phase=phase)
+        refused = isinstance(outcome, Outcome) and outcome.verdict == "stopped" and not attack.check
+        return outcome
+
+    monkeypatch.setattr(suite._Run, "_fresh", stay)
+    monkeypatch.setattr(suite._Run, "_attempt", made)
+
+
 def test_page_names_attacks_that_there_are() -> None:
     assert set(re.findall(r"^\| `([^`]+)`", SECTION, re.MULTILINE)) <= {attack.name for attack in attacks()}
 
@@ -55,6 +83,7 @@ def test_what_gets_through_is_what_the_page_says(level: str, monkeypatch: pytest
     if level == "landlock-partial":
         monkeypatch.setattr("annexe.launch.offer.landlock_abi", lambda: 5)  # Linux 6.10
     monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=OfferFinder(**OFFERS[level])))
+    stay_after_refusals(monkeypatch)
     report = asyncio.run(run_attacks(list(attacks())))
     assert report.level == level
     through = {result.attack.name for result in report.results if result.outcome == "through"}
