@@ -190,8 +190,9 @@ class Attaching:
 
     def _note_refused(self, sock: socket.socket, refusal: AnnexeError, invitation: Invitation | None = None) -> None:
         """Tell everybody whom it concerns that a process was not let in, or did not become ready."""
-        plugin = invitation.plugin if invitation is not None else None
-        self._events.add(EventKind.ATTACH_REFUSED, plugin=plugin, reason=refusal.message, pid=peer_pid(sock), uid=peer_uid(sock))
+        plugin, guest = (invitation.plugin, invitation.guest) if invitation is not None else (None, None)
+        pid = guest.pid if guest is not None else peer_pid(sock)
+        self._events.add(EventKind.ATTACH_REFUSED, plugin=plugin, reason=refusal.message, pid=pid, uid=peer_uid(sock))
         if invitation is not None:
             invitation.tell("failed", error=refusal.as_dict())
 

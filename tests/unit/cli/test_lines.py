@@ -83,6 +83,7 @@ HEAD: dict[str, object] = {
     "defines": [],
     "passed_over": {},
     "instances": [],
+    "attached": False,
     "requires": [],
 }
 
