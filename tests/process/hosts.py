@@ -28,7 +28,7 @@ import pytest
 from annexe import HookSpec, Host, hook
 from annexe.channel import Connection
 from annexe.host.plugin_handle import PluginHandle
-from annexe.launch import ProcessStrategy
+from annexe.launch import ProcessStrategy, UidAllocator
 from annexe.launch.offer import OfferFinder
 from annexe.record import Event, EventKind
 from annexe.supervision.health import HealthPolicy
@@ -202,13 +202,13 @@ def without_walls() -> OfferFinder:
 
 
 @contextmanager
-def no_walls() -> Iterator[None]:
-    """Have hosts that are opened meanwhile launch at level ``limits``.
+def no_walls(uids: UidAllocator | None = None) -> Iterator[None]:
+    """Have hosts that are opened meanwhile launch at level ``limits``; as root with these users for plugins.
 
     For tests of what is done where no wall keeps a plugin's children in: they leave its group, outlive it, and have to be hunted down.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=without_walls()))
+        patch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=without_walls(), uids=uids))
         yield
 
 

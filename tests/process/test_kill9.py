@@ -237,7 +237,7 @@ def test_without_its_warden_a_killed_host_leaves_children_and_the_next_host_swee
             assert receipt.tree_kill == ("hard" if IS_ROOT else "soft")
 
     monkeypatch.setenv("KILL9_MARK", mark)
-    with no_walls():
+    with no_walls(loaded_host.own_users(tmp_path)):
         run(scenario)
 
 

@@ -53,7 +53,7 @@ async def burst(host: Host, count: int, seconds: float = 0.02) -> Counter[str]:
 def test_burst_makes_a_pool_grow_and_it_shrinks_when_it_is_over(tmp_path: Path, strategy: Any) -> None:
     async def scenario() -> None:
         write(tmp_path)
-        async with open_host(tmp_path, strategy=strategy, policies=replace(policies(), shrink_after_s=0.5, health=_often())) as host:
+        async with open_host(tmp_path, strategy=strategy, policies=replace(policies(), shrink_after_s=1.5, health=_often())) as host:
             assert len(pids(host)) == 1
             answered = await burst(host, 200)
             assert sum(answered.values()) == 200 and len(answered) == 4

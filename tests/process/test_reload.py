@@ -476,7 +476,7 @@ def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path:
     async def scenario() -> None:
         write_counting(tmp_path, slow="9s")
         async with open_host(tmp_path) as host:
-            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.4")))
+            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 1")))
             await asyncio.sleep(0.05)
             reload = asyncio.ensure_future(host.plugin("p").reload())
             await until(lambda: host.plugin("p")._known.supervisor._is_held, what="calls to be held")  # type: ignore[union-attr]
@@ -485,7 +485,7 @@ def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path:
             await reload
             assert (await waiting).marks == ["2"]
             monkeypatch.setattr("annexe.supervision.handover.HAND_OVER_S", 0.1)
-            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.5")))
+            slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 2")))
             await asyncio.sleep(0.05)
             fault = await outcome_of(host.plugin("p").reload())
             assert isinstance(fault, LaunchError) and "its calls did not end within 0.1 s" in fault.message

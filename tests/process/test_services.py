@@ -374,7 +374,7 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
         optional = ASKS.replace('version = ">=1,<2"', 'version = ">=1,<2", optional = true')
         write_words(tmp_path, "words-a")
         async with open_host(
-            tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=2.0, slow_s=0.15))
+            tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=5.0, slow_s=0.5))
         ) as host:
             # Once its provider is there: it waits for nobody, and would else be told that there is none.
             write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
@@ -398,7 +398,7 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
             await host.plugin("words-a").stop()
             await hears("ready", "words-b")
             os.kill(_pid(host, "words-b"), signal.SIGSTOP)
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.9)
             os.kill(_pid(host, "words-b"), signal.SIGCONT)
             await hears("degraded", "words-b")
             await hears("ready", "words-b")

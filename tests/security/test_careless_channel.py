@@ -241,8 +241,8 @@ def trickle(patch: Patch) -> None:
     feed = FrameBuffer.feed
 
     def feed_and_make(self: FrameBuffer, chunk: bytes) -> list[bytes]:
-        if len(values) < 3_500_000:
-            values.extend([] for _ in range(chunk.count(b"[")))
+        if len(values) < 1_200_000:
+            values.extend([0] * 16 for _ in range(chunk.count(b"[")))
         return feed(self, chunk)
 
     patch.setattr(FrameBuffer, "feed", feed_and_make)
@@ -508,7 +508,7 @@ def exit_politely(patch: Patch) -> None:
 
     def lose_later(self: Connection, error: Any) -> None:
         if self.is_busy:
-            self._loop.call_later(_FREEZE_S, lost, self, error)
+            self.loop.call_later(_FREEZE_S, lost, self, error)
         else:
             lost(self, error)
 
