@@ -62,6 +62,8 @@ class Operator:
         """Return the next that is told, which must be this."""
         async with asyncio.timeout(10):
             told = await self._news.get()
+            if told["state"] == "coming" != state:
+                told = await self._news.get()
         assert told["state"] == state, told
         return told
 

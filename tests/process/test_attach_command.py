@@ -73,6 +73,7 @@ def test_interrupting_the_command_lets_the_process_go(tmp_path: Path) -> None:
                 assert command.stdout is not None
                 invited = json.loads(await command.stdout.readline())
                 async with process(file, invited["invitation"]) as started:
+                    assert json.loads(await command.stdout.readline()) == {"state": "coming", "plugin": "p", "pid": started.pid}
                     assert json.loads(await command.stdout.readline()) == {"state": "attached", "plugin": "p", "pid": started.pid}
                     command.send_signal(signal.SIGINT)
                     assert await command.wait() == 130

@@ -28,6 +28,8 @@ from tests.process.conftest import needs_root
 from tests.process.hosts import Doc, T, events, no_walls, open_descriptors, open_host, run, until
 from tests.support.tools import level_here
 
+pytestmark = pytest.mark.any_user
+
 needs_walls = pytest.mark.skipif(level_here() != "full", reason="there are no walls here that could keep it in")
 
 
@@ -215,6 +217,7 @@ def ask(doc, ctx):
 
 
 @needs_walls
+@pytest.mark.both_users
 @pytest.mark.parametrize("walls", ["on", "off"])
 def test_a_plugin_in_its_sandbox_does_not_reach_the_socket_even_if_it_has_the_token(tmp_path: Path, walls: str) -> None:
     async def scenario() -> None:

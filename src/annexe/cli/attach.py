@@ -28,6 +28,7 @@ from annexe.host.control_wire import error_from_dict
 __all__ = ["attach"]
 
 _BACK_S = 30.0
+_NEWS_S = 0.3  # what has just happened may not have been told yet
 
 
 @click.command()
@@ -91,13 +92,13 @@ class _Following(threading.Thread):
         self.error: AnnexeError | None = None
         self._told = told
         self._as_json = as_json
-        self._is_attached = self._is_left = False
+        self._has_come = self._is_left = False
         self.start()
 
     def run(self) -> None:
         try:
             for news in self._told:
-                self._is_attached = self._is_attached or news["state"] == "attached"
+                self._has_come = True
                 _show(news, as_json=self._as_json, err=True)
         except AnnexeError as error:
             self.error = None if self._is_left else error
@@ -106,8 +107,7 @@ class _Following(threading.Thread):
 
     def end(self, client: ControlClient) -> None:
         """The command has ended: wait until the installed plugin is back, if it ever was away."""
-        if self._is_attached:
-            self.join(_BACK_S)
+        self.join(_BACK_S if self._has_come else _NEWS_S)
         self._is_left = True
         client.hang_up()
         self.join(_BACK_S)
@@ -139,6 +139,8 @@ def _in_words(news: dict[str, Any]) -> list[str]:
             f"ANNEXE_ATTACH={shlex.quote(news['invitation'])} {'python ' if news['file'] else ''}{safe(file)}",
             "",
         ]
+    if state == "coming":
+        return [f"annexe: process {news['pid']} has come, and takes over once it is ready"]
     if state == "attached":
         return [f"annexe: process {news['pid']} takes the calls of {plugin}, WITHOUT ANY SANDBOX; no time-out ends a call meanwhile"]
     if state == "detached":

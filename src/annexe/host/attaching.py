@@ -93,7 +93,7 @@ class Attaching:
         """Invite a process, and tell what becomes of it until the installed plugin is back; ending this withdraws, or detaches.
 
         Yields:
-            ``state``: ``invited`` first, with the token; then ``attached``, ``detached`` and last ``back``, or last ``failed``.
+            ``state``: ``invited`` first, with the token; ``coming``, ``attached``, ``detached`` and last ``back``, or last ``failed``.
 
         Raises:
             HostError: This host lets nobody attach.
@@ -209,6 +209,7 @@ class Attaching:
                 raise PluginUnavailableError(text, plugin=known.id, state=str(known.state))
 
         try:
+            invitation.tell("coming", pid=guest.pid)
             await asyncio.get_running_loop().sock_sendall(sock, told({"plugin": known.id}))
             overlap = not self._planner.runs_alone(known)
             await known.supervisor.attach(partial(self._plan, known, invitation), commit=commit, overlap=overlap)
