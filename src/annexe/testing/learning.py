@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, final
 
 from annexe.host.learning import Learning
+from annexe.manifest import read_manifest
 from annexe_sdk.recording import Recorder
 
-__all__ = ["VARIABLE", "LearningSession", "read_facts", "session", "write_order"]
+__all__ = ["VARIABLE", "LearningSession", "read_facts", "session", "session_for", "write_order"]
 
 VARIABLE = "ANNEXE_LEARN"
 _ORDER = "order.json"
@@ -43,6 +44,12 @@ def session() -> LearningSession | None:
     """Return what this process is to learn; None: nothing, as always but below ``annexe learn``."""
     folder = os.environ.get(VARIABLE)
     return _session(Path(folder)) if folder else None
+
+
+def session_for(folder: Path) -> LearningSession | None:
+    """Return what this process is to learn if it is about the plugin in a folder."""
+    found = session()
+    return found if found is not None and read_manifest(folder).id == found.plugin else None
 
 
 @cache

@@ -22,13 +22,12 @@ import msgspec
 from annexe.capabilities.config import schema_of
 from annexe.errors import InvalidParamsError, MethodNotFoundError
 from annexe.ids import new_request_id
-from annexe.manifest import read_manifest
 from annexe.testing.calling import Methods, as_async, check_given, gathered
 from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
 from annexe.testing.hooks import PlayedHooks
-from annexe.testing.learning import LearningSession, session
+from annexe.testing.learning import session_for
 from annexe.testing.loading import LoadedPlugin
 from annexe.testing.services import PlayedServices, client_of, name_of
 from annexe_sdk import Plugin, Respond
@@ -90,7 +89,7 @@ class PluginRunner:
         clock: FakeClock | None = None,
         contracts: Iterable[type[Any]] = (),
     ) -> None:
-        self._session = _session_for(Path(plugin)) if isinstance(plugin, str | Path) else None
+        self._session = session_for(Path(plugin)) if isinstance(plugin, str | Path) else None
         with self._watching(Path(plugin) if isinstance(plugin, str | Path) else Path()):
             self._loaded = LoadedPlugin(Path(plugin)) if isinstance(plugin, str | Path) else None
         self.plugin = plugin if isinstance(plugin, Plugin) else self._loaded.plugin if self._loaded is not None else Plugin()
@@ -394,12 +393,6 @@ class RunnerRequest:
         except Respond as answer:
             answer.value = _travelled(answer.value)
             raise
-
-
-def _session_for(folder: Path) -> LearningSession | None:
-    """Return the session of ``annexe learn`` if it is about this plugin."""
-    found = session()
-    return found if found is not None and read_manifest(folder).id == found.plugin else None
 
 
 def _travelled(value: Any) -> Any:
