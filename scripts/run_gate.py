@@ -4,8 +4,9 @@ With ``--lint-only`` these are the checks that run nothing of ours. Otherwise th
 most tests wait more than they compute: ``ROWS`` at a time, the longest first, so that all rows end at about the same time. The layers:
 
 * the tests that start whole programs, the plugins' own, and all others that have no layer of their own;
-* the tests of real processes; the attacks;
-* of both of these again, as ``nobody`` and when started as root, those marked ``both_users``;
+* the tests of real processes;
+* the attacks;
+* of the last two those marked ``both_users``, as ``nobody``, when started as root;
 * the unit tests: those that import a module whose docstring says it is pure, and by them branch coverage of these modules, all of it; and
   the others.
 
@@ -42,6 +43,7 @@ CANNOT = 77  # as_nobody.py: not possible here
 NO_TESTS = 5  # pytest: nothing was selected
 PROCESSES, ATTACKS, UNIT = "tests/process", "tests/security", "tests/unit"
 ROWS = 4
+WITH_BOTH = (PROCESSES, ATTACKS)  # no test outside of these is marked both_users: tests/conftest.py
 QUIETLY = ["-q", "-p", "no:cacheprovider"]
 
 
@@ -87,15 +89,15 @@ Layer = Callable[[], tuple[str, Outcomes]]
 def layers(*, slow: bool) -> list[Layer]:
     """Return all layers, the longest first; no two of them may disturb each other.
 
-    The tests of processes stay together: as root all of one run share the users that they give to plugins.
+    What plugins are limited by and hunted down by is their user. As nobody all have the same one, and as root all tests of processes share
+    a few: so neither is divided any further.
     """
     elsewhere = [f"--ignore={folder}" for folder in (UNIT, PROCESSES, ATTACKS)]
     return [
+        run_as_nobody,
         partial(run_tests, "programs and plugins", *elsewhere, slow=slow),
         partial(run_tests, "processes", PROCESSES, slow=slow),
-        partial(run_as_nobody, "attacks as nobody", ATTACKS),
         partial(run_tests, "attacks", ATTACKS, slow=slow),
-        partial(run_as_nobody, "processes as nobody", PROCESSES),
         partial(measure_pure_modules, slow=slow),
         run_checks,
         partial(run_tests, "other unit tests", UNIT, *(f"--ignore={path}" for path in tests_of_pure_modules()), slow=slow),
@@ -227,13 +229,13 @@ def measure_pure_modules(*, slow: bool) -> tuple[str, Outcomes]:
     return f"-- unit tests of pure modules, with their branch coverage\n{tested.stdout}{covered.stdout}", outcomes
 
 
-def run_as_nobody(layer: str, folder: str) -> tuple[str, Outcomes]:
-    """Run those tests of a folder that depend on the user."""
-    outcomes = Outcomes()
+def run_as_nobody() -> tuple[str, Outcomes]:
+    """Run the tests that depend on the user."""
+    layer, outcomes = "tests as nobody", Outcomes()
     if os.geteuid() != 0:
         outcomes.add(layer, ok=True, note="left out, not started as root; all tests run as an unprivileged user already")
         return "", outcomes
-    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, "-m", "both_users and not slow", *QUIETLY, folder])
+    tested = _run_quietly([sys.executable, "scripts/as_nobody.py", *PYTEST, "-m", "both_users and not slow", *QUIETLY, *WITH_BOTH])
     if tested.returncode == CANNOT:
         # Under CI this is a hole in the gate; at somebody's desk it is their choice.
         outcomes.add(layer, ok=not os.environ.get("CI"), note="left out, see 'as_nobody' above")
@@ -241,7 +243,7 @@ def run_as_nobody(layer: str, folder: str) -> tuple[str, Outcomes]:
         outcomes.add(layer, ok=False, note="no test is marked both_users")
     else:
         outcomes.add(layer, ok=tested.returncode == 0)
-    return f"-- {layer}\n{tested.stdout}", outcomes
+    return f"-- tests that depend on the user, as nobody\n{tested.stdout}", outcomes
 
 
 def _pace(*, slow: bool) -> list[str]:

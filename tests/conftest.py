@@ -13,10 +13,17 @@ _BOTH_USERS = (_HERE / "process", _HERE / "security")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is run as root and as an unprivileged user."""
+    """Mark what is run as root and as an unprivileged user.
+
+    Raises:
+        pytest.UsageError: A test is marked so outside of the folders in which the gate looks for such tests.
+    """
     for item in items:
-        if any(folder in item.path.parents for folder in _BOTH_USERS) and item.get_closest_marker("any_user") is None:
-            item.add_marker(pytest.mark.both_users)
+        if any(folder in item.path.parents for folder in _BOTH_USERS):
+            if item.get_closest_marker("any_user") is None:
+                item.add_marker(pytest.mark.both_users)
+        elif item.get_closest_marker("both_users") is not None:
+            raise pytest.UsageError(f"{item.nodeid} is marked both_users, and would be run as one: the gate runs {_BOTH_USERS} as both")
 
 
 def pytest_collection_finish() -> None:
