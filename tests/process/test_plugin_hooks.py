@@ -16,6 +16,8 @@ import pytest
 
 from annexe import Host
 from annexe.channel.messages import JSON
+from annexe.errors import InvalidParamsError
+from annexe.host.control_client import ControlClient
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
@@ -572,5 +574,44 @@ def test_plugins_inside_the_host_define_and_implement_hooks(tmp_path: Path) -> N
         for inside in ("definer", "alpha"):
             async with open_host(tmp_path, strategy={inside: "in-process"}) as host:
                 assert await called(host, {"n": 1}) == [repr({"n": 2, "by": ["alpha"]})]
+
+    run(scenario)
+
+
+def test_control_socket_shows_and_calls_hooks_of_plugins(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_definer(tmp_path)
+        write_adder(tmp_path, "alpha", more="priority = 200")
+        write_adder(tmp_path, "beta")
+        folder = write_adder(tmp_path, "gamma")
+        (folder / "plugin.toml").write_text((folder / "plugin.toml").read_text().replace("revision = 1", "revision = 3"))
+        async with open_host(tmp_path, control=True) as host:
+
+            def ask(name: str, params: dict[str, Any]) -> Any:
+                with ControlClient.connect(tmp_path / "state") as client:
+                    return client.call(name, **params)
+
+            async def asked(name: str, /, **params: Any) -> Any:
+                return await asyncio.to_thread(ask, name, params)
+
+            told = await asked("show", plugin="definer")
+            why = "it implements revision 3, and plugin 'definer' defines revision 1"
+            assert told["defines"] == [
+                {
+                    "hook": "sums.add",
+                    "kind": "filter",
+                    "revision": 1,
+                    "on_failure": "open",
+                    "open": True,
+                    "implemented_by": ["beta", "alpha"],
+                    "passed_over": {"gamma": why},
+                }
+            ]
+            assert (await asked("show", plugin="gamma"))["passed_over"] == {"sums.add": why}
+            called = await asked("call", method="sums.add", args=[{"n": 1}])
+            assert called["value"] == {"n": 3, "by": ["beta", "alpha"]}
+            assert host.plugin("definer").state == "ready"
+            with pytest.raises(InvalidParamsError, match=r"parameter 'value' at \$\.n: expected type \"integer\""):
+                await asked("call", method="sums.add", args=[{"n": "one"}])
 
     run(scenario)

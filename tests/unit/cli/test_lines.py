@@ -79,7 +79,6 @@ HEAD: dict[str, object] = {
     "extensions": {},
     "services": {},
     "topics": [],
-    "attached": False,
     "defines": [],
     "passed_over": {},
     "instances": [],
@@ -106,6 +105,17 @@ def test_head_tells_the_level_that_was_reached_and_the_one_required(capsys: pyte
     assert "isolation: limits; its manifest requires none\n" in capsys.readouterr().out
     _print_head({**HEAD, "requires_level": "full"})
     assert "isolation: -; its manifest requires full\n" in capsys.readouterr().out
+
+
+def test_head_tells_hooks_that_it_defines_and_those_at_which_it_is_not_called(capsys: pytest.CaptureFixture[str]) -> None:
+    hook = {"hook": "sums.add", "kind": "filter", "revision": 2, "on_failure": "open", "open": True}
+    called = hook | {"implemented_by": ["b", "c"], "passed_over": {"d": "it implements revision 1"}}
+    idle = hook | {"hook": "sums.take", "open": False, "implemented_by": [], "passed_over": {}}
+    _print_head({**HEAD, "defines": [called, idle], "passed_over": {"other.hook": "no plugin that takes part defines it"}})
+    said = capsys.readouterr().out
+    assert "defines:   hook sums.add (filter, revision 2): implemented by b, c; not by d: it implements revision 1\n" in said
+    assert "defines:   hook sums.take (filter, revision 2), which is not its own as long as it is not granted, or another" in said
+    assert "idle:      it is not called at other.hook: no plugin that takes part defines it\n" in said
 
 
 def test_problems_of_an_event_have_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
