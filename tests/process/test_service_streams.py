@@ -287,3 +287,94 @@ def test_plugin_that_can_have_no_thread_more_is_busy_and_lives(tmp_path: Path) -
             assert (await caller.work("return model.plain()")) == ["1"]
 
     run(scenario)
+
+
+LONG = """
+@plugin.service("model")
+class Model:
+    def ticks(self, count, ctx):
+        for number in range(count):
+            yield [number, "VERSION"]
+            time.sleep(0.02)
+"""
+
+
+def write_ticking(root: Path, version: str, drain: str, *, more: str = "", extra: str = "") -> None:
+    runtime = f'stream-drain = "{drain}"\n' if drain else ""
+    code = LONG.replace("VERSION", version) + more
+    write_plugin(root / "plugins", "model", code, extra=OFFERS + extra, runtime=runtime, version=version)
+
+
+KEEPS = """
+@plugin.save_state
+def save(ctx):
+    return 1
+
+@plugin.load_state
+def load(state, ctx):
+    pass
+"""
+DATA = '[permissions]\ndata = { quota = "1MiB" }\n'
+WAYS = [
+    pytest.param("0s", "", "", False, id="ended-at-once"),
+    pytest.param("0s", KEEPS, "", False, id="ended-before-state-is-handed-over"),
+    pytest.param("0s", "", DATA, False, id="ended-where-one-comes-after-the-other"),
+    pytest.param("10s", "", "", True, id="finished"),
+    pytest.param("", "", "", True, id="as-other-calls"),
+]
+
+
+@pytest.mark.parametrize(("drain", "more", "extra", "is_finished"), WAYS)
+def test_stream_is_finished_or_ended_at_a_reload_as_the_manifest_says(
+    tmp_path: Path, drain: str, more: str, extra: str, is_finished: bool
+) -> None:
+    async def scenario() -> None:
+        write_ticking(tmp_path, "1.0.0", drain, more=more, extra=extra)
+        write_plugin(tmp_path / "plugins", "caller", CALLS, hooks=["t.edit"], extra=ASKS, runtime="concurrency = 2\n")
+        async with open_host(tmp_path) as host:
+            caller = Scene(host, is_async=False)
+            read = "got = []\ntry:\n    for number, version in model.ticks.stream(30):\n        got.append(version)\n"
+            read += "except Exception as error:\n    got.append(error.code)\nreturn len(got), got[0], got[-1]"
+            reading = asyncio.create_task(caller.work(read))
+            await until(lambda: not nothing_open(host, "model"))
+            await asyncio.sleep(0.05)
+            write_ticking(tmp_path, "2.0.0", drain, more=more, extra=extra)
+            await host.plugin("model").reload()
+            assert await caller.work("return list(model.ticks.stream(1))") == [repr([[0, "2.0.0"]])]
+            assert reading.done() is not is_finished
+            (told,) = await reading
+            if is_finished:
+                assert told == repr((30, "1.0.0", "1.0.0"))
+            else:
+                assert told.endswith("'1.0.0', 'outcome-unknown')")
+
+    run(scenario)
+
+
+def test_next_reload_and_the_end_wait_for_no_stream_of_an_instance_that_was_replaced(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_ticking(tmp_path, "1.0.0", "10m")
+        write_plugin(
+            tmp_path / "plugins",
+            "caller",
+            CALLS,
+            hooks=["t.edit"],
+            extra='[permissions]\nservices = ["model"]\n',
+            runtime="concurrency = 4\n",
+        )
+        async with open_host(tmp_path) as host:
+            caller = Scene(host, is_async=False)
+            readings = []
+            async with asyncio.timeout(10):
+                for version in ("2.0.0", "3.0.0"):
+                    readings.append(asyncio.create_task(caller.work("return list(model.ticks.stream(3000))", deadline_s=60)))
+                    await until(lambda: not nothing_open(host, "model"))
+                    await asyncio.sleep(0.05)
+                    write_ticking(tmp_path, version, "10m")
+                    await host.plugin("model").reload()
+                assert (await readings[0])[1] == "outcome-unknown"
+                assert not readings[1].done()
+                await host.plugin("model").stop()
+                assert (await readings[1])[1] == "outcome-unknown"
+
+    run(scenario)

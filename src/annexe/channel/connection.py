@@ -362,6 +362,13 @@ class Connection:
                 self._idle = None
         return True
 
+    def end_streams(self, why: str) -> None:
+        """End every open stream; their readers get ``OutcomeUnknownError``."""
+        for call in self._all_calls():
+            if call.stream is not None and not call.future.done():
+                text = f"{call.method} of plugin {self.plugin!r} was ended: {why}"
+                call.stream.fail(OutcomeUnknownError(text, plugin=self.plugin, method=call.method))
+
     def give_up_all(self) -> None:
         """Cancel every open call; their callers get ``CallCancelledError``."""
         for call in self._all_calls():

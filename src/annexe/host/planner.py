@@ -219,6 +219,7 @@ class Planner:
             open_egress=services.proxy,
             admit=known.pace,
             scaling=scaling,
+            stream_drain_s=runtime.stream_drain_s,
             on_ready=partial(self._note_ready, known),
         )
         return plan if learning is None else learning.planned(plan)

@@ -67,6 +67,8 @@ class Runtime:
         entry_by_target: Relative path by target triple.
         calls_per_s: Calls that the plugin is sent at most, on average over a second; None: as many as there are.
         idle_stop_s: A lazy plugin is stopped after this long without a call; None: never.
+        stream_drain_s: How long streams may go on at an instance that another one has taken over from; 0: they end at once, None: they
+            have as long as other calls.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Runtime:
     calls_per_s: float | None = None
     start: Literal["eager", "lazy"] = "eager"
     idle_stop_s: float | None = None
+    stream_drain_s: float | None = None
     instances: Instances = field(default_factory=Instances)
 
     def entry_for(self, targets: tuple[str, ...]) -> str:

@@ -115,6 +115,7 @@ def _runtime(root: Section) -> model.Runtime:
             calls_per_s=runtime.take("calls-per-s", values.number(0, 1_000_000), None),
             start=cast(Literal["eager", "lazy"], start),
             idle_stop_s=runtime.take("idle-stop", values.duration_s, None),
+            stream_drain_s=runtime.take("stream-drain", values.drain_s, None),
             instances=_instances(runtime),
         )
 

@@ -24,6 +24,7 @@ __all__ = [
     "MisfitError",
     "boolean",
     "choice",
+    "drain_s",
     "duration_s",
     "homepage",
     "integer",
@@ -132,6 +133,11 @@ def duration_s(value: object) -> float:
     if not 0 < seconds <= _MAX_DURATION_S:
         raise MisfitError("a duration such as '500ms', '10s', '10m' or '1h', at most seven days")
     return seconds
+
+
+def drain_s(value: object) -> float:
+    """Accept a duration, or ``0s``; return seconds."""
+    return 0.0 if value == "0s" else duration_s(value)
 
 
 def start_timeout_s(value: object) -> float:

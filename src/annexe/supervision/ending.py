@@ -6,9 +6,11 @@ Source: features LC7 and LC8.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import final
 
 from annexe.errors import LaunchError
+from annexe.launch.strategy import TreeReport
 from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.instance import Instance, StopPolicy
 
@@ -51,15 +53,19 @@ class Ending:
 
     async def stop(self, instance: Instance) -> None:
         """Take an instance down by the ladder: its calls end first."""
-        await self._clear(instance, by_ladder=True)
+        await self._clear(instance.stop(self._policy))
+
+    async def retire(self, instance: Instance) -> None:
+        """Take an instance down that another one took over from: its streams may go on for a while."""
+        await self._clear(instance.retire(self._policy))
 
     async def discard(self, instance: Instance) -> None:
         """Kill what is left of an instance."""
-        await self._clear(instance, by_ladder=False)
+        await self._clear(instance.discard(kill_s=self._policy.kill_s))
 
-    async def _clear(self, instance: Instance, *, by_ladder: bool) -> None:
+    async def _clear(self, clearing: Awaitable[TreeReport]) -> None:
         try:
-            report = await (instance.stop(self._policy) if by_ladder else instance.discard(kill_s=self._policy.kill_s))
+            report = await clearing
         except Exception as error:  # noqa: BLE001 - whatever it was, the life goes on: nothing would ever get it out of this state
             if not isinstance(error, LaunchError):
                 _LOG.exception("clearing plugin %r away failed inside the host", self._plugin)

@@ -38,6 +38,7 @@ async def hand_over(old: Instance, new: Instance) -> None:
         LaunchError: That could not be; the old one has all that it had.
     """
     plugin = old.plan.launch.plugin
+    old.end_streams(at_once=True)
     if not await old.connection.wait_idle(monotonic() + HAND_OVER_S):
         raise LaunchError(f"plugin {plugin!r} did not hand its state over: its calls did not end within {HAND_OVER_S:g} s", plugin=plugin)
     try:

@@ -100,6 +100,7 @@ class InstancePlan:
         open_egress: Makes the proxy behind the plugin's way out; None where it has none.
         admit: Asked before every call: returns 0 to let it through, else how many seconds to wait; None: all are let through.
         scaling: How many instances of the plugin may run.
+        stream_drain_s: How long its streams may go on once another one has taken over; None: as long as its other calls.
         on_ready: Told of the instance once it takes calls.
         guest: It came by itself, and is launched as that says; None: as the plugin usually is.
     """
@@ -118,6 +119,7 @@ class InstancePlan:
     open_egress: Callable[[Egress], Proxy] | None = None
     admit: Callable[[], float] | None = None
     scaling: Scaling = Scaling()  # noqa: RUF009 - it cannot be changed
+    stream_drain_s: float | None = None
     on_ready: Callable[[Instance], None] = _ignore
     guest: Guest | None = None
 
@@ -285,6 +287,19 @@ class Instance:
         except TimeoutError:
             text = f"plugin {self.plan.launch.plugin!r} did not answer {method} within {timeout_s:g} s"
             raise CallTimeoutError(text, plugin=self.plan.launch.plugin, method=method) from None
+
+    async def retire(self, policy: StopPolicy) -> TreeReport:
+        """Take it down after another one took over: its streams have the time that its manifest gives them, and end then."""
+        if self.plan.stream_drain_s is not None and not self.connection.closed:
+            await self.connection.wait_idle(monotonic() + self.plan.stream_drain_s)
+            self.end_streams()
+        return await self.stop(policy)
+
+    def end_streams(self, *, at_once: bool = False) -> None:
+        """End the streams whose time its manifest sets, whatever is left of it; ``at_once``: only where it gives them none."""
+        drain_s = self.plan.stream_drain_s
+        if drain_s is not None and not (at_once and drain_s) and not self.connection.closed:
+            self.connection.end_streams("another instance has taken its place; begin it again")
 
     async def stop(self, policy: StopPolicy) -> TreeReport:
         """Take the plugin down by the ladder; the caller has stopped sending it calls."""

@@ -130,7 +130,7 @@ class Supervisor:
         self._waiting_room = WaitingRoom()
         self._is_switching = False  # the next instance is started once the one before has ended; calls wait meanwhile
         self._is_held = False  # state is handed over: calls wait meanwhile
-        self._retiring: set[asyncio.Task[None]] = set()  # ends of what was replaced, was spare, or failed beside others
+        self._retiring: dict[asyncio.Task[None], Instance] = {}  # ends of what was replaced, was spare, or failed beside others
         self._coming: set[asyncio.Task[Any]] = set()  # starts that whoever wants the plugin stopped calls off
 
     @property
@@ -207,8 +207,7 @@ class Supervisor:
         self.call_off()
         if self._task is not None:
             await asyncio.wait([self._task])
-        if self._retiring:
-            await asyncio.wait(self._retiring)
+        await self._wait_retired()
         if self.state in (_S.QUARANTINED, _S.BACKING_OFF):
             self._move(_S.STOPPED, reason)
 
@@ -251,8 +250,7 @@ class Supervisor:
             LaunchError: It did not become ready, of its family. With ``overlap`` the old one goes on.
             PluginUnavailableError: The plugin does not run, or was stopped meanwhile; nothing was changed.
         """
-        while self._retiring:
-            await asyncio.wait(self._retiring)  # never more than two at once
+        await self._wait_retired()  # never more than two at once
         self._check_serves()
         instances = await self._start_several(plan, count or len(self.instances)) if overlap else ()
         try:
@@ -455,6 +453,9 @@ class Supervisor:
             failed = await self._serve(instance)
             members, self._pool = self._pool.members if self._pool is not None else [], None
             if failed is None:
+                if self._is_switching:
+                    for member in members:
+                        member.instance.end_streams(at_once=True)
                 await self._take_down(members)
                 if self._is_switching:
                     continue
@@ -566,13 +567,20 @@ class Supervisor:
         self._take_over(succession.instances)
         for member in pool.members:
             member.instance.connection.siblings = None
-            self._retire(self._ending.stop(member.instance))
+            self._retire(self._ending.retire(member.instance), of=member.instance)
 
-    def _retire(self, ending: Coroutine[Any, Any, None]) -> None:
+    def _retire(self, ending: Coroutine[Any, Any, None], *, of: Instance) -> None:
         """Have an instance end that takes no calls any more, while the life goes on."""
         retiring = self._loop.create_task(ending, context=Context())
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._retiring[retiring] = of
+        retiring.add_done_callback(self._retiring.pop)
+
+    async def _wait_retired(self) -> None:
+        """Wait until those have ended that took no calls any more; their streams have no longer for that."""
+        while self._retiring:
+            for instance in self._retiring.values():
+                instance.end_streams()
+            await asyncio.wait(self._retiring)
 
     async def _done_or_changed(self, *work: asyncio.Future[Any], timeout_s: float | None = None) -> None:
         """Wait until something is done, what is wanted has changed, or the time is over."""
@@ -606,7 +614,7 @@ class Supervisor:
         spare = pool.spare() if missing <= 0 else None
         if spare is not None:
             pool.remove(spare)
-            self._retire(self._ending.stop(spare.instance))
+            self._retire(self._ending.stop(spare.instance), of=spare.instance)
 
     async def _add_one(self, pool: Pool) -> None:
         try:
@@ -657,7 +665,7 @@ class Supervisor:
         delay_s = self.failures.add(reason[:_MAX_REASON_CHARS], ready_s=monotonic() - member.ready_at, for_good=False)
         self._grow_at = monotonic() + delay_s
         self._log.write("error", f"one of {len(pool.members) + 1} instances failed: {reason}", source="host")
-        self._retire(self._ending.discard(member.instance))
+        self._retire(self._ending.discard(member.instance), of=member.instance)
 
     def _note_end(self, member: Member) -> str:
         reason = member.end or "failed"

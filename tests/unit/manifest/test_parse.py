@@ -76,6 +76,7 @@ def test_parse_full_manifest_converts_values() -> None:
     assert manifest.provides.topics == ("redaction.done",)
     assert manifest.requires.plugins == {"base-patterns": ">=1"}
     assert manifest.runtime.idle_stop_s == 600.0
+    assert manifest.runtime.stream_drain_s == 600.0
     assert manifest.resources == Resources(
         memory_bytes=128 * 1024**2, cpu=2.0, processes=8, open_files=32, disk_bytes=60 * 1024**2, start_timeout_s=540.0, call_timeout_s=0.5
     )

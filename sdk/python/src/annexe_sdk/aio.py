@@ -19,6 +19,7 @@ from annexe_sdk.plugin import Handler
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Stopped
 from annexe_sdk.streams import check_yields, item_frame, take_item
+from annexe_sdk.wire import CREDIT
 
 if TYPE_CHECKING:
     from annexe_sdk.fetch import Response
@@ -259,11 +260,9 @@ class EventLoop:
 
     def stream(self, ctx: AsyncContext, method: str, params: list[Any], key: str | None, items: Any, direction: str) -> Any:
         """Ask for a stream of a service, for ``ctx``; see ``aio_service_streams``."""
-        from annexe_sdk.aio_service_streams import answer_to, stream_of
+        from annexe_sdk.aio_service_streams import ask_stream
 
-        if direction == "in":
-            return answer_to(ctx, method, params, key, items)
-        return stream_of(ctx, method, params, key, direction, items)
+        return ask_stream(ctx, method, params, key, items, direction)
 
     def wait(self) -> "_LoopWait":
         """Make a wait for the loop."""
@@ -331,7 +330,7 @@ class EventLoop:
     def acknowledge(self, call: Call, granted_bytes: int) -> None:
         """Grant that much anew, if anything."""
         if granted_bytes:
-            self.runner.send(self.runner.session.credit(call.id, granted_bytes))
+            self.runner.send(self.runner.session.message(CREDIT, call.id, granted_bytes))
 
     async def _send(self, call: Call, value: Any) -> None:
         frame, cost = await self.with_room(lambda: item_frame(self.runner.session, call, value))

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from annexe_sdk.calls import Wait
 from annexe_sdk.service_streams import Asked
 from annexe_sdk.streams import item_frame, take_item
+from annexe_sdk.wire import END
 
 if TYPE_CHECKING:
     from annexe_sdk.aio import AsyncContext, EventLoop
 
-__all__ = ["answer_to", "stream_of"]
+__all__ = ["ask_stream"]
 
 
 class _Bell(Wait):
@@ -43,28 +44,17 @@ class _Bell(Wait):
         await future
 
 
-async def answer_to(ctx: "AsyncContext", method: str, params: list[Any], key: str | None, items: Any) -> Any:
-    """Send a stream and return what the provider answers to it."""
-    asked = _ask(ctx, method, "in")
-    async for _ in _items(ctx, asked, params, key, items):
+def ask_stream(ctx: "AsyncContext", method: str, params: list[Any], key: str | None, items: Any, direction: str) -> Any:
+    """Ask for a stream of a service; see ``service_streams.ask_stream``. What goes ``in`` has its answer awaited, the others are async."""
+    asked = Asked(ctx._runner.session, method, direction, _Bell(asyncio.get_running_loop()))
+    coming = _items(ctx, asked, params, key, items)
+    return coming if direction != "in" else _answer(asked, coming)
+
+
+async def _answer(asked: Asked, coming: AsyncGenerator[Any, None]) -> Any:
+    async for _ in coming:
         pass
     return asked.answer.result
-
-
-def stream_of(
-    ctx: "AsyncContext", method: str, params: list[Any], key: str | None, direction: str, items: Any
-) -> AsyncGenerator[Any, None]:
-    """Ask for a stream: yields what the provider sends.
-
-    Raises:
-        CallFailed: The provider, or the host, could not go on with it.
-        ValueError: An item is too long.
-    """
-    return _items(ctx, _ask(ctx, method, direction), params, key, items)
-
-
-def _ask(ctx: "AsyncContext", method: str, direction: str) -> Asked:
-    return Asked(ctx._runner.session, method, direction, _Bell(asyncio.get_running_loop()))
 
 
 async def _items(ctx: "AsyncContext", asked: Asked, params: list[Any], key: str | None, items: Any) -> AsyncGenerator[Any, None]:
@@ -122,7 +112,7 @@ async def _feed(loop: "EventLoop", asked: Asked, items: "AsyncIterable[Any] | It
         asked.credit -= cost
         loop.runner.send(frame)
     if not asked.ended:
-        loop.runner.send(loop.runner.session.end(asked.id))
+        loop.runner.send(loop.runner.session.message(END, asked.id))
 
 
 async def _each(items: "AsyncIterable[Any] | Iterable[Any]") -> AsyncGenerator[Any, None]:

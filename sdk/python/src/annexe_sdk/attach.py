@@ -90,8 +90,10 @@ def _join(invitation: str) -> "socket":
         sock.sendall(f"annexe-attach 1 {token}\n".encode())
         answer = _line(sock)
     except OSError as error:
+        sock.close()
         raise _refused(f"the host at {path} cannot be reached ({error}); invite the plugin again with: annexe attach ID") from None
     if "error" in answer:
+        sock.close()
         raise _refused(f"the host does not let this process in: {answer['error'].get('message')}")
     sock.settimeout(None)
     _say(f"attached in the place of plugin {answer.get('plugin')!r}, without any sandbox; it is back when this process ends")

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["BlobsFound", "Codec", "CodecError", "NoRoom", "has_msgspec", "json_codec", "msgpack_codec"]
+__all__ = ["BlobsFound", "Codec", "CodecError", "NoRoom", "has_msgspec", "json_codec", "msgpack_codec", "too_large"]
 
 
 class CodecError(ValueError):
     """A value that cannot be written, or bytes that cannot be read."""
+
+
+def too_large(body: bytes, limit_bytes: int) -> CodecError:
+    """Make the error for a message longer than a frame."""
+    return CodecError(f"a message of {len(body)} bytes; expected at most {limit_bytes}")
 
 
 class NoRoom(CodecError):  # noqa: N818 - a state of the connection

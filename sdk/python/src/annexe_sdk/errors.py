@@ -10,7 +10,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CallCancelled", "CallFailed", "DeadlineExceeded", "PermissionDenied", "Reject", "Respond", "call_failed", "right_missing"]
+__all__ = [
+    "CallCancelled",
+    "CallFailed",
+    "DeadlineExceeded",
+    "PermissionDenied",
+    "Reject",
+    "Respond",
+    "call_failed",
+    "right_missing",
+    "sendable",
+]
+
+_MAX_TEXT_CHARS = 4096
 
 
 class Reject(Exception):  # noqa: N818 - a refusal is an answer, not an error
@@ -109,3 +121,9 @@ def right_missing(right: str, line: str) -> PermissionDenied:
     text = f"the plugin has no permission {right!r}; add to plugin.toml under [permissions]: {line}"
     text += "; then have it granted with: annexe grant ID"  # as hints say: the host knows more, and its command
     return PermissionDenied("permission-denied", text, {"permission": right, "manifest_line": line})
+
+
+def sendable(text: str) -> str:
+    """Return a text for an error: at most as long as the host reads, and without what UTF-8 cannot say."""
+    text = text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + "…"
+    return text.encode("utf-8", "backslashreplace").decode()

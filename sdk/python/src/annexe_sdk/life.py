@@ -10,7 +10,8 @@ from _thread import allocate_lock
 
 from annexe_sdk import __version__
 from annexe_sdk.codec import has_msgspec
-from annexe_sdk.session import Stopped, sendable
+from annexe_sdk.errors import sendable
+from annexe_sdk.session import Stopped
 from annexe_sdk.wire import MAX_FRAME_BYTES, PROTOCOL_VERSIONS
 
 TYPE_CHECKING = False

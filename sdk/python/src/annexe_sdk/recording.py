@@ -16,7 +16,7 @@ import os
 import posix
 import sys
 
-from annexe_sdk.session import sendable
+from annexe_sdk.errors import sendable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from _thread import allocate_lock, start_new_thread
 from annexe_sdk.calls import BlobCall, Call, Wait
 from annexe_sdk.codec import CodecError, NoRoom, json_codec
 from annexe_sdk.context import UNCHANGED, Context
-from annexe_sdk.errors import Reject, Respond, call_failed
+from annexe_sdk.errors import Reject, Respond, call_failed, sendable
 from annexe_sdk.life import Life, describe, last_frame, with_hint
 from annexe_sdk.plugin import Handler, Misfit, Plugin
 from annexe_sdk.reader import Reader
-from annexe_sdk.session import Session, Stopped, sendable
+from annexe_sdk.session import Session, Stopped
+from annexe_sdk.wire import ITEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -298,11 +299,9 @@ class Runner:
 
     def stream(self, ctx: Context, method: str, params: "list[Any]", key: "str | None", items: "Any", direction: str) -> "Any":
         """Ask for a stream of a service, for ``ctx``; see ``service_streams``."""
-        from annexe_sdk.service_streams import answer_to, stream_of
+        from annexe_sdk.service_streams import ask_stream
 
-        if direction == "in":
-            return answer_to(ctx, method, params, key, items)
-        return stream_of(ctx, method, params, key, direction, items)
+        return ask_stream(ctx, method, params, key, items, direction)
 
     def _send_request(self, call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None) -> None:
         try:
@@ -343,7 +342,7 @@ class Runner:
 
     def send_item(self, call: Call, value: "Any") -> None:
         """Send one item without waiting for credit: for progress, which is small and rare."""
-        self.send(self.session.item(call.id, value))
+        self.send(self.session.message(ITEM, call.id, value, {}))
 
     def _run_control(self, call: Call) -> None:
         frame = self._life.answer(call)

@@ -12,6 +12,7 @@ from annexe_sdk.codec import NoRoom
 from annexe_sdk.errors import call_failed
 from annexe_sdk.session import Session, Stopped
 from annexe_sdk.streams import item_frame, take_item
+from annexe_sdk.wire import CANCEL, CREDIT, END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from annexe_sdk.context import Context
     from annexe_sdk.runner import Runner
 
-__all__ = ["Asked", "answer_to", "stream_of"]
+__all__ = ["Asked", "ask_stream"]
 
 
 class Asked(Call):
@@ -68,7 +69,7 @@ class Asked(Call):
                 value.drop()
         if self.id and not is_over:
             try:
-                send(self._session.cancel(self.id))
+                send(self._session.message(CANCEL, self.id))
             except Stopped:
                 pass
 
@@ -87,15 +88,38 @@ class _ThreadWait(Wait):
         return self.closed
 
 
-def stream_of(
-    ctx: "Context", method: str, params: "list[Any]", key: "str | None", direction: str, items: "Iterable[Any]"
-) -> "Generator[Any, None, Any]":
-    """Ask for a stream: yields what the provider sends and returns what it answers. ``items`` are read when there is nothing to yield.
+def ask_stream(ctx: "Context", method: str, params: "list[Any]", key: "str | None", items: "Any", direction: str) -> "Any":
+    """Ask for a stream of a service.
+
+    Args:
+        ctx: Of the call that the plugin works on.
+        method: Name on the wire.
+        params: Arguments beside the stream.
+        key: Alike calls go to the same plugin by it.
+        items: What is sent, read when nothing is there to be given; None where nothing is.
+        direction: ``in``, ``out`` or ``both``.
+
+    Returns:
+        What the provider answers to a stream that goes ``in``; otherwise an iterator of what it sends.
 
     Raises:
         CallFailed: The provider, or the host, could not go on with it.
         ValueError: An item is too long.
     """
+    stream = _stream(ctx, method, params, key, items, direction)
+    if direction != "in":
+        return stream
+    try:
+        while True:
+            next(stream)
+    except StopIteration as end:
+        return end.value
+
+
+def _stream(
+    ctx: "Context", method: str, params: "list[Any]", key: "str | None", items: "Iterable[Any]", direction: str
+) -> "Generator[Any, None, Any]":
+    """Yield what the provider sends, and return what it answers."""
     runner, call = ctx._runner, ctx._call
     wait = _ThreadWait()
     asked = Asked(runner.session, method, direction, wait)
@@ -119,7 +143,7 @@ def stream_of(
                     frame, cost = _framed(runner, asked, next(source))
                 except StopIteration:
                     source = None
-                    runner.send(runner.session.end(asked.id))
+                    runner.send(runner.session.message(END, asked.id))
             else:
                 _acknowledge(runner, asked, asked.consumed)
                 asked.consumed = 0
@@ -135,16 +159,6 @@ def stream_of(
             runner.session.ready.append(wait.nested.popleft())
 
 
-def answer_to(ctx: "Context", method: str, params: "list[Any]", key: "str | None", items: "Iterable[Any]") -> "Any":
-    """Send a stream and return what the provider answers to it; raises as ``stream_of``."""
-    stream = stream_of(ctx, method, params, key, "in", items)
-    try:
-        while True:
-            next(stream)
-    except StopIteration as end:
-        return end.value
-
-
 def _framed(runner: "Runner", asked: Asked, item: "Any") -> "tuple[bytes, int]":
     try:
         return item_frame(runner.session, asked, item)
@@ -156,7 +170,7 @@ def _framed(runner: "Runner", asked: Asked, item: "Any") -> "tuple[bytes, int]":
 
 def _acknowledge(runner: "Runner", asked: Asked, granted_bytes: int) -> None:
     if granted_bytes and not asked.ended:
-        runner.send(runner.session.credit(asked.id, granted_bytes))
+        runner.send(runner.session.message(CREDIT, asked.id, granted_bytes))
 
 
 def _wait(runner: "Runner", call: "Call | None", asked: Asked, wait: _ThreadWait, cost: "int | None") -> None:

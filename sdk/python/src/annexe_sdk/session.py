@@ -12,7 +12,8 @@ Source: docs/reference/protocol.md.
 from _collections import deque  # type: ignore[import-not-found]  # `collections` costs 1 ms to import
 
 from annexe_sdk.calls import BlobCall, Call, Shared, Unread, Wait
-from annexe_sdk.codec import BlobsFound, Codec, CodecError, msgpack_codec
+from annexe_sdk.codec import BlobsFound, Codec, CodecError, msgpack_codec, too_large
+from annexe_sdk.errors import sendable
 from annexe_sdk.frames import JSON_FIRST_BYTE, FrameBuffer, FrameError, read_head
 from annexe_sdk.wire import (
     BLOB_FROM_BYTES,
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Broken", "Session", "Stopped", "sendable"]
-
-_MAX_ERROR_CHARS = 4096
+__all__ = ["Broken", "Session", "Stopped"]
 
 _LENGTHS = {REQUEST: 5, RESPONSE: 5, NOTIFICATION: 4, CANCEL: 2, ITEM: 4, END: 2, CREDIT: 3, RELEASE: 2}
 
@@ -192,7 +191,7 @@ class Session:
             self._finish(ident, {"code": "invalid-result", "message": str(error)}, None)
         elif kind == ITEM and ident in self.waits:
             self._finish(ident, {"code": "invalid-result", "message": f"an item that cannot be decoded: {error}"}, None)
-            self.answers.append(self.cancel(ident))
+            self.answers.append(self.message(CANCEL, ident))
         elif kind == ITEM and ident in self.calls:
             self._abandon(self.calls[ident])
 
@@ -356,7 +355,7 @@ class Session:
                 return body if has_moved or not inline else inline
         inline = inline or self.encode(message)
         if len(inline) > limit_bytes:
-            raise _too_large(inline, limit_bytes)
+            raise too_large(inline, limit_bytes)
         return inline
 
     def error(self, ident: int, code: str, message: str, error_facts: "Any" = None) -> bytes:
@@ -366,10 +365,6 @@ class Session:
             return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": error_facts}, None, {}])
         except CodecError:
             return self._pack([RESPONSE, ident, {"code": code, "message": text, "data": None}, None, {}])
-
-    def item(self, ident: int, value: "Any") -> bytes:
-        """Send one item of a stream."""
-        return self._pack([ITEM, ident, value, {}])
 
     def item_body(self, ident: int, value: "Any") -> bytes:
         """Encode one item, its blobs in shared memory when it is too long for a frame."""
@@ -381,23 +376,15 @@ class Session:
             raise ValueError(f"an item of {len(body)} bytes; expected at most {MAX_ITEM_FRAME_BYTES}: yield it in parts")
         return self._moved(message, body, MAX_ITEM_FRAME_BYTES)
 
-    def end(self, ident: int) -> bytes:
-        """Say that our own items are over."""
-        return self._pack([END, ident])
-
-    def cancel(self, ident: int) -> bytes:
-        """Call a request of ours off."""
-        return self._pack([CANCEL, ident])
-
-    def credit(self, ident: int, granted_bytes: int) -> bytes:
-        """Allow that many more bytes of items."""
-        return self._pack([CREDIT, ident, granted_bytes])
+    def message(self, kind: int, *parts: "Any") -> bytes:
+        """Make a message of any kind that stands for itself: an end, a cancel, a credit, a small item."""
+        return self._pack([kind, *parts])
 
     def encode(self, message: "Any", *, is_plain: bool = False) -> bytes:
         """Encode a message, one with bytes too unless it is plain; raises CodecError when it cannot be sent."""
         body = self._encoded(message, is_plain=is_plain)
         if len(body) > self.limit_bytes:
-            raise _too_large(body, self.limit_bytes)
+            raise too_large(body, self.limit_bytes)
         return body
 
     def _encoded(self, message: "Any", *, is_plain: bool) -> bytes:
@@ -409,13 +396,3 @@ class Session:
     def _pack(self, message: "Any", *, is_plain: bool = False) -> bytes:
         body = self.encode(message, is_plain=is_plain)
         return len(body).to_bytes(HEAD_BYTES, "big") + body
-
-
-def sendable(text: str) -> str:
-    """Return a text for an error: at most as long as the host reads, and without what UTF-8 cannot say."""
-    text = text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _too_large(body: bytes, limit_bytes: int) -> CodecError:
-    return CodecError(f"a message of {len(body)} bytes; expected at most {limit_bytes}")

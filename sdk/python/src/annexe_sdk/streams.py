@@ -12,7 +12,7 @@ from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
 from annexe_sdk.plugin import Misfit
 from annexe_sdk.session import Stopped
-from annexe_sdk.wire import INITIAL_CREDIT_BYTES
+from annexe_sdk.wire import CREDIT, INITIAL_CREDIT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _items(runner: "Runner", call: Call) -> "Iterator[Any]":
 
 def _acknowledge(runner: "Runner", call: Call, granted_bytes: int) -> None:
     if granted_bytes:
-        runner.send(runner.session.credit(call.id, granted_bytes))
+        runner.send(runner.session.message(CREDIT, call.id, granted_bytes))
 
 
 def _send(runner: "Runner", call: Call, value: "Any") -> None:
