@@ -93,6 +93,16 @@ def test_a_wrong_token_is_refused(tmp_path: Path, sent: bytes) -> None:
     attacked(tmp_path, attack)
 
 
+def test_it_is_the_comparison_that_keeps_a_wrong_token_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attack(host: Host, _token: str, path: str) -> None:
+        monkeypatch.setattr("hmac.compare_digest", lambda _one, _other: True)
+        heard = await asyncio.to_thread(show, path, line("0" * 64) + b"\xff" * 100)
+        assert heard.startswith(b'{"plugin": "p"}\n')
+        await until(lambda: events(host, EventKind.ATTACH_REFUSED, "p"))  # for what follows the token
+
+    attacked(tmp_path, attack)
+
+
 @pytest.mark.parametrize("changed", ["prefix", "end"])
 def test_the_right_token_in_a_line_of_another_form_is_refused_and_is_good_no_more(tmp_path: Path, changed: str) -> None:
     async def attack(_host: Host, token: str, path: str) -> None:

@@ -66,6 +66,9 @@ E = TypeVar("E", bound=ExtensionPoint)
 _MAX_OPENING_S = 60.0
 _LOGGED_EVENTS = frozenset(
     {
+        EventKind.ATTACHED,
+        EventKind.DETACHED,
+        EventKind.ATTACH_REFUSED,
         EventKind.CALL_FAILED,
         EventKind.INVALID_RESULT,
         EventKind.HOOK_SKIPPED,
