@@ -42,6 +42,7 @@ def answering(path: Path, answer: Callable[[socket.socket], None]) -> threading.
         pytest.param(b"", "it hung up", id="hangs up"),
         pytest.param(b'{"plugin": ', "it hung up", id="hangs up halfway"),
         pytest.param(b'{"error": {"code": "host-error", "message": "the token is wrong"}}\n', "the token is wrong", id="refuses"),
+        pytest.param(b"hello\n", "cannot be reached", id="is another program"),
         pytest.param(b"x" * 5000, "it answered with something else", id="says much"),
     ],
 )

@@ -89,7 +89,7 @@ def _join(invitation: str) -> "socket":
         _connect(sock, path)
         sock.sendall(f"annexe-attach 1 {token}\n".encode())
         answer = _line(sock)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sock.close()
         raise _refused(f"the host at {path} cannot be reached ({error}); invite the plugin again with: annexe attach ID") from None
     if "error" in answer:
