@@ -22,7 +22,7 @@ from annexe.contract import ExtensionDefinition, InvalidValueError, MethodDefini
 from annexe.dispatch.faults import invalid_result, tell_whose_limit
 from annexe.dispatch.members import Provider
 from annexe.dispatch.request import Request
-from annexe.errors import CallError, CallTimeoutError, InvalidResultError, RejectedError
+from annexe.errors import CallError, InvalidResultError, RejectedError
 from annexe.record import EventKind, Events, Explain, MethodFigures, Outcome
 
 __all__ = ["Extension", "ExtensionCaller", "make_extension_class"]
@@ -73,8 +73,7 @@ class Extension:
             result_type = method.result
             result = None if result_type is None else result_type.decoders[response.codec](response.result)
         except (CallError, RejectedError) as error:
-            if isinstance(error, CallTimeoutError):
-                tell_whose_limit(error, budget_s=None)
+            tell_whose_limit(error)
             self._note(request, method, started, Outcome.FAILED, error)
             raise
         except InvalidValueError as error:

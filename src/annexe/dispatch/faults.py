@@ -38,13 +38,15 @@ def invalid_result(
     )
 
 
-def tell_whose_limit(error: CallTimeoutError, *, budget_s: float | None) -> None:
+def tell_whose_limit(error: BaseException, *, budget_s: float | None = None) -> None:
     """Add to the error for a plugin that took too long whose limit that was.
 
     Args:
-        error: As the channel made it; of one in the plugin's own words nothing is known.
+        error: As the channel made it; of one in the plugin's own words nothing is known. Any other is left as it is.
         budget_s: The hook's; None: it has none.
     """
+    if not isinstance(error, CallTimeoutError):
+        return
     limit = error.data.get("limit")
     if limit == "deadline":
         error.message += ", what the request had left for it"

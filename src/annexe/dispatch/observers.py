@@ -23,7 +23,7 @@ from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request
 from annexe.dispatch.side_queue import TOO_SLOW, Fifo, SideQueue, Waiting
-from annexe.errors import CallError, CallTimeoutError, InvalidParamsError, RejectedError
+from annexe.errors import CallError, InvalidParamsError, RejectedError
 from annexe.record import EventKind, Events, Outcome
 
 __all__ = ["MAX_WAITING", "Observation", "ObserverQueue", "encoded_params", "observer_queue"]
@@ -111,8 +111,7 @@ class Observation:
             # Too large for a frame: the application's own doing, but nobody is there any more to be told otherwise.
             self._note(Outcome.FAILED, f"{error.code}: {error.message}")
             return
-        if isinstance(error, CallTimeoutError):
-            tell_whose_limit(error, budget_s=self._pipeline.definition.budget_s)
+        tell_whose_limit(error, budget_s=self._pipeline.definition.budget_s)
         # An observer is always open: it cannot fail the request, which may be over.
         self._pipeline.failed(self._request, self._member, self._started, error)
 

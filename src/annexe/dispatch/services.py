@@ -30,7 +30,6 @@ from annexe.errors import (
     AnnexeError,
     CallCancelledError,
     CallError,
-    CallTimeoutError,
     InvalidParamsError,
     OutcomeUnknownError,
     PluginBusyError,
@@ -364,8 +363,7 @@ class _Passage:
         if error is None:
             figures.add(took_s)
             return
-        if isinstance(error, CallTimeoutError):
-            tell_whose_limit(error, budget_s=None)
+        tell_whose_limit(error)
         figures.add_failure(took_s, error.code if isinstance(error, AnnexeError) else "internal")
         self._route.failed(self._call, self.plugin, error)
 

@@ -25,7 +25,7 @@ from annexe.dispatch.lanes import Lanes
 from annexe.dispatch.listeners import TopicEvent
 from annexe.dispatch.members import Provider
 from annexe.dispatch.side_queue import SideQueue
-from annexe.errors import AnnexeError, CallCancelledError, CallError, CallTimeoutError, InvalidParamsError, PluginBusyError
+from annexe.errors import AnnexeError, CallCancelledError, CallError, InvalidParamsError, PluginBusyError
 from annexe.manifest import Manifest
 from annexe.record import EventKind, Events, MethodFigures, Metrics
 
@@ -155,8 +155,7 @@ class Subscriber:
 
     def failed(self, event: Published, started: float, error: BaseException) -> None:
         """Tell that an event may not have been handled; it is not sent again."""
-        if isinstance(error, CallTimeoutError):
-            tell_whose_limit(error, budget_s=None)
+        tell_whose_limit(error)
         code = error.code if isinstance(error, AnnexeError) else "internal"
         self.figures(event.topic).add_failure(monotonic() - started, code)
         facts = {"method": f"event.{event.topic}", "code": code, "caller": event.publisher, "request": event.request}

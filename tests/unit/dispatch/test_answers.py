@@ -9,7 +9,7 @@ import pytest
 from annexe.contract import InvalidValueError
 from annexe.dispatch.faults import invalid_result, tell_whose_limit, unsendable
 from annexe.dispatch.outcomes import Responded
-from annexe.errors import CallTimeoutError
+from annexe.errors import CallTimeoutError, InvalidResultError
 
 
 def test_unsendable_value_names_what_and_why() -> None:
@@ -44,3 +44,9 @@ def test_a_plugin_that_is_late_is_told_whose_limit_it_was(facts: dict[str, Any],
 def test_responded_holds_value_plugin_and_hook() -> None:
     answer = Responded(7, plugin="one", hook="t.edit")
     assert (answer.value, answer.plugin, answer.hook, str(answer)) == (7, "one", "t.edit", "plugin 'one' responded at t.edit")
+
+
+def test_whose_limit_it_was_is_told_of_time_outs_alone() -> None:
+    error = InvalidResultError("as it was", limit="deadline")
+    tell_whose_limit(error)
+    assert error.message == "as it was"
