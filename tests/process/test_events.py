@@ -190,7 +190,7 @@ def test_slow_subscriber_loses_the_oldest_and_it_shows(tmp_path: Path) -> None:
             for number in range(1100):
                 started = loop.time()
                 assert host.publish("a.done", number) == 2
-                assert loop.time() - started < 0.2  # it waits for nobody
+                assert loop.time() - started < 1.0  # it waits for nobody
                 if number % 100 == 0:
                     await until(lambda: not len(bus._subscribers["quick"].queue._waiting))
             store = host._registry._kv.handle("keeper", 1024 * 1024)
@@ -221,7 +221,7 @@ def test_awaited_calls_go_before_events(tmp_path: Path) -> None:
             loop = asyncio.get_running_loop()
             started = loop.time()
             assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
-            assert loop.time() - started < 0.5  # all events would take 4 s
+            assert loop.time() - started < 2.0  # all events would take 4 s
 
     run(scenario)
 

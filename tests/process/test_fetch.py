@@ -244,7 +244,7 @@ def test_slow_answer_meets_the_deadline(answer: bytes, within_s: float, timeout_
             began = monotonic()
             with pytest.raises(CallTimeoutError):
                 await fetch(rules_for(server.target), server.url, within_s=within_s, timeout_s=timeout_s)
-            assert monotonic() - began < 1.0
+            assert monotonic() - began < 3.0
 
     run(scenario)
 

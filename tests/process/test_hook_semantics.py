@@ -357,7 +357,7 @@ def test_waiting_for_a_slot_is_not_counted_against_the_budget(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_as_many_calls_run_at_once_as_the_manifest_says_also_those_that_come_later(tmp_path: Path, kind: str) -> None:
-    sleep = "await asyncio.sleep(0.4)" if kind == "async def" else "time.sleep(0.4)"
+    sleep = "await asyncio.sleep(0.6)" if kind == "async def" else "time.sleep(0.6)"
     code = f"import asyncio\n@plugin.filter('t.edit')\n{kind} edit(doc):\n    {sleep}\n    return doc\n"
     write_plugin(tmp_path / "plugins", "alpha", code, hooks=["t.edit"], runtime="concurrency = 3")
 
@@ -369,7 +369,7 @@ def test_as_many_calls_run_at_once_as_the_manifest_says_also_those_that_come_lat
                 calls.append(asyncio.create_task(host.hooks(T).edit(Doc("x"))))
                 await asyncio.sleep(0.05)
             await asyncio.gather(*calls[:3])
-            assert loop.time() - started < 0.75  # one after the other it would be 1.2
+            assert loop.time() - started < 1.6  # one after the other it would be 1.8
             assert not calls[3].done()
             await calls[3]
 
@@ -423,7 +423,7 @@ def test_deadline_is_the_roof_and_what_is_left_unasked_says_so(tmp_path: Path) -
                 with pytest.raises(HookError) as caught:
                     await request.hooks(T).strict(Doc("x"))
             assert caught.value.reason == "deadline-exceeded"
-            assert loop.time() - started < 0.5
+            assert loop.time() - started < 2.5
 
     run(scenario)
 
@@ -594,7 +594,7 @@ def test_breaker_is_opened_by_timeouts_and_then_costs_no_time(tmp_path: Path) ->
             started = loop.time()
             for _ in range(20):
                 assert await host.hooks(T).edit(Doc("x")) == Doc("x")
-            assert loop.time() - started < 0.1
+            assert loop.time() - started < 1.0  # with the time-outs it would be 2
 
     run(scenario)
 
@@ -657,7 +657,7 @@ def observer(root: Path, name: str, body: str, **more: Any) -> None:
 
 def test_observers_run_in_parallel_and_never_delay(tmp_path: Path) -> None:
     for name in ("alpha", "beta", "gamma"):
-        observer(tmp_path, name, "time.sleep(0.4)")
+        observer(tmp_path, name, "time.sleep(0.8)")
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
@@ -665,9 +665,9 @@ def test_observers_run_in_parallel_and_never_delay(tmp_path: Path) -> None:
             async with host.request(id="r") as request:
                 started = loop.time()
                 await request.hooks(T).seen("x")
-                assert loop.time() - started < 0.1
+                assert loop.time() - started < 0.6
             await until(lambda: request._request.record is not None and len(steps(host, "r")) == 3)
-            assert loop.time() - started < 1.0  # one after the other it would be 1.2
+            assert loop.time() - started < 2.2  # one after the other it would be 2.4
             assert sorted(steps(host, "r")) == [(name, "observed") for name in ("alpha", "beta", "gamma")]
 
     run(scenario)

@@ -129,7 +129,7 @@ def test_budget_bounds_the_first_output_and_open_replays_what_was_fed(tmp_path: 
             loop = asyncio.get_running_loop()
             started = loop.time()
             assert await collect(request.hooks(T).chunks(source("abc"))) == ["A", "B", "C"]
-            assert 0.35 <= loop.time() - started < 1.0
+            assert 0.35 <= loop.time() - started < 2.5
             assert sorted(steps(host, "r")) == [("alpha", "failed"), ("beta", "changed")]
             assert events(host, EventKind.HOOK_SKIPPED, "alpha")[0].facts["code"] == "deadline-exceeded"
 
@@ -231,7 +231,7 @@ def test_idle_gap_is_bounded_while_the_plugin_owes_something(tmp_path: Path) -> 
             assert caught.value.reason == "deadline-exceeded"
             assert isinstance(caught.value.__cause__, CallTimeoutError)
             assert "the next item" in str(caught.value)
-            assert loop.time() - started < 1.0
+            assert loop.time() - started < 1.9
 
     run(scenario)
 
@@ -251,7 +251,7 @@ def test_steady_upstream_gives_a_silent_plugin_no_more_time(tmp_path: Path, hook
                 with pytest.raises(HookError) as caught:
                     await anext(stream)
                 assert caught.value.reason == "deadline-exceeded"
-            assert 0.4 <= loop.time() - started < 0.9
+            assert 0.4 <= loop.time() - started < 2.5  # what comes takes 3
             await stream.aclose()
 
     run(scenario)
@@ -298,7 +298,7 @@ def test_deadline_of_the_request_bounds_the_whole_even_when_the_plugin_ignores_c
                         taken.append(item)
             assert caught.value.reason == "deadline-exceeded"
             assert taken[:2] == ["a", "b"]
-            assert loop.time() - started < 1.0
+            assert loop.time() - started < 2.0
 
     run(scenario)
 

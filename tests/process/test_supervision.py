@@ -228,7 +228,7 @@ def test_stuck_plugin_is_restarted_once_cancelled_calls_hold_every_slot(tmp_path
             first, started = plugin.pid, loop.time()
             assert await host.hooks(T).edit(Doc("hang")) == Doc("hang")
             await wait_state(plugin, "backing-off")
-            assert 0.4 <= loop.time() - started < 1.5
+            assert 0.4 <= loop.time() - started < 5.0
             assert len(events(host, EventKind.STUCK, "alpha")) == 1
             await wait_state(plugin, "ready")
             assert first is not None and not is_alive(first)

@@ -227,7 +227,7 @@ def test_request_deadline_starts_when_it_is_made_and_is_kept(host: SyncHost) -> 
         assert request.hooks(Notes).on_save(Note("quick")) == Note("quick 1")
         began = time.monotonic()
         assert request.hooks(Notes).on_save(Note("sleep 2")) == Note("sleep 2")  # fail-open: passed over
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 1.8
 
 
 def test_request_with_a_bad_id_is_refused(host: SyncHost) -> None:
