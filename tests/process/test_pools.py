@@ -52,13 +52,16 @@ async def burst(host: Host, count: int, seconds: float = 0.02) -> Counter[str]:
 @pytest.mark.parametrize("strategy", ["process", "zygote"])
 def test_burst_makes_a_pool_grow_and_it_shrinks_when_it_is_over(tmp_path: Path, strategy: Any) -> None:
     async def scenario() -> None:
-        write(tmp_path)
+        write(tmp_path, "min = 1, max = 8")
         async with open_host(tmp_path, strategy=strategy, policies=replace(policies(), shrink_after_s=1.5, health=_often())) as host:
             assert len(pids(host)) == 1
-            answered = await burst(host, 200)
-            assert sum(answered.values()) == 200 and len(answered) == 4
-            assert min(answered.values()) > 10  # those that came later had their part
-            assert len(pids(host)) == 4 and host.plugin("p").state == "ready"
+            answered: Counter[str] = Counter()
+            while len(answered) < 8:  # on a busy machine one burst may be over before the last of them is ready
+                part = await burst(host, 500)
+                assert part.total() == 500  # none failed
+                answered += part
+                assert sum(answered.values()) <= 5000
+            assert len(pids(host)) == 8 and host.plugin("p").state == "ready"
             await until(lambda: len(pids(host)) == 1, what="the pool to shrink")
             kept = children_of(os.getpid()) if strategy == "zygote" else [0, 0]  # there they are the fork server's children
             await until(lambda: len(children_of(os.getpid())) == len(kept), what="the others to end")
