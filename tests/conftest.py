@@ -30,6 +30,7 @@ def pytest_collection_finish() -> None:
     """Take what is there now out of the collector's rounds: all tests, all modules.
 
     Many tests have the collector look for what a host left, which would go through all of that each time and take longer than the test.
+    Who thaws it (``gc.unfreeze``) makes all tests after it several times as long.
     """
     gc.collect()
     gc.freeze()

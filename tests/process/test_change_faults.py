@@ -165,14 +165,13 @@ async def _never_held(limit_s: float = 0.05) -> AsyncIterator[None]:
             worst_s = max(worst_s, time.thread_time() - began)
 
     gc.collect()
-    gc.freeze()  # what a collection costs depends on all that the tests before have left
+    gc.freeze()  # what a collection costs depends on all that the tests before have left; and so it stays, as tests/conftest.py wants it
     watching = asyncio.create_task(watch())
     await asyncio.sleep(0)
     try:
         yield
         await asyncio.sleep(0.005)
     finally:
-        gc.unfreeze()
         watching.cancel()
         await asyncio.wait([watching])
     assert worst_s < limit_s
