@@ -337,6 +337,8 @@ class RunnerRequest:
 
     def _ask_service(self, method: str, params: list[Any]) -> Any:
         handler = self._runner._handler(method, method)
+        if handler.is_generator:
+            raise InvalidParamsError(f"it yields ({handler.at}); ask for it as a stream", method=method)
         try:
             return self._call(method, handler, params)
         except Misfit as error:
@@ -348,11 +350,11 @@ class RunnerRequest:
             raise InvalidParamsError(f"it yields nothing, so there is no stream of it ({handler.at})", method=method)
         try:
             if direction == "out":
-                return iter(_travelled(self._run(handler, _travelled(params))))
+                return _closable(_travelled(self._run(handler, _travelled(params))))
             answer = self._stream(handler, items, params)
         except Misfit as error:
             raise InvalidParamsError(str(error), method=method) from error
-        return answer if direction == "in" else iter(answer)
+        return answer if direction == "in" else _closable(answer)
 
     def _method(self, method: str, handler: Handler) -> Callable[..., Any]:
         checks = self._runner._checks
@@ -393,6 +395,11 @@ class RunnerRequest:
         except Respond as answer:
             answer.value = _travelled(answer.value)
             raise
+
+
+def _closable(items: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator that can be closed, as a stream of another plugin's can."""
+    return (item for item in items)
 
 
 def _travelled(value: Any) -> Any:

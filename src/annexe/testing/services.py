@@ -29,7 +29,7 @@ from annexe.testing.calling import as_async
 from annexe.testing.wire import sent
 from annexe_sdk import Reject
 from annexe_sdk.codec import CodecError
-from annexe_sdk.context import Context, ServiceClient
+from annexe_sdk.context import Context, ServiceClient, ServiceMethod
 from annexe_sdk.contract import contract_of
 from annexe_sdk.convert import converter
 from annexe_sdk.errors import call_failed
@@ -92,7 +92,7 @@ class PlayedServices:
         """Answer a streamed call of a ``def`` handler's: an iterator, or what is answered to a stream that goes in; see ``answer``."""
         given = _sent_each(items) if direction != "out" else None
         with _told(method):
-            result = self._begin(method, sent(params), context, given)
+            result = self._begin(method, sent(params), context, given, direction)
             if direction == "in":
                 return _answered(method, asyncio.run(_awaited(result)) if isawaitable(result) else result)
         return _each_answered(method, result)
@@ -100,14 +100,14 @@ class PlayedServices:
     async def answer_stream(self, method: str, params: Any, items: Any, context: Callable[[bool], Context]) -> Any:
         """Answer a stream that an ``async def`` handler sends, as ``answer`` does."""
         with _told(method):
-            result = self._begin(method, sent(params), context, await _sent_list(items))
+            result = self._begin(method, sent(params), context, await _sent_list(items), "in")
             return _answered(method, await result if isawaitable(result) else result)
 
     async def stream_async(self, method: str, params: Any, items: Any, context: Callable[[bool], Context]) -> AsyncIterator[Any]:
         """Answer a streamed call of an ``async def`` handler's; ``items``: what it sends, None where that is nothing."""
         with _told(method):
             given = await _sent_list(items) if items is not None else None
-            result = self._begin(method, sent(params), context, given)
+            result = self._begin(method, sent(params), context, given, "out" if given is None else "both")
             if hasattr(result, "__anext__"):
                 async for item in result:
                     yield _answered(method, item)
@@ -115,9 +115,13 @@ class PlayedServices:
                 for item in _yielded(method, result):
                     yield _answered(method, item)
 
-    def _begin(self, method: str, params: list[Any], context: Callable[[bool], Context], items: Iterator[Any] | None = None) -> Any:
+    def _begin(
+        self, method: str, params: list[Any], context: Callable[[bool], Context], items: Iterator[Any] | None = None, direction: str = ""
+    ) -> Any:
         """Call what answers a method; returns its result, or what to await for it. ``items``: the stream that it takes."""
         function = self._function(method)
+        if direction and isinstance(function, ServiceMethod):  # another runner's, by its name
+            return function.send(items, *params) if direction == "in" else function.stream(*params, items=items)
         is_async = iscoroutinefunction(function) or isasyncgenfunction(function)
         if items is not None:
             params = [as_async(items) if is_async else items, *params]

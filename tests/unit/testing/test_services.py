@@ -3,7 +3,7 @@
 # mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -371,7 +371,7 @@ class FakeModel:
             yield chunk.upper()
 
     def total(self, numbers: Any, start: int = 0) -> int:
-        return start + sum(numbers)
+        return start + int(sum(numbers))
 
     def breaks(self) -> Any:
         yield 1
@@ -434,3 +434,59 @@ def test_own_service_that_streams_is_tried_as_others_have_it() -> None:
         assert model.total.send([1, 2]) == 3
         with pytest.raises(InvalidParamsError, match="yields nothing"):
             model.total.stream(items=[1])
+        with pytest.raises(InvalidParamsError, match="ask for it as a stream"):
+            model.words("a b")
+
+
+class Echo(Service, name="echo"):
+    def words(self, text: str) -> Iterator[Token]: ...
+    def upper(self, chunks: Iterator[str]) -> Iterator[str]: ...
+    def total(self, numbers: Iterator[int], start: int = 0) -> int: ...
+
+
+@pytest.fixture
+def streaming() -> Plugin:
+    plugin = Plugin()
+
+    @plugin.service(Echo)
+    class Streams:
+        def words(self, text: str) -> Any:
+            for word in text.split():
+                yield Token(word)
+
+        def upper(self, chunks: Any) -> Any:
+            for chunk in chunks:
+                yield chunk.upper()
+
+        def total(self, numbers: Any, start: int) -> int:
+            return start + int(sum(numbers))
+
+    return plugin
+
+
+def test_own_service_that_streams_has_the_contracts_types(streaming: Plugin) -> None:
+    with PluginRunner(streaming) as runner:
+        echo = runner.service(Echo)
+        assert list(echo.words("a b")) == [Token("a"), Token("b")]
+        assert list(echo.upper(iter(["x"]))) == ["X"]
+        assert echo.total(iter([1, 2]), start=4) == 7
+
+
+@pytest.mark.parametrize("of", [pytest.param("echo", id="by-name"), pytest.param(Echo, id="by-contract")])
+def test_own_service_of_one_plugin_streams_to_another(streaming: Plugin, of: Any) -> None:
+    caller = Plugin()
+
+    @caller.extension("work")
+    class Work:
+        def plain(self, ctx: Context) -> Any:
+            echo = ctx.service("echo")
+            return [list(echo.words.stream("a b")), list(echo.upper.stream(items=["x"])), echo.total.send([1, 2], 4)]
+
+        async def awaited(self, ctx: AsyncContext) -> Any:
+            echo = ctx.service("echo")
+            said = [item async for item in echo.words.stream("a b")], [item async for item in echo.upper.stream(items=["x"])]
+            return [*said, await echo.total.send([1, 2], 4)]
+
+    with PluginRunner(streaming) as other, PluginRunner(caller, services={"echo": other.service(of)}) as runner:
+        work = runner.extension("work")
+        assert work.plain() == work.awaited() == [[{"text": "a", "tags": []}, {"text": "b", "tags": []}], ["X"], 7]
