@@ -282,6 +282,33 @@ def test_a_provider_that_does_not_take_what_the_contract_passes_is_refused(funct
         Plugin().service(Small)(own(function))
 
 
+class Streaming(Service, name="streaming"):
+    def said(self, text: str) -> Iterator[str]: ...
+
+
+def test_a_provider_that_does_not_yield_where_the_contract_gives_a_stream_is_refused() -> None:
+    class Words:
+        def said(self, text: str) -> Any:
+            return text.split()
+
+    message = (
+        r"^test_contract.py:\d+: Words.said yields nothing, but Streaming.said gives a stream; "
+        r"write: def said\(self, text: str\) -> Iterator\[str\], and yield each item in it$"
+    )
+    with pytest.raises(TypeError, match=message):
+        Plugin().service(Streaming)(Words)
+
+
+def test_a_contract_whose_types_cannot_be_read_yet_says_no_stream() -> None:
+    class Late(Service, name="late"):
+        def said(self, text: str) -> Iterator[str]: ...
+
+    method = contract_of(Late).methods["said"]
+    assert method.says_stream()
+    del method.function.__annotations__["return"]
+    assert method.says_stream() is False
+
+
 class Inherits(Small):
     pass
 

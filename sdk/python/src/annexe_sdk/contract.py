@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Contract", "Method", "Service", "contract_of"]
 
 _VARARGS, _NAMED_VARARGS, _GENERATOR = 0x04, 0x08, 0x20 | 0x200  # flags of code objects: ``inspect`` costs 9 ms to import
+_STREAMS = ("Iterator", "Iterable", "Generator", "AsyncIterator", "AsyncIterable", "AsyncGenerator")
 _CONTRACT = "_annexe_contract"
 
 
@@ -99,6 +100,14 @@ class Method:
         returns = _written(types["return"]) if "return" in types else "..."
         return f"{is_async}def {self.name}({', '.join(['self', *said])}) -> {returns}"
 
+    def says_stream(self) -> bool:
+        """Say whether what it returns is written as a stream; by another name it may be one all the same."""
+        try:
+            written = _written(self.function.__annotations__["return"])
+        except Exception:
+            return False
+        return written.partition("[")[0].rpartition(".")[2] in _STREAMS
+
     def bind(self, args: "tuple[Any, ...]", named: "dict[str, Any]") -> "list[Any]":
         """Return the list of arguments that travels: what is left out at its end stays out.
 
@@ -161,7 +170,7 @@ class Contract:
         """Return what of a provider answers each method.
 
         Raises:
-            TypeError: A method is missing, or does not take what the contract's passes.
+            TypeError: A method is missing, does not take what the contract's passes, or does not yield where that gives a stream.
         """
         return [(method, self._answering(cls, instance, method)) for method in self.methods.values()]
 
@@ -183,6 +192,9 @@ class Contract:
             raise TypeError(
                 f"{_at(code)}: {cls.__name__}.{method.name} {takes}, but {passes}; write: {method.signature()}, with a last ctx if you like"
             )
+        if method.says_stream() and not code.co_flags & _GENERATOR:
+            but = f"but {self.title}.{method.name} gives a stream; write: {method.signature()}, and yield each item in it"
+            raise TypeError(f"{_at(code)}: {cls.__name__}.{method.name} yields nothing, {but}")
         return found
 
 
