@@ -81,7 +81,7 @@ class _AttachedPlugin(LaunchedPlugin):
         self.pid = pid
         self.stdout = self.stderr = None
         layers = (Layer("own process", "off", f"attached: process {pid} was started by hand, as its user, with all that may do"),)
-        self.receipt = receipt_for(Walls(own_process=False), uid=None, layers=layers, tree_kill="none")
+        self.receipt = receipt_for(Walls(by_hand=True), uid=None, layers=layers, tree_kill="none")
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._pidfd: int | None = None

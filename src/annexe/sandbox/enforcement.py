@@ -80,6 +80,11 @@ _BY_THE_HOST: Mapping[str, Enforcement] = {
 }
 
 
+# Of these, what does not hold for a process that a person started: it may be in a debugger.
+_NO_CLOCK = _loose("no time-out ends what a process does that was started by hand")
+_BY_HAND = {**_BY_THE_HOST, "start-timeout": _NO_CLOCK, "call-timeout": _NO_CLOCK}
+
+
 def enforcement(walls: Walls) -> Mapping[str, Enforcement]:
     """Return what every kind of right and every limit is worth behind these walls."""
     table = {
@@ -97,6 +102,9 @@ def enforcement(walls: Walls) -> Mapping[str, Enforcement]:
         "open-files": _enforced("RLIMIT_NOFILE, for each process by itself") if walls.rlimits else _no_limits(),
         "disk": _disk(walls),
     }
+    if walls.by_hand:
+        outside = _loose("it was started by hand, and runs as whoever started it, outside every wall")
+        return {name: _BY_HAND.get(name, outside) for name in table}
     if walls.own_process:
         return table
     # It shares the host's interpreter, and can reach around every check.

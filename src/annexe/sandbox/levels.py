@@ -46,6 +46,7 @@ class Walls:
 
     Attributes:
         own_process: It does not share the host's process.
+        by_hand: A person started it, and nothing was put around it: but for the host's own checks it can do all that its user can.
         own_uid: It runs as a user that nobody else is.
         rlimits: Limits of the kernel on each of its processes.
         namespaces: A file system, processes and a network of its own, by bubblewrap.
@@ -56,6 +57,7 @@ class Walls:
     """
 
     own_process: bool = True
+    by_hand: bool = False
     own_uid: bool = False
     rlimits: bool = False
     namespaces: bool = False
@@ -67,7 +69,7 @@ class Walls:
     @property
     def level(self) -> IsolationLevel:
         """Return the level that these walls are worth: nothing counts as a wall for hostile code without a filter of system calls."""
-        if not self.own_process or not self.rlimits:
+        if not self.own_process or self.by_hand or not self.rlimits:
             return IsolationLevel.NONE
         if self.seccomp and self.namespaces:
             return IsolationLevel.FULL if self.landlock_abi else IsolationLevel.NAMESPACES

@@ -21,6 +21,9 @@ TreeKill = Literal["hard", "soft", "none"]
 LayerState = Literal["on", "off", "soft"]
 
 _IN_PROCESS_NOTE = "It runs inside the host's own process: it can do all that the host can, and its crash is the host's."
+_BY_HAND_NOTE = (
+    "It was started by hand, and can do all that its user can; what it asks of the host is checked as ever. The host does not end it."
+)
 _SAME_UID_NOTES = (
     "It runs as the host's own user: it can read and change all that this user can, the host's state directory and the token of its "
     "control socket included, so it can command the host.",
@@ -180,6 +183,9 @@ def _layer_line(layer: Layer) -> str:
 def _notes(walls: Walls, tree_kill: TreeKill) -> Iterator[str]:
     if not walls.own_process:
         yield _IN_PROCESS_NOTE
+        return
+    if walls.by_hand:
+        yield _BY_HAND_NOTE
         return
     yield _VERDICTS[walls.level]
     if not walls.keep_files:

@@ -9,7 +9,7 @@ import pytest
 from annexe.manifest.rights import RIGHT_KINDS
 from annexe.sandbox import Walls
 from annexe.sandbox.enforcement import EnforcementState, enforcement
-from tests.unit.sandbox.walls import BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
+from tests.unit.sandbox.walls import BY_HAND, BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
 
 LIMIT_NAMES = {"memory", "cpu", "processes", "open-files", "disk", "start-timeout", "call-timeout", "concurrency", "streams"}
 ON, SOFT, OFF, NOT_THERE = (
@@ -30,7 +30,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("walls", [*BY_LEVEL.values(), OWN_USER, INSIDE])
+@pytest.mark.parametrize("walls", [*BY_LEVEL.values(), OWN_USER, INSIDE, BY_HAND])
 def test_enforcement_speaks_of_every_right_and_limit(walls: Walls) -> None:
     table = enforcement(walls)
     assert set(RIGHT_KINDS) | LIMIT_NAMES | {"provides"} == set(table)
@@ -102,3 +102,12 @@ def test_reasons_of_rights_are_true_with_the_right_too(walls: Walls) -> None:
 
 def test_enforcement_in_process_enforces_nothing() -> None:
     assert {found.state for found in enforcement(INSIDE).values()} == {OFF, NOT_THERE}
+
+
+def test_enforcement_of_a_process_started_by_hand_is_what_the_host_checks_itself_but_for_time() -> None:
+    table = enforcement(BY_HAND)
+    by_the_host = {name for name, found in table.items() if found.state is ON}
+    assert by_the_host >= {"kv", "cap", "provides", "services", "provide", "define", "concurrency", "events.publish", "events.subscribe"}
+    assert by_the_host.isdisjoint({"network", "filesystem.read", "data", "env", "subprocess", "memory", "cpu", "processes", "disk"})
+    assert {"time-out" in table[name].why for name in ("start-timeout", "call-timeout")} == {True}
+    assert not any("the host's own process" in found.why for found in table.values())

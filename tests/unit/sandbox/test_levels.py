@@ -34,6 +34,7 @@ def test_level_follows_from_the_walls(level: str, walls: Walls) -> None:
         pytest.param(replace(NAMESPACES, seccomp=False), "limits", id="namespaces alone"),
         pytest.param(replace(FULL, rlimits=False), "none", id="nothing without limits"),
         pytest.param(replace(FULL, own_process=False), "none", id="nothing inside the host"),
+        pytest.param(replace(FULL, by_hand=True), "none", id="nothing was put around it"),
         pytest.param(replace(LANDLOCK, landlock_abi=0), "limits", id="a filter alone"),
         pytest.param(replace(FULL, cgroup=frozenset()), "full", id="a control group is told apart from the level"),
     ],

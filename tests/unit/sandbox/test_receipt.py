@@ -9,7 +9,7 @@ import pytest
 
 from annexe.sandbox import Walls
 from annexe.sandbox.receipt import Lack, Layer, Receipt, TreeKill, receipt_for
-from tests.unit.sandbox.walls import BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
+from tests.unit.sandbox.walls import BY_HAND, BY_LEVEL, FULL, INSIDE, LANDLOCK, LIMITS, NAMESPACES, NONE, OWN_USER, PARTIAL
 
 LAYERS = (
     Layer("rlimits", "on", confirmed=True),
@@ -88,6 +88,14 @@ def test_receipt_in_process_says_that_it_can_do_all() -> None:
     receipt = make(INSIDE, tree_kill="none")
     assert receipt.notes == ("It runs inside the host's own process: it can do all that the host can, and its crash is the host's.",)
     assert receipt.level == "none"
+
+
+def test_receipt_of_a_process_started_by_hand_does_not_say_that_it_is_inside_the_host() -> None:
+    receipt = make(BY_HAND, tree_kill="none")
+    assert receipt.level == "none"
+    assert len(receipt.notes) == 1
+    assert "started by hand, and can do all that its user can" in receipt.notes[0]
+    assert "inside the host" not in words(BY_HAND, "none")
 
 
 def test_receipt_has_the_level_of_its_walls() -> None:
