@@ -142,7 +142,8 @@ def test_acting_on_the_plugin_lets_it_go_first(tmp_path: Path, act: str) -> None
         async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (operator, process):
             await getattr(host.plugin("p"), act)()
             assert await process.wait() == 0
-            await operator.news("detached")
+            why = {"reload": "another instance took over", "restart": "restarted", "stop": "asked to", "disable": "disabled"}[act]
+            assert (await operator.news("detached"))["reason"] == f"the host let it go: {why}"
             state = (await operator.news("back"))["plugin_state"]
             assert state == ("ready" if act.startswith("re") else "stopped")
             if state == "ready":

@@ -31,6 +31,7 @@ from annexe.errors import (
     PluginBusyError,
     PluginUnavailableError,
 )
+from annexe.host.advice import command
 from annexe.host.attach_door import Door, told, turn_away
 from annexe.host.control_socket import peer_pid, peer_uid
 from annexe.host.invitations import LINE_BYTES, VALID_S, Invitation, Invitations
@@ -164,7 +165,8 @@ class Attaching:
         if supervisor is None or manifest is None:
             raise known.error or PluginBlockedError(f"plugin {plugin!r} has no manifest that can be used", plugin=plugin)
         if not known.enabled or supervisor.state in (PluginState.BLOCKED, PluginState.INSTALLED):
-            why = "it is disabled" if not known.enabled else f"it is {supervisor.state} ({known.reason})"
+            cure = f"let it run with: {command(f'enable {plugin}', self._settings.state_dir)}"
+            why = f"it is disabled; {cure}" if not known.enabled else f"it is {supervisor.state} ({known.reason})"
             raise PluginBlockedError(f"no process can attach to plugin {plugin!r}: {why}", plugin=plugin)
         holder = supervisor.guest or self._coming.get(plugin)
         if holder is not None:
@@ -240,7 +242,7 @@ class Attaching:
         instance.ended.add_done_callback(lambda ended: self._note_detached(known, invitation, pid, ended.result()))
 
     def _note_detached(self, known: KnownPlugin, invitation: Invitation, pid: int | None, how: str) -> None:
-        reason = (invitation.guest.reason if invitation.guest is not None else "") or how
+        reason = (invitation.guest.reason if invitation.guest is not None else "") or _let_go(known) or how
         self._events.add(EventKind.DETACHED, plugin=known.id, reason=reason, pid=pid)
         self._forgive(known.id)
         invitation.tell("detached", pid=pid, reason=reason)
@@ -253,3 +255,11 @@ class Attaching:
             pass
         await known.wait_settled()
         invitation.tell("back", plugin_state=str(known.state), reason=known.reason)
+
+
+def _let_go(known: KnownPlugin) -> str:
+    """Return why the host let a guest go whose own end it was not; empty when it takes calls still."""
+    supervisor = known.supervisor
+    if supervisor is None or supervisor.guest is not None:
+        return ""
+    return f"the host let it go: {'another instance took over' if supervisor.state.takes_calls else supervisor.life.reason}"
