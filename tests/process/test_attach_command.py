@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from annexe import Host
-from tests.process.attached import RUN, process, write
+from tests.process.attached import RUN, attached, invited, process, write
 from tests.process.hosts import Doc, T, open_host, run, until, write_plugin
 
 pytestmark = pytest.mark.any_user
@@ -162,6 +162,40 @@ def test_a_breakpoint_holds_a_call_for_longer_than_any_time_out(tmp_path: Path) 
                     await call
                 assert (await later).marks == ["later"]
                 await until_said(command.stderr, "the installed p is ready")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_interrupting_a_process_that_runs_without_a_debugger_detaches_it_in_a_word(tmp_path: Path, kind: str) -> None:
+    async def scenario() -> None:
+        more = f"@plugin.filter('t.edit')\n{'async ' if kind == 'async' else ''}def edit(doc, ctx):\n    return doc\n"
+        write(tmp_path, more=more, hooks=["t.strict", "t.edit"])
+        file = write(tmp_path / "mine", more=more, hooks=["t.strict", "t.edit"]) / "main.py"
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, file) as (operator, started):
+            await who(host)  # its last imports are done
+            started.send_signal(signal.SIGINT)
+            _, complaint = await started.communicate()
+            assert (started.returncode, complaint.decode().splitlines()[1:]) == (130, ["annexe_sdk: interrupted, and detached"])
+            assert "its process has ended" in (await operator.news("detached"))["reason"]
+
+    run(scenario)
+
+
+def test_a_debugger_that_is_interrupted_between_calls_stops_the_process_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        file = write(tmp_path / "mine") / "main.py"
+        async with open_host(tmp_path, control=True) as host, invited(tmp_path) as operator:  # noqa: SIM117 - that is long enough
+            async with process(file, operator.invitation, "-m", "pdb", "-c", "continue") as started:
+                await operator.news("attached")
+                await who(host)
+                assert started.stdin is not None
+                started.send_signal(signal.SIGINT)
+                await until_said(started.stdout, "Program interrupted")
+                await until_said(started.stdout, "-> ")
+                started.stdin.write(b"quit\n")
+                assert await started.wait() == 0
 
     run(scenario)
 

@@ -81,7 +81,7 @@ def test_it_shows_the_token_reads_one_line_and_ends_with_the_channel(
     Plugin().run()
     thread.join()
     assert shown == [b"annexe-attach 1 " + b"a" * 64 + b"\n"]
-    assert "attached in the place of plugin 'p', without any sandbox" in capsys.readouterr().err
+    assert "let in as plugin 'p', without any sandbox" in capsys.readouterr().err
     assert Path.cwd() == here
 
 

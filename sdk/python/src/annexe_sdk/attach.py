@@ -8,6 +8,7 @@ Source: docs/how-to/attach-a-debugger.md; docs/reference/protocol.md, "Attaching
 import os
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
+from select import POLLIN, poll
 
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Stopped
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from annexe_sdk.context import Context
     from annexe_sdk.plugin import Handler, Plugin
 
-__all__ = ["NO_HOST", "REFUSED", "run"]
+__all__ = ["INTERRUPTED", "NO_HOST", "REFUSED", "run"]
 
 NO_HOST = 64
 """Exit status of a plugin that was started by hand, with no word of where to join."""
@@ -28,16 +29,20 @@ NO_HOST = 64
 REFUSED = 69
 """Exit status of one that was not let in."""
 
+INTERRUPTED = 130
+"""Exit status of one that Ctrl-C ended."""
+
 _MAX_ADDRESS_BYTES = 100
 _MAX_ANSWER_BYTES = 4096
 _ANSWER_S = 15.0
+_LOOK_UP_MS = 200
 
 
 def run(plugin: "Plugin") -> None:
     """Serve a plugin that was started by hand, where ``ANNEXE_ATTACH`` says; returns when the host is done with it.
 
     Raises:
-        SystemExit: It says nothing, or the host does not let us in; standard error has more.
+        SystemExit: It says nothing, the host does not let us in, or Ctrl-C ended it; standard error has more.
     """
     invitation = os.environ.pop("ANNEXE_ATTACH", "")
     if not invitation:
@@ -46,9 +51,24 @@ def run(plugin: "Plugin") -> None:
     sock = _join(invitation)
     try:
         _Runner(sock, lambda: plugin).serve()
+    except KeyboardInterrupt:
+        _say("interrupted, and detached")
+        raise SystemExit(INTERRUPTED) from None
     finally:
         sock.close()
     _say("detached")
+
+
+class _Socket(socket):
+    """Waits so that a debugger gets a word in: after Ctrl-C it stops at the next line of Python, and ``recv`` alone has none."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not flags and self.gettimeout() is None:
+            arrived = poll()
+            arrived.register(self.fileno(), POLLIN)
+            while not arrived.poll(_LOOK_UP_MS):
+                pass
+        return super().recv(size, flags)
 
 
 class _Runner(Runner):
@@ -83,7 +103,7 @@ def _join(invitation: str) -> "socket":
     token, at, path = invitation.partition("@")
     if not at:
         raise _refused("ANNEXE_ATTACH is not what `annexe attach` gave: expected TOKEN@PATH")
-    sock = socket(AF_UNIX, SOCK_STREAM)
+    sock = _Socket(AF_UNIX, SOCK_STREAM)
     sock.settimeout(_ANSWER_S)
     try:
         _connect(sock, path)
@@ -96,7 +116,7 @@ def _join(invitation: str) -> "socket":
         sock.close()
         raise _refused(f"the host does not let this process in: {answer['error'].get('message')}")
     sock.settimeout(None)
-    _say(f"attached in the place of plugin {answer.get('plugin')!r}, without any sandbox; it is back when this process ends")
+    _say(f"let in as plugin {answer.get('plugin')!r}, without any sandbox; the installed one is back when this process ends")
     return sock
 
 
