@@ -306,6 +306,14 @@ def test_schema_prints_a_stub_that_is_python(here: Path) -> None:
     assert "def on_order(order: Order, who: str, ctx: Context) -> Order:" in result.output
 
 
+def test_no_stub_is_printed_of_a_service(here: Path) -> None:
+    (here / "words.py").write_text(
+        "from annexe_sdk import Service\n\nclass Words(Service, name='words'):\n    def count(self, text: str) -> int: ...\n"
+    )
+    result = invoke(schema, "words.py", "--stub")
+    assert (result.exit_code, "share the contract's class for a service" in result.output) == (2, True)
+
+
 def test_schema_of_nothing_is_refused(here: Path) -> None:
     assert invoke(schema).exit_code == 2
     assert isinstance(invoke(schema, "shop_contracts:Nothing").exception, ContractError)

@@ -289,10 +289,15 @@ def test_operator_calls_a_service_by_name(tmp_path: Path) -> None:
                 assert client.call("call", method="svc.tokenizer.here", plugin=None)["value"] == "words-b"
                 told = client.call("call", method="svc.tokenizer.who", plugin="words", key="k", request="r-1")["value"]
                 assert told[:3] == [None, "r-1", "k"]
-                with pytest.raises(PluginUnavailableError, match="plugin 'words' does not offer service 'speech'; those that do: none"):
+                with pytest.raises(
+                    PluginUnavailableError,
+                    match="plugin 'words' does not offer service 'speech'; services that are offered here: tokenizer",
+                ):
                     client.call("call", method="svc.speech.count", plugin="words")
-                with pytest.raises(MethodNotFoundError):
+                with pytest.raises(MethodNotFoundError, match=r"methods of that service there: .*count"):
                     client.call("call", method="svc.tokenizer.nothing", plugin="words")
+                with pytest.raises(MethodNotFoundError, match=r"open: .*; a service is called as svc.tokenizer.count"):
+                    client.call("call", method="tokenizer.count", plugin=None)
                 with pytest.raises(InvalidParamsError, match="by position"):
                     client.call("call", method="svc.tokenizer.count", plugin="words", kwargs={"text": "a"})
 

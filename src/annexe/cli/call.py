@@ -45,6 +45,8 @@ def call(
     arguments; anything else stands for the only one. A stream is an array of its items.
     With --json the request's id and each plugin's step are told too.
     """
+    if "." in plugin:
+        raise click.UsageError(f"{plugin!r} is no plugin's id; who is asked comes first, a plugin or '-' for all: annexe call - {plugin} …")
     params = {"method": method, "plugin": None if plugin == _EVERY else plugin, "args": _args(arguments)}
     with connect(state_dir) as client:
         try:

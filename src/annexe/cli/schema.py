@@ -16,6 +16,8 @@ from annexe_sdk.service_schema import schema_of
 
 __all__ = ["schema"]
 
+_NO_STUB = "--stub is for hooks and extension points; share the contract's class for a service"
+
 
 @click.command()
 @click.argument("contracts", nargs=-1, metavar="[MODULE:SPEC]…")
@@ -29,7 +31,7 @@ def schema(contracts: tuple[str, ...], stub: bool, service: str | None, state_di
     path of a Python file, stands for all it has. Without one, --service asks the running host for what its plugins declare.
     """
     if service is not None and stub:
-        raise click.UsageError("--stub is for hooks and extension points; share the contract's class for a service")
+        raise click.UsageError(_NO_STUB)
     if service is None and not contracts:
         raise click.UsageError("name a contract, or a service of the running host with --service")
     if not contracts:
@@ -46,6 +48,8 @@ def schema(contracts: tuple[str, ...], stub: bool, service: str | None, state_di
     definitions = [definition_of(contract) for name in contracts for contract in _contracts(name, described)]
     check_distinct(definitions)
     if stub:
+        if not definitions:
+            raise click.UsageError(_NO_STUB)
         click.echo(export_stub(*definitions), nl=False)
     else:
         _print(export_schema(definitions) | ({"services": described} if described else {}))

@@ -5,7 +5,7 @@ Source: docs/reference/control.md, "call"; docs/explanation/services.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,15 +29,17 @@ async def call_service(services: Services, name: str, args: Sequence[Any], *, pl
         request: On whose behalf.
 
     Raises:
-        PluginUnavailableError: The plugin, or nobody, offers it.
+        PluginUnavailableError: The plugin does not offer it, or nobody does.
+        MethodNotFoundError: It has no such method.
         CallError: What the call itself raised.
     """
     service = name.removeprefix("svc.").rpartition(".")[0]
     offering = services.offering(service)
     provider = offering.get(plugin) if plugin is not None else next(iter(offering.values()), None)
     if provider is None:
-        raise PluginUnavailableError(nobody_offers(service, plugin, offering), plugin=plugin, method=name)
+        raise PluginUnavailableError(nobody_offers(services, service, plugin), plugin=plugin, method=name)
     connection = provider.connection or await provider.wait_ready(request.deadline, method=name)
+    services.check_method(provider.id, service, name)
     meta = RequestMeta(request=request.id, traceparent=request.traceparent, key=request.key)
     response = await connection.call(name, list(args), meta, deadline=request.deadline)
     try:
@@ -47,7 +49,9 @@ async def call_service(services: Services, name: str, args: Sequence[Any], *, pl
         raise InvalidResultError(text, plugin=provider.id, method=name) from error
 
 
-def nobody_offers(service: str, plugin: str | None, offering: Iterable[str]) -> str:
-    """Return what to say where a plugin, or any, was asked for a service that it does not offer; ``offering``: those that do."""
+def nobody_offers(services: Services, service: str, plugin: str | None) -> str:
+    """Return what to say where a plugin, or any, was asked for a service that it does not offer."""
     who = f"plugin {plugin!r} does not offer" if plugin is not None else "no plugin offers"
-    return f"{who} service {service!r}; those that do: {', '.join(offering) or 'none'}"
+    offering = ", ".join(services.offering(service))
+    there = f"those that do: {offering}" if offering else f"services that are offered here: {', '.join(services.offered()) or 'none'}"
+    return f"{who} service {service!r}; {there}"

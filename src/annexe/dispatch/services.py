@@ -127,9 +127,21 @@ class Services:
         """Return what those who offer a service declare of it, by id; None: nothing."""
         return {plugin: self._services[service].offers[plugin].schema for plugin in self.offering(service)}
 
+    def check_method(self, plugin: str, service: str, method: str) -> None:
+        """Refuse a method, by its name on the wire, that a plugin which offers a service and runs does not have.
+
+        Raises:
+            MethodNotFoundError: It has not.
+        """
+        self._services[service].offers[plugin].check_method(method)
+
+    def offered(self) -> list[str]:
+        """Return the names of all services that somebody offers."""
+        return sorted(service.name for service in self._services.values() if service.offers)
+
     def _like(self, name: str) -> str | None:
         """Return the service that is offered and has the name most like this one."""
-        return nearest(name, [service.name for service in self._services.values() if service.offers])
+        return nearest(name, self.offered())
 
 
 @final
@@ -370,7 +382,9 @@ class _Passage:
     def give_up(self) -> None:
         """Nobody wants the answer any more."""
         host_call, figures = self._host_call, self._figures
-        if host_call is not None:
+        if host_call is not None and host_call.stream is not None:
+            host_call.stream.abandon()  # it may hold shared memory of what nobody has taken
+        elif host_call is not None:
             host_call.connection.give_up(host_call)
         if figures is not None:
             figures.add_failure(monotonic() - self._started, CallCancelledError.code)

@@ -141,6 +141,8 @@ class NamedCalls:
             hooks = sorted(self._dispatcher.pipelines)
             methods = sorted(f"{one.name}.{known}" for one in self._dispatcher.points.values() for known in one.methods)
             there = ", ".join(hooks + methods) or "nothing"
+            if of in self._dispatcher.services.offered():
+                there += f"; a service is called as svc.{name[:200]}"
             raise MethodNotFoundError(f"no hook or extension method {name[:200]!r} is open in this host; open: {there}", method=name[:200])
         return point, point.methods[method]
 

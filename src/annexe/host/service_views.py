@@ -34,7 +34,7 @@ async def schema_view(services: Services, query: ServiceQuery) -> dict[str, Any]
     service, plugin, schemas = query.service, query.plugin, services.schemas(query.service)
     asked = {one: schema for one, schema in schemas.items() if plugin in (None, one)}
     if not asked:
-        raise PluginUnavailableError(nobody_offers(service, plugin, schemas), plugin=plugin)
+        raise PluginUnavailableError(nobody_offers(services, service, plugin), plugin=plugin)
     for one, schema in asked.items():
         if schema is not None:
             return {"service": service, "plugin": one, "schema": schema.document}

@@ -77,7 +77,15 @@ def test_command_without_a_host_says_how_to_get_one(name: str, tmp_path: Path, c
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["show"], ["call", "one", "t.edit", "{"], ["config", "set", "one", "[]"], ["logs", "one", "-n", "x"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["show"],
+        ["call", "one", "t.edit", "{"],
+        ["call", "t.edit", "{}"],
+        ["config", "set", "one", "[]"],
+        ["logs", "one", "-n", "x"],
+    ],
 )
 def test_command_written_wrongly_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
