@@ -231,8 +231,8 @@ def test_degraded_instance_gets_what_others_cannot_take(tmp_path: Path) -> None:
         async with open_host(tmp_path, policies=rules) as host:
             await until(lambda: len(pids(host)) == 2, what="two to run")
             supervisor = host.plugin("p")._known.supervisor
-            assert supervisor is not None and supervisor._pool is not None
-            slow, well = supervisor._pool.members
+            assert supervisor is not None and supervisor._crew.pool is not None
+            slow, well = supervisor._crew.pool.members
             os.kill(slow.instance.launched.pid or 0, signal.SIGSTOP)
             slow.health = rules.health.after_ping(slow.health, latency_s=None)
             before = slow.instance.connection.last_id, well.instance.connection.last_id

@@ -479,7 +479,7 @@ def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path:
             slow = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 1")))
             await asyncio.sleep(0.05)
             reload = asyncio.ensure_future(host.plugin("p").reload())
-            await until(lambda: host.plugin("p")._known.supervisor._is_held, what="calls to be held")  # type: ignore[union-attr]
+            await until(lambda: host.plugin("p")._known.supervisor._standing.is_held, what="calls to be held")  # type: ignore[union-attr]
             waiting = asyncio.ensure_future(host.hooks(T).strict(Doc("x")))
             assert (await slow).marks == ["1"] and not reload.done()
             await reload
