@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -13,6 +13,7 @@ import pytest
 from annexe_sdk import AsyncContext, CallFailed, Context, Plugin, Service
 from annexe_sdk.context import ServiceClient
 from annexe_sdk.contract import contract_of
+from annexe_sdk.typed import _checking
 from tests.unit.sdk.host_end import HostEnd, served
 
 
@@ -31,6 +32,10 @@ class Tokenizer(Service, name="tokenizer"):
     def anything(self, value: Any = None) -> Any: ...
 
     def nowhere(self) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
+
+    def of_unknown(self, value: Nowhere, /) -> int: ...  # type: ignore[name-defined]  # noqa: F821
+
+    def of_unknown_items(self, values: Iterator[Nowhere]) -> int: ...  # type: ignore[name-defined]  # noqa: F821
 
     def nested(self) -> Nested: ...
 
@@ -153,6 +158,11 @@ def test_a_wrong_answer_fails_the_call_with_its_place(is_async: bool) -> None:
             id="class",
         ),
         pytest.param(
+            lambda ctx: ctx.service(Tokenizer).of_unknown_items([]),
+            "the type of values of Tokenizer.of_unknown_items cannot be read (NameError: name 'Nowhere' is not defined)",
+            id="unknown items",
+        ),
+        pytest.param(
             lambda ctx: ctx.service(Tokenizer).nowhere(),
             "what Tokenizer.nowhere returns cannot be read (NameError: name 'Nowhere' is not defined); import what it names",
             id="unknown",
@@ -235,3 +245,9 @@ print(json.dumps([plain, before, ctx.service(Tokenizer).count("a")]))
 """
     ran = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == [5, [], 5]
+
+
+def test_parameter_whose_type_is_unknown_here_is_no_stream_and_keeps_nobody_from_calling() -> None:
+    method = contract_of(Tokenizer).methods["of_unknown"]
+    assert _checking(contract_of(Tokenizer), method)(5) == 5
+    assert method.direction is None

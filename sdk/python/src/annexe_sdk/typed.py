@@ -23,6 +23,8 @@ from annexe_sdk.errors import CallFailed
 if TYPE_CHECKING:
     from annexe_sdk.context import Context
 
+_STREAM_NAMES = ("Iterator", "Iterable", "Generator", "AsyncIterator", "AsyncIterable", "AsyncGenerator")
+
 __all__ = ["TypedClient", "annotation_of"]
 
 
@@ -100,7 +102,7 @@ def _checking(contract: Contract, method: Method) -> Callable[[Any], Any]:
     """Make the check of a method's answers, or of the items that it gives, and keep it; two threads that do so at once make two alike."""
     title = f"{contract.name}.{method.name}"
     annotation = annotation_of(contract, method, "return")
-    takes = bool(method.names) and stream_item(annotation_of(contract, method, method.names[0])) is not None
+    takes = _takes_stream(contract, method)
     item = stream_item(annotation)
     convert = check_for(annotation if item is None else item[0], f"{method.at}: {contract.title}.{method.name}")
     method.direction = ("both" if takes else "out") if item is not None else "in" if takes else None
@@ -116,6 +118,19 @@ def _checking(contract: Contract, method: Method) -> Callable[[Any], Any]:
 
     method.check = check
     return check
+
+
+def _takes_stream(contract: Contract, method: Method) -> bool:
+    """Say whether the first parameter is a stream. What travels as it is need not be known here: its type may be unreadable."""
+    if not method.names:
+        return False
+    try:
+        return stream_item(annotation_of(contract, method, method.names[0])) is not None
+    except TypeError:
+        written = method.signature().removeprefix("async ").partition(f"{method.names[0]}: ")[2]
+        if written.partition("[")[0].rpartition(".")[2] in _STREAM_NAMES:
+            raise
+        return False
 
 
 class _Annotated:
