@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from annexe.errors import HookError, PluginBusyError
 from annexe.record import EventKind
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.supervisor import Supervisor
+from annexe.supervision.violations import Action, Phase, Resource, Violation
 from tests.process.attached import Operator, attached, invited, process, write
 from tests.process.hosts import Doc, T, events, is_alive, open_host, outcome_of, policies, run, until, wait_state
 
@@ -396,6 +399,105 @@ def test_one_that_is_held_while_it_starts_does_not_keep_anybody_from_acting(tmp_
                 assert not waits.done()
                 await operator.leave()
                 assert (await waits)[0] == "installed"
+
+    run(scenario)
+
+
+def test_a_plugin_is_stopped_at_once_though_a_configuration_waits_for_one_that_is_held_while_it_starts(tmp_path: Path) -> None:
+    holds = "@plugin.on_activate\ndef start(ctx):\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
+
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"', schema='{"type": "object", "properties": {"word": {"type": "string"}}}')
+        file = by_hand(tmp_path, more=holds)
+        async with open_host(tmp_path, control=True) as host, invited(tmp_path) as operator, process(file, operator.invitation) as started:
+            await until(lambda: is_stopped(started.pid))
+            waits = asyncio.create_task(host.plugin("p").configure({"word": "a"}))
+            await until(lambda: host.plugin("p")._known.lock.locked())
+            async with asyncio.timeout(10):
+                await host.plugin("p").stop()
+                await waits
+            assert host.plugin("p").state == "stopped"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("act", ["configure", "revoke"])
+def test_one_that_was_told_what_holds_no_more_does_not_take_over(tmp_path: Path, act: str) -> None:
+    holds = "@plugin.on_activate\ndef start(ctx):\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
+
+    async def scenario() -> None:
+        write(tmp_path, schema='{"type": "object", "properties": {"word": {"type": "string"}}}')
+        file = by_hand(tmp_path, more=holds)
+        async with open_host(tmp_path, control=True) as host, invited(tmp_path) as operator, process(file, operator.invitation) as started:
+            await until(lambda: is_stopped(started.pid))
+            if act == "configure":
+                await host.plugin("p").configure({"word": "a"})
+            else:
+                known = host.plugin("p")._known
+                assert known.decision is not None
+                known.decision = replace(known.decision, granted=frozenset({"kv"}))
+            started.send_signal(signal.SIGCONT)
+            assert "was changed while a process attached" in (await operator.news("failed"))["error"]["message"]
+            assert (await who(host))[0] == "installed"
+
+    run(scenario)
+
+
+def test_what_was_to_run_runs_though_the_operator_left_while_it_was_stopped_for_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, was_let_go, leaving = Supervisor.stop, asyncio.Event(), asyncio.Event()
+
+    async def stop_slowly(supervisor: Supervisor, reason: str = "asked to") -> None:
+        await stop(supervisor, reason)
+        if reason == "another process takes its place":
+            leaving.set()
+            await was_let_go.wait()
+
+    monkeypatch.setattr(Supervisor, "stop", stop_slowly)
+
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"')
+        async with open_host(tmp_path, control=True) as host:
+            operator = Operator(tmp_path / "state", "p")
+            invitation = (await operator.news("invited"))["invitation"]
+            async with process(by_hand(tmp_path), invitation) as started:
+                async with asyncio.timeout(10):
+                    await leaving.wait()
+                await operator.leave()
+                await until(lambda: host.plugin("p")._known.coming.reason)  # type: ignore[union-attr]
+                was_let_go.set()
+                await started.communicate()
+            assert (await who(host))[0] == "installed"
+
+    run(scenario)
+
+
+def test_what_is_not_enforced_is_told_of_the_installed_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"')
+        async with open_host(tmp_path, control=True) as host:
+            async with attached(tmp_path, by_hand(tmp_path)):
+                await who(host)
+            assert not events(host, EventKind.LIMIT_NOT_ENFORCED, "p")
+            assert not host.plugin("p")._known.is_told
+
+    run(scenario)
+
+
+def test_nothing_that_the_installed_one_did_is_visited_upon_a_process_that_attached(tmp_path: Path) -> None:
+    violation = Violation(resource=Resource.CPU, phase=Phase.ENDED, action=Action.THROTTLE, amount=2.0, limit=1.0, peak=2.0)
+
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path)) as (_, process):
+            watch, niceness = host._watch, os.getpriority(os.PRIO_PROCESS, process.pid)
+            for action in Action:
+                for phase in Phase:
+                    watch._on_violation("p", replace(violation, action=action, phase=phase))
+                    watch._act("p", replace(violation, action=action, phase=phase))
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == niceness
+            assert (await who(host)) == ("by hand", process.pid)
 
     run(scenario)
 

@@ -79,7 +79,6 @@ class Attaching:
         self._forgive = forgive
         self._invitations = Invitations()
         self._door = Door(path, line_bytes=LINE_BYTES, enter=self._enter, refused=self._note_refused)
-        self._coming: dict[str, Guest] = {}  # by plugin, while they become ready
         self._is_closed = False
 
     async def close(self) -> None:
@@ -138,8 +137,7 @@ class Attaching:
             if known.supervisor.guest is invitation.guest:
                 known.supervisor.detach("the operator ended it")
             else:
-                invitation.guest.reason = "the operator ended it"
-                invitation.guest.strategy.hang_up()
+                invitation.guest.let_go("the operator ended it")
 
     def _entry(self, plugin: str) -> dict[str, Any]:
         """Return where the plugin's code is, for the command that is to be pasted."""
@@ -168,7 +166,7 @@ class Attaching:
             cure = f"let it run with: {command(f'enable {plugin}', self._settings.state_dir)}"
             why = f"it is disabled; {cure}" if not known.enabled else f"it is {supervisor.state} ({known.reason})"
             raise PluginBlockedError(f"no process can attach to plugin {plugin!r}: {why}", plugin=plugin)
-        holder = supervisor.guest or self._coming.get(plugin)
+        holder = supervisor.guest or known.coming
         if holder is not None:
             text = f"process {holder.pid} is attached to plugin {plugin!r} already; end that one first"
             raise PluginBusyError(text, plugin=plugin, pid=holder.pid)
@@ -202,11 +200,16 @@ class Attaching:
         """Have a process take the plugin's place."""
         known = self._registry.get(invitation.plugin)
         self._check(known)
-        assert known.supervisor is not None
-        found, self._coming[known.id], invitation.guest = known.found, guest, guest
+        supervisor = known.supervisor
+        assert supervisor is not None
+        found, before, known.coming, invitation.guest = known.found, _facts(known), guest, guest
+        is_down = supervisor.state is PluginState.STOPPED and not supervisor.is_there
 
         def commit() -> None:
-            if known.found is not found or not known.enabled or guest.reason:
+            # What was to run, and was stopped for one that is let go by now, runs again by going on.
+            is_let_go = guest.reason and (supervisor.state.takes_calls or is_down)
+            is_there = known.enabled and self._registry.plugins.get(known.id) is known
+            if is_let_go or not is_there or known.found is not found or _facts(known) != before:
                 text = f"plugin {known.id!r} was changed while a process attached; attach again"
                 raise PluginUnavailableError(text, plugin=known.id, state=str(known.state))
 
@@ -214,9 +217,9 @@ class Attaching:
             invitation.tell("coming", pid=guest.pid)
             await asyncio.get_running_loop().sock_sendall(sock, told({"plugin": known.id}))
             overlap = not self._planner.runs_alone(known)
-            await known.supervisor.attach(partial(self._plan, known, invitation), commit=commit, overlap=overlap)
+            await supervisor.attach(partial(self._plan, known, invitation), commit=commit, overlap=overlap)
         finally:
-            del self._coming[known.id]
+            known.coming = None
 
     async def _plan(self, known: KnownPlugin, invitation: Invitation, number: int) -> InstancePlan:
         """Plan it as the installed one, without what only a process of the host's own can have."""
@@ -233,7 +236,9 @@ class Attaching:
         )
 
     def _note_attached(self, known: KnownPlugin, invitation: Invitation, plan: InstancePlan, instance: Instance) -> None:
+        is_told, known.is_told = known.is_told, True  # what is not enforced is said of the installed one
         plan.on_ready(instance)
+        known.is_told = is_told
         self._forgive(known.id)
         pid = instance.launched.pid
         reason = f"process {pid} takes the place of the installed plugin, without any sandbox"
@@ -255,6 +260,11 @@ class Attaching:
             pass
         await known.wait_settled()
         invitation.tell("back", plugin_state=str(known.state), reason=known.reason)
+
+
+def _facts(known: KnownPlugin) -> tuple[object, ...]:
+    """Return what an instance of a plugin is told when it starts."""
+    return known.config, known.decision.granted if known.decision is not None else None
 
 
 def _let_go(known: KnownPlugin) -> str:

@@ -20,6 +20,7 @@ from annexe.capabilities.pace import Pace
 from annexe.capabilities.services import PluginServices
 from annexe.errors import AnnexeError, HostClosedError, UnknownPluginError
 from annexe.manifest import Discovered, LoadedManifest, Manifest
+from annexe.supervision.attachment import Guest
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
 from annexe.trust.grants import GrantDecision
@@ -47,6 +48,7 @@ class KnownPlugin:
         pace: How often it may be called, all instances together; None: as often as anybody likes.
         lock: Held by whoever acts on the plugin.
         urgent: How many wait for the lock who cannot wait for another instance to become ready.
+        coming: A process that attaches, and is not ready yet; nothing bounds how long that takes.
     """
 
     id: str
@@ -66,6 +68,7 @@ class KnownPlugin:
     pace: Pace | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     urgent: int = 0
+    coming: Guest | None = None
 
     @property
     def manifest(self) -> Manifest | None:
@@ -114,11 +117,13 @@ class KnownPlugin:
 
     @asynccontextmanager
     async def held(self, *, urgent: bool = False) -> AsyncIterator[None]:
-        """Hold the plugin's lock; what is urgent does not wait until a reload's next instance is ready."""
+        """Hold the plugin's lock; what is urgent waits neither until a reload's next instance is ready nor for a process that attaches."""
         self.urgent += urgent
         try:
             if urgent and self.supervisor is not None:
                 self.supervisor.call_off()
+                if self.coming is not None:  # whoever holds the lock may wait for it
+                    self.coming.let_go("the plugin is about to be stopped")
             await self.lock.acquire()
         finally:
             self.urgent -= urgent

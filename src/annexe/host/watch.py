@@ -138,7 +138,7 @@ class Watch:
         plugin = name.partition("#")[0]
         action, reason = violation.action, self._told(plugin, violation)
         known = self._registry.plugins.get(plugin)
-        if known is None or known.supervisor is None:
+        if known is None or known.supervisor is None or known.supervisor.guest is not None:  # that was the one before
             return
         if action is Action.THROTTLE:
             self._renice(self._instance_of(name), _LAST)
@@ -152,7 +152,8 @@ class Watch:
     def _instance_of(self, name: str) -> Instance | None:
         plugin, _, place = name.partition("#")
         known = self._registry.plugins.get(plugin)
-        instances = known.supervisor.instances if known is not None and known.supervisor is not None else ()
+        supervisor = known.supervisor if known is not None else None
+        instances = supervisor.instances if supervisor is not None and supervisor.guest is None else ()
         return instances[int(place or 0)] if int(place or 0) < len(instances) else None
 
     @staticmethod

@@ -44,6 +44,11 @@ class Guest:
     pid: int | None
     reason: str = ""
 
+    def let_go(self, reason: str) -> None:
+        """Hang up on one that is not ready yet."""
+        self.reason = self.reason or reason
+        self.strategy.hang_up()
+
 
 @final
 @dataclass(frozen=True, slots=True)
