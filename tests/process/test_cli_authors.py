@@ -474,6 +474,7 @@ def test_dev_runs_what_the_plugin_requires_beside_it(here: Path) -> None:
     write_plugin(here / "others", "words", '@plugin.service("words")\nclass Words:\n    def count(self, text): ...\n', extra=extra)
     with running(here, "hello") as dev:
         dev.until("it requires service 'words' >=1: no plugin offers it")
+        dev.until("to run others beside it: annexe dev … --plugins DIR")
         dev.stop()
     with running(here, "hello", "--plugins", "others") as dev:
         assert "hello" in dev.until("is ready")

@@ -161,7 +161,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(tmp_path: Path, caps
         for step in ("stop", "disable"):
             assert annexe(step, "words", "--dry-run").splitlines() == [
                 f"nothing was changed; {step} would stop words",
-                "before it stop, in this order, and start again once it is back: top, caller",
+                "stopped before it, in this order, and started again once it is back: top, caller",
                 "maybe goes on, and can do without it: service tokenizer >=1,<2 (optional)",
             ]
             told = json.loads(annexe(step, "words", "--dry-run", "--json"))

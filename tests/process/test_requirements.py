@@ -147,7 +147,7 @@ def test_stop_disable_and_removal_take_dependents_first_and_give_them_back(tmp_p
                 ]
                 stopped = order_of(host, "blocked")[-2:]
                 assert stopped == ["top", "middle"]
-                assert "it requires plugin 'words'" in host.plugin("middle").reason
+                assert "it requires service 'words' >=1, and plugin 'words' was stopped" in host.plugin("middle").reason
                 await give()
                 for plugin in ("middle", "top"):
                     await wait_state(host.plugin(plugin), "ready")
@@ -255,7 +255,7 @@ def test_provider_whose_claim_is_revoked_takes_its_dependents_along(tmp_path: Pa
             await words.grant()
             await wait_state(caller, "ready")
             await words.revoke(rights=["provide:words"])
-            assert words.state == "blocked" and caller.state == "blocked" and "it requires plugin 'words'" in caller.reason
+            assert words.state == "blocked" and caller.state == "blocked" and "and plugin 'words' was stopped" in caller.reason
             await words.grant()
             await wait_state(caller, "ready")
 

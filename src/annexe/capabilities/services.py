@@ -244,10 +244,11 @@ class PluginServices:
     def _not_its_hook(self, name: str) -> AnnexeError:
         error = PermissionDeniedError(plugin=self._plugin, permission=f"define:{name}", manifest_line="", command=self._grant_command)
         if name not in self._manifest.provides.hook_specs:
+            own = ", ".join(self._manifest.provides.hook_specs) or "none"
             error.message = (
-                f"plugin {self._plugin!r} calls hook {name!r}, which it does not define; a hook is called by the plugin alone that has "
+                f"plugin {self._plugin!r} calls hook {name!r}, which it does not define; it defines: {own}; a hook is called by "
             )
-            error.message += f'[provides.hook-specs] "{name}" in its plugin.toml'
+            error.message += f'the plugin alone that has [provides.hook-specs] "{name}" in its plugin.toml'
         return error
 
     def _denial(self, right: str) -> AnnexeError:

@@ -37,6 +37,7 @@ __all__ = ["dev"]
 
 _DEBOUNCE_MS = 50
 _AGAIN = re.compile(r"; failure \d+, started again in [\d.]+ s\Z")
+_WAITING = "waiting for a change"
 _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -215,7 +216,9 @@ def _is_up(plugin: PluginHandle) -> bool:
     if plugin.state is PluginState.STOPPED:
         _say(f"{plugin.id} {plugin.version} starts at its first call", bold=True)
         return True
-    _complain(plugin.reason.rpartition("; failure ")[0] or plugin.reason)
+    reason = plugin.reason.rpartition("; failure ")[0] or plugin.reason
+    needs_others = "it requires " in reason or "[provides.hook-specs]" in reason
+    _complain(reason, then=_WAITING + ("; to run others beside it: annexe dev … --plugins DIR" if needs_others else ""))
     return False
 
 
@@ -228,7 +231,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 
-def _complain(text: str, *, then: str = "waiting for a change") -> None:
+def _complain(text: str, *, then: str = _WAITING) -> None:
     """Show an error; its lines stay lines."""
     for line in text.splitlines():
         click.echo(click.style(f"annexe dev: {safe(line)}", fg="red"))

@@ -19,6 +19,7 @@ from annexe.cli.terminal import print_json, print_text
 __all__ = ["disable", "enable", "reload", "restart", "start", "stop"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_TAKEN_UP = ("ready", "degraded", "stopped")
 
 
 def _dry_run(function: F) -> F:
@@ -104,7 +105,7 @@ def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_ru
     if as_json:
         print_json(after)
     else:
-        said = f"version {after['version']} was taken up; " if method == "reload" else ""
+        said = f"version {after['version']} was taken up; " if method == "reload" and after["state"] in _TAKEN_UP else ""
         print_text(said + outcome(after, may_wait=may_wait) if should_run else f"{plugin} is {after['state']}: {after['reason']}")
     if should_run:
         check_runs(after, state_dir, may_wait=may_wait)
@@ -134,7 +135,7 @@ def _in_words(told: dict[str, Any]) -> list[str]:
         ]
     lines = [f"nothing was changed; {step} would stop {plugin}"]
     if stops:
-        lines.append(f"before it stop, in this order, and start again once it is back: {', '.join(stops)}")
+        lines.append(f"stopped before it, in this order, and started again once it is back: {', '.join(stops)}")
     for other, lost in told["loses"].items():
         lines.append(f"{other} goes on, and can do without it: {'; '.join(map(requirement_text, lost))}")
     return lines if len(lines) > 1 else [*lines, "nothing happens to other plugins"]

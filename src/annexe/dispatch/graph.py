@@ -20,6 +20,7 @@ from typing import Literal, TypeVar, final
 
 from annexe.errors import DependencyError
 from annexe.manifest import Manifest
+from annexe.manifest.reader import nearest
 from annexe.manifest.versions import is_in_range
 
 __all__ = ["Graph", "GraphLimits", "Impact", "Requirement"]
@@ -309,7 +310,8 @@ class Graph:
     def _nobody(self, plugin: str, service: str) -> str:
         if service in self._nodes[plugin].manifest.provides.services:
             return "no other plugin offers it, and what a plugin offers itself does not count"
-        return "no plugin offers it"
+        like = nearest(service, list(self._offering))
+        return "no plugin offers it" + (f"; did you mean {like!r}?" if like is not None else "")
 
     def candidates(self, plugin: str, requirement: Requirement) -> dict[str, str]:
         """Return who has what a plugin requires, whether it fits or not, with the version that each has."""

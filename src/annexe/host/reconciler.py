@@ -146,7 +146,15 @@ class Reconciler:
         async with self._plugins.acting_on(dependent, urgent=True) as other:
             if other.supervisor is not None and other.is_there:
                 other.lacks = f"plugin {plugin!r}"
-                verdict = f"it requires plugin {plugin!r}, which was stopped ({reason}); it starts once that is there again"
+                graph = self._requirements.graph
+                needed = (one for one in graph.requirements(dependent) if not one.optional)
+                needs = [str(one) for one in needed if plugin in graph.providers(dependent, one)]
+                why = (
+                    f"it requires {', '.join(needs)}, and plugin {plugin!r} was"
+                    if needs
+                    else f"what it requires needs plugin {plugin!r}, which was"
+                )
+                verdict = f"{why} stopped ({reason}); it starts once that is there again"
                 await self.block(other, verdict)
 
     async def stop_all(self, reason: str) -> None:

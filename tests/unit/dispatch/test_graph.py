@@ -322,7 +322,11 @@ def test_unmet_requirements_say_what_is_there_instead() -> None:
     graph = graph_of(
         plugin("old", version="0.9.0", offers={"words": "1.0.0"}),
         plugin(
-            "a", offers="own", plugins={"old": ">=1", "gone": ""}, services={"words": ">=2,<3", "nothing": "", "own": ""}, optional="never"
+            "a",
+            offers="own",
+            plugins={"old": ">=1", "gone": ""},
+            services={"words": ">=2,<3", "nothing": "", "word": "", "own": ""},
+            optional="never",
         ),
     )
     assert graph.unmet("a") == [
@@ -330,12 +334,13 @@ def test_unmet_requirements_say_what_is_there_instead() -> None:
         "plugin 'gone': there is no such plugin",
         "service 'words' >=2,<3: old offers 1.0.0",
         "service 'nothing': no plugin offers it",
+        "service 'word': no plugin offers it; did you mean 'words'?",
         "service 'own': no other plugin offers it, and what a plugin offers itself does not count",
     ]
     assert graph.dependents("old") == ()
-    assert [graph.candidates("a", need) for need in graph.requirements("a")] == [{"old": "0.9.0"}, {}, {"old": "1.0.0"}, {}, {}, {}]
+    assert [graph.candidates("a", need) for need in graph.requirements("a")] == [{"old": "0.9.0"}, {}, {"old": "1.0.0"}, {}, {}, {}, {}]
     graph.add(plugin("old", version="1.1.0", offers={"words": "2.0.0"}))
-    assert graph.unmet("a") == ["plugin 'gone': there is no such plugin", *graph.unmet("a")[1:]] and len(graph.unmet("a")) == 3
+    assert graph.unmet("a") == ["plugin 'gone': there is no such plugin", *graph.unmet("a")[1:]] and len(graph.unmet("a")) == 4
     assert graph.dependents("old") == ("a",)
 
 
