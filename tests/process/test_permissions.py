@@ -271,6 +271,19 @@ def test_grant_is_of_the_manifest_on_disk_and_starts_the_plugin_afresh(tmp_path:
     run(scenario)
 
 
+def test_grant_starts_a_plugin_at_once_that_failed_with_another_manifest(tmp_path: Path) -> None:
+    folder = write(tmp_path, extra="")
+    (folder / "main.py").write_text("1 / 0\n")
+
+    async def scenario() -> None:
+        async with open_host(tmp_path, **settings()) as host:
+            assert host.plugin("alpha").state == "backing-off"
+            write(tmp_path, extra=ASKS)
+            assert "granted; alpha is ready" in await annexe(tmp_path, "grant", "alpha", "--yes")
+
+    run(scenario)
+
+
 def test_grant_of_a_manifest_that_cannot_be_used_is_refused_and_the_plugin_goes_on(tmp_path: Path) -> None:
     folder = write(tmp_path, extra="")
 

@@ -260,7 +260,7 @@ class Registry:
             await self._grants.add(loaded, by=by, note=note, to_content=to_content, versions=versions)
             is_other = discovered != known.found or (to_content and known.loaded is not None and known.loaded.digest != loaded.digest)
             if is_other and known.supervisor is not None:
-                if known.supervisor.state.has_process:
+                if known.supervisor.state.has_process or known.supervisor.state is PluginState.BACKING_OFF:
                     await known.supervisor.stop("it has changed since it was started")
                 known.adopt(discovered)
             await self._reconciler.reconcile(known, "granted")
