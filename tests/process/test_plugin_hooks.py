@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from annexe import Host
 from annexe.channel.messages import JSON
+from annexe.cli.app import cli
 from annexe.errors import InvalidParamsError
 from annexe.host.control_client import ControlClient
 from annexe.record import EventKind
@@ -247,8 +249,11 @@ def test_other_revision_is_passed_over_until_it_fits(tmp_path: Path) -> None:
         write_adder(tmp_path, "beta")
         text = (folder / "plugin.toml").read_text()
         (folder / "plugin.toml").write_text(text.replace("revision = 1", "revision = 2"))
-        async with open_host(tmp_path) as host:
+        async with open_host(tmp_path, control=True) as host:
             assert host.plugin("alpha").state == "ready"
+            done = await asyncio.to_thread(CliRunner().invoke, cli, ["reload", "alpha", "--state", str(tmp_path / "state")])
+            why = "it is not called at sums.add: it implements revision 2, and plugin 'definer' defines revision 1"
+            assert (done.exit_code, done.output.splitlines()[1:]) == (0, [why])
             assert await called(host, {"n": 1}) == [repr({"n": 2, "by": ["beta"]})]
             assert host._dispatcher.implementers("sums.add") == (
                 ["beta"],

@@ -102,11 +102,14 @@ def reload(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
 def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_run: bool, may_wait: bool = False) -> None:
     with connect(state_dir) as client:
         after = client.call(method, plugin=plugin)
+        idle = client.call("show", plugin=plugin)["passed_over"] if should_run and not as_json else {}
     if as_json:
         print_json(after)
     else:
         said = f"version {after['version']} was taken up; " if method == "reload" and after["state"] in _TAKEN_UP else ""
         print_text(said + outcome(after, may_wait=may_wait) if should_run else f"{plugin} is {after['state']}: {after['reason']}")
+        for name, why in idle.items():
+            print_text(f"it is not called at {name}: {why}")
     if should_run:
         check_runs(after, state_dir, may_wait=may_wait)
 
