@@ -19,8 +19,11 @@ from annexe.channel.slots import Slots
 
 __all__ = ["PATIENCE_S", "NoAlarm", "PatientSlots", "is_paused"]
 
-PATIENCE_S = 30 * 24 * 3600.0
-"""What stands for no deadline, in seconds: far away, and a number all the same for whoever reckons with it."""
+PATIENCE_S = 20 * 24 * 3600.0
+"""What stands for no deadline, in seconds: far away, and a number all the same for whoever reckons with it.
+
+In milliseconds it fits into 31 bits: what a plugin waits with may have no room for more.
+"""
 
 
 @final

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from time import monotonic
 
 import pytest
@@ -28,6 +30,11 @@ def test_no_deadline_ends_a_call_of_a_patient_connection() -> None:
             assert (await outcome(call)).error is None
 
     asyncio.run(scenario())
+
+
+def test_what_a_plugin_waits_with_can_wait_for_as_long_as_it_is_told_that_it_has() -> None:
+    assert PATIENCE_S * 1000 < 2**31  # as with poll, and in JavaScript
+    assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, timeout=PATIENCE_S, check=True).stdout == b"1\n"
 
 
 def test_a_caller_still_cancels_it() -> None:
