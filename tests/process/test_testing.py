@@ -248,6 +248,13 @@ def test_fixtures_can_be_overridden(folder: Path, tmp_path: Path) -> None:
     assert "2 passed" in said, said
 
 
+def test_functions_for_hooks_that_the_plugin_does_not_define_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "test_loud.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef annexe_hooks():\n    return {'loud.other': str}\n\ndef test_lost(annexe_plugin): pass\n"
+    )
+    assert "hooks['loud.other']: its plugin.toml defines no hook" in run_pytest(folder, tmp_path)
+
+
 def test_fixtures_without_a_plugin_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "test_lost.py").write_text("def test_lost(annexe_plugin): pass\n")
     assert "override the fixture annexe_folder" in run_pytest(tmp_path, tmp_path)

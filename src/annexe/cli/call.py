@@ -42,7 +42,7 @@ def call(
 
     ID is a plugin, or "-" for all of them, as the application would call. METHOD is for example chat.on_request or
     speech-to-text.transcribe, or svc.tokenizer.count for a service, where "-" stands for the first that offers it. JSON is an array of the
-    arguments; anything else stands for the only one. A stream is an array of its items.
+    arguments; anything else stands for the only one. A stream is an array of its items; a service's streams cannot be called here.
     With --json the request's id and each plugin's step are told too.
     """
     if "." in plugin:

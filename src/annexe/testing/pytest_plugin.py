@@ -8,7 +8,7 @@ Source: docs/reference/testing.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from annexe.host.sync import SyncHost
     from annexe.testing.plugin_runner import PluginRunner
 
-__all__ = ["annexe_capabilities", "annexe_config", "annexe_contracts", "annexe_folder", "annexe_host", "annexe_plugin", "annexe_services"]
+__all__ = [
+    "annexe_capabilities",
+    "annexe_config",
+    "annexe_contracts",
+    "annexe_folder",
+    "annexe_hooks",
+    "annexe_host",
+    "annexe_plugin",
+    "annexe_services",
+]
 
 
 @pytest.fixture
@@ -49,6 +58,12 @@ def annexe_services() -> Mapping[str, object]:
 
 
 @pytest.fixture
+def annexe_hooks() -> Mapping[str, Callable[[Any], Any]]:
+    """Return what stands for other plugins at the hooks that this one defines, in memory, by name; override to give some."""
+    return {}
+
+
+@pytest.fixture
 def annexe_contracts(annexe_folder: Path) -> Sequence[type[Any]]:
     """Return what the application opens: the contracts in ``contracts.py`` beside ``plugin.toml``; override to give others."""
     from annexe.contract.named import contracts_beside
@@ -63,11 +78,12 @@ def annexe_plugin(
     annexe_config: dict[str, Any],
     annexe_capabilities: Sequence[Any],
     annexe_services: Mapping[str, object],
+    annexe_hooks: Mapping[str, Callable[[Any], Any]],
 ) -> Iterator[PluginRunner]:
     """Run the plugin in memory, without a host; what it is given and gives is held against the contracts."""
     from annexe.testing.plugin_runner import PluginRunner
 
-    more: dict[str, Any] = {"capabilities": annexe_capabilities, "services": annexe_services}
+    more: dict[str, Any] = {"capabilities": annexe_capabilities, "services": annexe_services, "hooks": annexe_hooks}
     with PluginRunner(annexe_folder, contracts=annexe_contracts, config=annexe_config, **more) as runner:
         yield runner
 
