@@ -65,8 +65,13 @@ class Coming:
 
     def settle(self, error: BaseException | None) -> None:
         """Tell how it went; the first word counts."""
-        if not self.arrived.done():
-            self.arrived.set_exception(error) if error is not None else self.arrived.set_result(None)
+        if self.arrived.done():
+            return
+        if error is None:
+            self.arrived.set_result(None)
+        else:
+            self.arrived.set_exception(error)
+            self.arrived.exception()  # whoever waited may have gone: then nobody looks
 
 
 @final

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from time import monotonic
 
 import pytest
 
-from annexe.errors import OutcomeUnknownError, PluginUnavailableError
-from annexe.supervision.attachment import WaitingRoom
+from annexe.errors import LaunchError, OutcomeUnknownError, PluginUnavailableError
+from annexe.supervision.attachment import Coming, WaitingRoom
+from annexe.supervision.instance import InstancePlan
 from tests.unit.channel.peer import ends, outcome
 
 
@@ -55,3 +57,27 @@ def test_where_nobody_comes_they_are_told_so() -> None:
                 await outcome(sent)
 
     asyncio.run(scenario())
+
+
+def test_nothing_is_complained_of_where_nobody_waits_any_more_for_how_it_went() -> None:
+    async def scenario() -> None:
+        complaints: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+        coming = Coming(_plan, loop.create_future())
+        coming.settle(LaunchError("it hung up", plugin="p"))
+        coming.settle(None)
+        with pytest.raises(LaunchError, match="it hung up"):
+            await coming.arrived
+        unheard = Coming(_plan, loop.create_future())
+        unheard.settle(LaunchError("it hung up", plugin="p"))
+        del unheard
+        gc.collect()
+        await asyncio.sleep(0)
+        assert not complaints
+
+    asyncio.run(scenario())
+
+
+async def _plan(_number: int) -> InstancePlan:
+    raise AssertionError("nothing is started here")
