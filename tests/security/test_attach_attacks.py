@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from annexe import Host
 from annexe.errors import HostError
 from annexe.host import attach_door, invitations
 from annexe.host.control_socket import connect_control
+from annexe.launch import ProcessStrategy
+from annexe.launch.offer import OfferFinder
 from annexe.launch.removal import remove_tree
 from annexe.record import EventKind
 from tests.process.attached import Operator, attached, invited, process, write
@@ -228,24 +231,29 @@ def ask(doc, ctx):
 
 @needs_walls
 @pytest.mark.both_users
-@pytest.mark.parametrize("walls", ["on", "off"])
-def test_a_plugin_in_its_sandbox_does_not_reach_the_socket_even_if_it_has_the_token(tmp_path: Path, walls: str) -> None:
+@pytest.mark.parametrize("walls", ["on", "no namespaces", "off"])
+def test_a_plugin_in_its_sandbox_does_not_reach_the_socket_even_if_it_has_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walls: str
+) -> None:
     async def scenario() -> None:
         write(tmp_path, "q", more=TRY, hooks=["t.strict", "t.ask"])
         write(tmp_path)
         async with open_host(tmp_path, control=True) as host, invited(tmp_path) as operator:
             said = (await host.hooks(T).ask(Doc(operator.invitation))).text
-            if walls == "on" or os.geteuid() == 0:  # a root host's plugins have users of their own besides
+            if walls != "off" or os.geteuid() == 0:  # a root host's plugins have users of their own besides
                 assert said in ("FileNotFoundError", "PermissionError")
                 assert not host.plugin("p").is_attached
             else:
                 assert said.startswith('{"plugin": "p"}\n')
 
-    if walls == "on":
-        run(scenario)
-    else:
+    if walls == "off":
         with no_walls():
             run(scenario)
+        return
+    if walls != "on":
+        offers = OfferFinder(unsafe_without=("namespaces",))
+        monkeypatch.setattr("annexe.host.host.ProcessStrategy", partial(ProcessStrategy, offers=offers))
+    run(scenario)
 
 
 @pytest.mark.parametrize(
