@@ -184,6 +184,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(tmp_path: Path, caps
             "stops": [],
             "loses": {},
             "waits": ["caller", "maybe"],
+            "refusal": None,
         }
 
     commanded(tmp_path, capsys, use)

@@ -151,6 +151,7 @@ def test_command_says_what_a_reload_would_do_and_does_it(tmp_path: Path, capsys:
         assert host.plugin("words").version == "1.0.0"
         assert said("reload", "words") == ["version 1.4.0 was taken up; words is ready: activated"]
         words(tmp_path, "2.0.0")
+        assert "would take away what others require" in said("restart", "words", "--dry-run")[1]
         refused = said("reload", "words", "--dry-run", code=19)
         assert refused[0] == "nothing was changed; reload of words would be refused: dependency-refused"
         assert refused[1].startswith("refused: words would go on as it is: plugin 'words' 2.0.0 would take away what others require: ")

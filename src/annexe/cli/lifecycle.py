@@ -117,6 +117,7 @@ def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_ru
 def _tell(method: str, plugin: str, state_dir: Path, *, as_json: bool) -> None:
     with connect(state_dir) as client:
         impact = client.call("impact", plugin=plugin)
+        refusal = client.call("reload.preview", plugin=plugin)["refusal"] if method == "restart" else None
     is_back = method == "restart"
     told = {
         "plugin": plugin,
@@ -124,6 +125,7 @@ def _tell(method: str, plugin: str, state_dir: Path, *, as_json: bool) -> None:
         "stops": [] if is_back else impact["stops"],
         "loses": {} if is_back else impact["loses"],
         "waits": impact["users"] if is_back else [],
+        "refusal": refusal,
     }
     print_json(told) if as_json else print_text("\n".join(_in_words(told)))
 
@@ -132,6 +134,11 @@ def _in_words(told: dict[str, Any]) -> list[str]:
     plugin, step, stops = told["plugin"], told["step"], told["stops"]
     if step == "restart":
         users = ", ".join(told["waits"]) or "no plugin"
+        if told["refusal"] is not None:
+            return [
+                f"nothing was changed; restart would end {plugin} and take up what is in its folder now, which a reload would refuse:",
+                f"{told['refusal']['message']}; it is used by: {users}",
+            ]
         return [
             f"nothing was changed; restart would start {plugin} afresh, and stop no other plugin",
             f"calls to it wait meanwhile, where no other offers the same; it is used by: {users}",
