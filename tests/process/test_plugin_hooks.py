@@ -234,7 +234,7 @@ def test_definer_that_comes_later_brings_those_to_work_that_were_there_first(tmp
             await alpha.restart()  # nobody defines its hook any more, which somebody did
             assert alpha.state == "ready"
             (line,) = [line for line in host.logs.tail("alpha", 100) if "is not called" in line["message"]]
-            assert line["message"] == "it is not called at hook 'sums.add': no plugin that takes part defines it"
+            assert line["message"] == "it is not called at hook 'sums.add': no enabled plugin that was granted define:sums.add defines it"
             write_definer(tmp_path)
             await host.scan()
             assert await called(host, {"n": 1}) == [repr({"n": 2, "by": ["alpha"]})]
@@ -319,7 +319,10 @@ def test_name_is_nobodys_until_it_is_granted(open_folder: Path, tmp_path: Path) 
             definer, alpha = host.plugin("definer"), host.plugin("alpha")
             assert definer.state == "blocked" and "it asks for define:sums.add, which nobody has granted" in definer.reason
             assert alpha.state == "ready"
-            assert host._dispatcher.implementers("sums.add") == ([], {"alpha": "no plugin that takes part defines it"})
+            assert host._dispatcher.implementers("sums.add") == (
+                [],
+                {"alpha": "no enabled plugin that was granted define:sums.add defines it"},
+            )
             await definer.grant()
             await wait_state(definer, "ready")
             assert await called(host, {"n": 1}) == [repr({"n": 2, "by": ["alpha"]})]

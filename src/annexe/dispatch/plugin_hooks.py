@@ -179,7 +179,7 @@ class PluginHooks:
             return None
         hook = self.opened.get(name)
         if hook is None:
-            return "no plugin that takes part defines it"
+            return f"no enabled plugin that was granted define:{name} defines it"
         if impl.revision != hook.offer.revision:
             return f"it implements revision {impl.revision}, and plugin {hook.plugin!r} defines revision {hook.offer.revision}"
         kind = self._kinds.get((plugin, name), hook.offer.kind)

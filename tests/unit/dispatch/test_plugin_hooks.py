@@ -64,7 +64,10 @@ def test_hook_is_open_once_its_plugin_is_granted_it_and_closes_with_it() -> None
         assert dispatcher.problems(worker) == []
         add(dispatcher, worker)
         add(dispatcher, definer, is_granted=False)
-        assert (dispatcher.implementers("sums.add"), changed) == (([], {"worker": "no plugin that takes part defines it"}), [])
+        assert (dispatcher.implementers("sums.add"), changed) == (
+            ([], {"worker": "no enabled plugin that was granted define:sums.add defines it"}),
+            [],
+        )
         add(dispatcher, definer)
         assert (dispatcher.implementers("sums.add"), changed) == ((["worker"], {}), [{"sums.add"}])
         add(dispatcher, definer)
