@@ -25,7 +25,8 @@ __all__ = ["graph"]
 def graph(form: str, output: Path | None, state_dir: Path, as_json: bool) -> None:
     """Show which plugins require which, in the order in which they start, and what is missing.
 
-    Plugins of one wave need only those of the waves before it. DOT is for Graphviz; SVG is a picture that any browser shows.
+    Plugins of one wave need only those of the waves before it; one in no wave (-) may not start whatever it requires, and `annexe list`
+    says why. DOT is for Graphviz; SVG is a picture that any browser shows.
     """
     with connect(state_dir) as client:
         told = client.call("graph")
