@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol, final
 
@@ -21,9 +19,9 @@ import msgspec
 
 from annexe.channel.alarm import Alarm
 from annexe.channel.arenas import Arenas, NoRoomError, Regions
+from annexe.channel.backlog import Backlog
 from annexe.channel.calls import CHAIN, HostCall
-from annexe.channel.deadlock import find_waiting_holder
-from annexe.channel.faults import error_from_wire, overdue
+from annexe.channel.faults import busy, error_from_wire, gone, overdue
 from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.memory_files import MemoryFiles
@@ -42,10 +40,12 @@ from annexe.channel.messages import (
     decode_json,
     decode_msgpack,
 )
+from annexe.channel.nesting import nest
 from annexe.channel.patience import NoAlarm, PatientSlots
 from annexe.channel.requests import PluginRequests, Refused, Serve
 from annexe.channel.slots import Slots
 from annexe.channel.streams import Decode, Stream
+from annexe.channel.stuck import StuckWatch
 from annexe.channel.transport import Transport
 from annexe.errors import (
     AnnexeError,
@@ -53,7 +53,6 @@ from annexe.errors import (
     CallError,
     InvalidParamsError,
     OutcomeUnknownError,
-    PluginBusyError,
     PluginUnavailableError,
     RemoteProtocolError,
 )
@@ -117,15 +116,13 @@ class Connection:
         self._ended_by: AnnexeError | None = None
         self.loop = asyncio.get_running_loop()
         self._on_closed = on_closed
-        self._on_stuck = on_stuck
         self.open_calls: dict[int, HostCall] = {}  # sent and not answered, oldest first
         self.last_id = -1
-        self._queue: deque[HostCall] = deque()  # not sent yet
-        self._roomless: deque[HostCall] = deque()  # too long for a frame, and no room for their blobs yet; they hold no slot
         self._slots = PatientSlots(limits) if is_patient else Slots(limits)
+        self._backlog = Backlog(plugin, limits=limits, slots=self._slots, send=self._send)  # not sent yet
+        self._queue, self._roomless, self._pump = self._backlog.queue, self._backlog.roomless, self._backlog.pump
         self._alarm = (NoAlarm if is_patient else Alarm)(self._on_alarm, loop=self.loop)
-        self._stuck_told = False
-        self._full_since: float | None = None
+        self._stuck = StuckWatch(self._slots, stuck_s=limits.stuck_s, on_stuck=on_stuck)
         self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
         self._greeted = False
         self._decode_binary: Callable[[bytes], Message] = self._refuse_binary
@@ -203,12 +200,11 @@ class Connection:
         self._requests.abandon_all()
         for call in self._all_calls():
             if not call.future.done():
-                call.future.set_exception(self._gone(call, error))
+                call.future.set_exception(gone(call, error, plugin=self.plugin))
             if call.stream is not None:
                 call.stream.finish()
         self.open_calls.clear()
-        self._queue.clear()
-        self._roomless.clear()
+        self._backlog.clear()
         self._slots.ahead.clear()
         if self.arenas is not None:
             self.arenas.retire()
@@ -218,14 +214,6 @@ class Connection:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         self._on_closed(error)
-
-    def _gone(self, call: HostCall, error: AnnexeError | None) -> CallError:
-        because = f": {error}" if error is not None else ""
-        if call.id == 0:
-            text = f"plugin {self.plugin!r} went away before {call.method} was sent{because}"
-            return PluginUnavailableError(text, plugin=self.plugin, method=call.method)
-        text = f"plugin {self.plugin!r} went away while {call.method} was open{because}; it may or may not have happened"
-        return OutcomeUnknownError(text, plugin=self.plugin, method=call.method)
 
     # Calls out.
 
@@ -279,33 +267,34 @@ class Connection:
             because = f": {self._ended_by}" if self._ended_by is not None else ""
             raise PluginUnavailableError(f"plugin {self.plugin!r} is not running{because}", plugin=self.plugin, method=method)
         if chain:
-            self._join(call, chain)
+            nest(call, self._slots)
         if self.admit is not None and not call.nested and not method.startswith("annexe."):
             wait_s = self.admit()
             if wait_s:
-                raise self._busy(method, f"it is called more often than calls-per-s under [runtime] allows, try again in {wait_s:.3g} s")
+                why = f"it is called more often than calls-per-s under [runtime] allows, try again in {wait_s:.3g} s"
+                raise busy(method, why, plugin=self.plugin)
         if self._transport.out_bytes > self.limits.out_bytes:
-            raise self._busy(method, f"{self._transport.out_bytes} bytes wait to be written")
+            raise busy(method, f"{self._transport.out_bytes} bytes wait to be written", plugin=self.plugin)
         slots = self._slots
         if call.nested:
             if slots.nested >= self.limits.nested:
-                raise self._busy(method, f"{self.limits.nested} calls that serve its own are open")
+                raise busy(method, f"{self.limits.nested} calls that serve its own are open", plugin=self.plugin)
             slots.nested += 1
             self._send(call)
         elif meta.stream is not None:
             if slots.streams >= self.limits.streams:
-                raise self._busy(method, f"{self.limits.streams} streams are open")
+                raise busy(method, f"{self.limits.streams} streams are open", plugin=self.plugin)
             slots.streams += 1
             self._send(call)
         elif slots.given_up and slots.are_given_up(self.open_calls.values(), monotonic() - self.limits.hung_s):
-            raise self._busy(method, "every slot is held by a call that was cancelled and goes on")
+            raise busy(method, "every slot is held by a call that was cancelled and goes on", plugin=self.plugin)
         elif slots.taken < slots.most:
             slots.taken += 1
             self._send(call)
         elif len(self._queue) < self.limits.queued:
             self._queue.append(call)
         else:
-            raise self._busy(method, f"{self.limits.queued} calls wait")
+            raise busy(method, f"{self.limits.queued} calls wait", plugin=self.plugin)
         if call.deadline < self._alarm.at:
             self._alarm.wake_at(call.deadline)
         if chain:
@@ -317,7 +306,7 @@ class Connection:
         if call.id == 0:
             if not call.future.done():
                 call.future.cancel()
-            self._take_out(call)
+            self._backlog.take_out(call)
             self._tell_if_idle()
             return
         if call.given_up_at is not None or call.id not in self.open_calls:
@@ -387,35 +376,6 @@ class Connection:
         """Send an encoded message."""
         self._write(body, True)
 
-    def _join(self, call: HostCall, chain: tuple[HostCall, ...]) -> None:
-        if len(chain) >= self.limits.depth:
-            text = f"calls within calls are {len(chain)} deep; expected at most {self.limits.depth}"
-            raise PluginBusyError(text, plugin=self.plugin, method=call.method)
-        if call.meta.stream is not None:
-            return  # streams have threads of their own
-        for outer in reversed(chain):
-            if outer.connection is self and outer.id in self.open_calls:
-                self._nest(call, outer)
-                return
-        if self._slots.taken >= self.limits.concurrency:
-            holder = find_waiting_holder(call)
-            if holder is not None:
-                self._nest(call, holder)
-
-    def _nest(self, call: HostCall, outer: HostCall) -> None:
-        """Have the plugin run a call on the thread of one that waits, without a slot of its own.
-
-        Others may be run on that thread already, each while the one before waits: only the last of them can take it up.
-        """
-        for inner in self.open_calls.values():  # oldest first
-            if inner.nested and inner.requests and inner.meta.parent == outer.id:
-                outer = inner
-        call.nested = True
-        call.meta.parent = outer.id
-
-    def _busy(self, method: str, why: str) -> PluginBusyError:
-        return PluginBusyError(f"plugin {self.plugin!r} is busy: {why}", plugin=self.plugin, method=method)
-
     def _send(self, call: HostCall) -> None:
         """Give the call its id and write it; on failure the slot is given back."""
         ident = self.last_id + 2
@@ -431,7 +391,9 @@ class Connection:
                 head = (wire.REQUEST, ident, call.method, call.params)
                 body = self.arenas.encode(head, call.meta, limit_bytes=self.limits.max_frame_bytes)
         except NoRoomError:
-            self._wait_for_room(call)
+            self._slots.take_back(call)
+            self._leave(call)
+            self._backlog.wait_for_room(call)
             return
         except ENCODE_FAULTS as error:
             self._slots.take_back(call)
@@ -443,17 +405,7 @@ class Connection:
         self._write(body, not self.open_calls)
         self.open_calls[ident] = call
 
-    # Calls too long for a frame, without room in shared memory.
-
-    def _wait_for_room(self, call: HostCall) -> None:
-        """Keep a call that could not be sent until the plugin releases something; it gives its slot back."""
-        self._slots.take_back(call)
-        self._leave(call)
-        if call.meta.stream is not None:  # what feeds it does not wait
-            raise self._busy(call.method, "no room in shared memory")
-        if len(self._roomless) >= self.limits.queued:
-            raise self._busy(call.method, f"{self.limits.queued} calls wait for room in shared memory")
-        self._roomless.append(call)
+    # Calls too long for a frame.
 
     def release(self, message: Release) -> None:
         """The plugin is done with regions: send what waits for room, in order."""
@@ -461,9 +413,7 @@ class Connection:
             text = "a release of shared memory; this connection has none"
             raise RemoteProtocolError(text, rule="no-arena", plugin=self.plugin)
         self.arenas.free(message)
-        waiting = self._roomless
-        while waiting and self._has_been_sent(waiting.popleft()):
-            pass
+        self._backlog.send_roomless()
         self._requests.answer_with_room()
         self.arenas.wake()
 
@@ -471,27 +421,6 @@ class Connection:
         """Tell the plugin that what it sent was received."""
         if regions and not self.closed:
             self._write(self.codec.encode((wire.RELEASE, regions)), False)  # with the next request, if the answer leads to one
-
-    def _has_been_sent(self, call: HostCall) -> bool:
-        """Try again to send a call; False when it must go on waiting for room, first in order."""
-        slots = self._slots
-        if call.future.done():
-            return True
-        if call.nested:
-            slots.nested += 1
-        elif slots.taken >= slots.most:
-            self._queue.appendleft(call)  # now it waits for a slot
-            return True
-        else:
-            slots.taken += 1
-        try:
-            self._send(call)
-        except CallError as error:
-            call.future.set_exception(error)
-        if call.id == 0 and self._roomless and self._roomless[-1] is call:
-            self._roomless.appendleft(self._roomless.pop())
-            return False
-        return True
 
     def _leave(self, call: HostCall) -> None:
         """Give back what the call took; its slot goes to the oldest one that was sent ahead."""
@@ -505,19 +434,6 @@ class Connection:
                 self._alarm.wake_at(following.deadline)
                 return
 
-    def _pump(self) -> None:
-        """Send what waits, now that a slot is free."""
-        queue = self._queue
-        while queue and self._slots.taken < self._slots.most:
-            call = queue.popleft()
-            if call.future.done():
-                continue
-            self._slots.taken += 1
-            try:
-                self._send(call)
-            except (InvalidParamsError, PluginBusyError) as error:
-                call.future.set_exception(error)
-
     # Calls of other instances of the plugin.
 
     @property
@@ -530,11 +446,9 @@ class Connection:
         """Whether a call would be sent at once."""
         return not self.closed and self._slots.taken < self._slots.most
 
-    def hand_out(self) -> list[HostCall]:
-        """Give away what was not sent yet."""
-        calls = [call for call in self._queue if not call.future.done()]
-        self._queue.clear()
-        return calls
+    def hand_out(self, *, most: int | None = None) -> list[HostCall]:
+        """Give away what was not sent yet and waits for a slot, the oldest first; None: all of it."""
+        return self._backlog.hand_out(most)
 
     def take_in(self, calls: Iterable[HostCall]) -> None:
         """Take over calls that were given away; their callers do not notice."""
@@ -542,16 +456,6 @@ class Connection:
             call.connection = self
             self._queue.append(call)
             self._alarm.wake_at(call.deadline)
-        self._pump()
-
-    def take_from(self, other: Connection, *, most: int) -> None:
-        """Take over the oldest calls that wait at another instance of the plugin; its callers do not notice."""
-        for _ in range(min(most, len(other._queue))):
-            call = other._queue.popleft()
-            if not call.future.done():
-                call.connection = self
-                self._queue.append(call)
-                self._alarm.wake_at(call.deadline)
         self._pump()
 
     # Time.
@@ -572,9 +476,7 @@ class Connection:
                     nearest = min(nearest, call.given_up_at + self.limits.stuck_s)
             else:
                 nearest = min(nearest, call.deadline)
-        if self._is_stuck(now) and not self._stuck_told:
-            self._stuck_told = True
-            self._on_stuck()
+        self._stuck.look(self.open_calls.values(), now, is_full=self._transport.writing)
         nearest = min(nearest, self._requests.nearest_deadline())
         if nearest < float("inf"):
             self._alarm.wake_at(max(nearest, now + _COARSENESS_S))
@@ -586,33 +488,14 @@ class Connection:
     def _overdue(self, call: HostCall) -> None:
         is_roomless = not call.id and call in self._roomless
         if not call.future.done():
-            late = self._busy(call.method, "no room in shared memory") if is_roomless else overdue(call, plugin=self.plugin)
+            late = busy(call.method, "no room in shared memory", plugin=self.plugin) if is_roomless else overdue(call, plugin=self.plugin)
             call.future.set_exception(late)
         if call.stream is not None:
             call.stream.finish()
         if call.id:
             self.give_up(call)
         else:
-            self._take_out(call)
-
-    def _take_out(self, call: HostCall) -> None:
-        """Let go of a call that was not sent: what nobody wants shall neither keep its arguments nor take the place of others."""
-        for waiting in (self._queue, self._roomless):
-            with suppress(ValueError):
-                waiting.remove(call)
-
-    def _is_stuck(self, now: float) -> bool:
-        """Say whether every slot holder, or every call of a plugin that does not read, was given up long ago."""
-        limit = now - self.limits.stuck_s
-        if self._slots.is_stuck(self.open_calls.values(), limit):
-            return True
-        if not self._transport.writing:
-            self._full_since = None
-            return False
-        if self._full_since is None:
-            self._full_since = now
-        alive = any(call.given_up_at is None for call in self.open_calls.values())
-        return not alive and self._full_since <= limit
+            self._backlog.take_out(call)
 
     # Frames in.
 

@@ -27,7 +27,7 @@ from annexe.errors import (
 )
 from annexe_sdk.wire import MAX_REJECT_STATUS, MAX_RETRY_AFTER_S, MIN_REJECT_STATUS
 
-__all__ = ["error_from_wire", "error_to_wire", "overdue"]
+__all__ = ["busy", "error_from_wire", "error_to_wire", "gone", "overdue"]
 
 _BY_CODE: dict[str, type[CallError]] = {
     cls.code: cls
@@ -47,6 +47,21 @@ _COARSENESS_S = 0.002  # the plugin is told whole milliseconds
 _MAX_FACTS_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARS = 4096
 _MAX_REJECT_CODE_CHARS = 64
+
+
+def busy(method: str, why: str, *, plugin: str) -> PluginBusyError:
+    """Make the exception for a call that cannot be taken now."""
+    return PluginBusyError(f"plugin {plugin!r} is busy: {why}", plugin=plugin, method=method)
+
+
+def gone(call: HostCall, error: AnnexeError | None, *, plugin: str) -> CallError:
+    """Make the exception for a call whose connection is over, by an error or without one."""
+    because = f": {error}" if error is not None else ""
+    if call.id == 0:
+        text = f"plugin {plugin!r} went away before {call.method} was sent{because}"
+        return PluginUnavailableError(text, plugin=plugin, method=call.method)
+    text = f"plugin {plugin!r} went away while {call.method} was open{because}; it may or may not have happened"
+    return OutcomeUnknownError(text, plugin=plugin, method=call.method)
 
 
 def overdue(call: HostCall, *, plugin: str) -> CallTimeoutError:

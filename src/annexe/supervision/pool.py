@@ -125,7 +125,7 @@ class Pool:
             donor = max((member.instance.connection for member in self.members), key=lambda one: one.queued)
             if donor is connection or not donor.queued:
                 return
-            connection.take_from(donor, most=1)
+            connection.take_in(donor.hand_out(most=1))
 
     def rescue(self, connection: Connection) -> None:
         """Spread what waits at an instance that goes over those that stay."""
@@ -134,7 +134,7 @@ class Pool:
             best = min((one for one in others if not one.closed), key=lambda one: one.in_flight, default=None)
             if best is None:
                 return
-            best.take_from(connection, most=1)
+            best.take_in(connection.hand_out(most=1))
 
     def relieved(self) -> None:
         """Tell of the next pressure, too."""
