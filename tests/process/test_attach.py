@@ -230,6 +230,28 @@ def test_a_lazy_plugin_is_attached_to_before_its_first_call_and_is_not_stopped_f
     run(scenario)
 
 
+@pytest.mark.parametrize("how", ["let go", "reload"])
+def test_calls_to_a_lazy_plugin_do_not_wait_for_its_life_to_end_while_the_next_instance_waits_for_the_last(
+    tmp_path: Path, how: str
+) -> None:
+    slow = "@plugin.on_shutdown\ndef stop(ctx):\n    time.sleep(0.3)\n"
+
+    async def scenario() -> None:
+        write(tmp_path, more=slow, runtime='start = "lazy"', extra='[permissions]\ndata = { quota = "1MiB" }')
+        async with open_host(tmp_path, control=True) as host, attached(tmp_path, by_hand(tmp_path, more=slow)) as (operator, _):
+            await operator.leave()
+            if how == "reload":
+                await who(host)
+                reload = asyncio.create_task(host.plugin("p").reload())
+            await until(lambda: host.plugin("p").state == "draining")
+            async with asyncio.timeout(10):
+                assert (await who(host))[0] == "installed"
+                if how == "reload":
+                    await reload
+
+    run(scenario)
+
+
 # Time stands still.
 
 

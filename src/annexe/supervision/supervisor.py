@@ -264,7 +264,7 @@ class Supervisor:
         Raises:
             PluginUnavailableError: It cannot take calls, or was not ready before ``deadline`` (monotonic time).
         """
-        if self._armed and self.state is _S.DRAINING and self._task is not None:
+        if self._armed and self.state is _S.DRAINING and self._standing.lasts and self._task is not None:
             # Stopped for being idle just now: let that end, then start again.
             await asyncio.wait([self._task], timeout=deadline - monotonic())
         if self._armed and self.state is _S.STOPPED:
