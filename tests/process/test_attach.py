@@ -524,5 +524,51 @@ def test_nothing_that_the_installed_one_did_is_visited_upon_a_process_that_attac
     run(scenario)
 
 
+def test_a_fault_of_the_hosts_own_is_told_to_the_operator_and_leaves_the_plugin_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def attach(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path, control=True) as host:
+            monkeypatch.setattr(Supervisor, "attach", attach)
+            async with invited(tmp_path) as operator, process(by_hand(tmp_path), operator.invitation) as started:
+                assert "failed inside the host: ZeroDivisionError" in (await operator.news("failed"))["error"]["message"]
+                assert await started.wait() == 0
+            assert host.plugin("p")._known.coming is None
+            assert (await who(host))[0] == "installed"
+
+    asyncio.run(scenario())  # which the host logs
+
+
+@pytest.mark.parametrize("how", ["blocked", "gone"])
+def test_what_may_not_run_any_more_is_not_started_for_a_process_that_attaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stop = Supervisor.stop
+
+    async def stop_and_refuse(supervisor: Supervisor, reason: str = "asked to") -> None:
+        await stop(supervisor, reason)
+        if reason == "another process takes its place":
+            known = hosts[0].plugin("p")._known
+            known.supervisor.block("not any more") if how == "blocked" else hosts[0]._registry.plugins.pop("p")  # type: ignore[union-attr]
+
+    hosts: list[Host] = []
+    monkeypatch.setattr(Supervisor, "stop", stop_and_refuse)
+
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"')
+        async with open_host(tmp_path, control=True) as host, invited(tmp_path) as operator:
+            hosts.append(host)
+            known = host.plugin("p")._known
+            async with process(by_hand(tmp_path), operator.invitation):
+                assert "was changed while a process attached" in (await operator.news("failed"))["error"]["message"]
+            assert known.state == ("blocked" if how == "blocked" else "stopped")
+
+    run(scenario)
+
+
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -14,6 +14,7 @@ Source: features LC15 and WP8; docs/how-to/attach-a-debugger.md; docs/reference/
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -47,6 +48,8 @@ from annexe.supervision.scaling import Scaling
 from annexe.supervision.state import PluginState
 
 __all__ = ["Attaching"]
+
+_LOG = logging.getLogger("annexe.host")
 
 
 @final
@@ -180,8 +183,8 @@ class Attaching:
         try:
             invitation = self._invitations.redeem(line, now=monotonic())
             await self._bring_in(invitation, Guest(strategy=strategy, pid=strategy.pid), sock)
-        except (AnnexeError, OSError) as error:
-            refusal = error if isinstance(error, AnnexeError) else HostError(f"it hung up: {error}", reason="token")
+        except Exception as error:  # noqa: BLE001 - whatever it was, the operator is told
+            refusal = _refusal(error)
             self._note_refused(sock, refusal, invitation)
             if invitation is None or invitation.guest is None:  # afterwards the socket is its channel
                 turn_away(sock, refusal)
@@ -208,7 +211,7 @@ class Attaching:
         def commit() -> None:
             # What was to run, and was stopped for one that is let go by now, runs again by going on.
             is_let_go = guest.reason and (supervisor.state.takes_calls or is_down)
-            is_there = known.enabled and self._registry.plugins.get(known.id) is known
+            is_there = known.enabled and known.state is not PluginState.BLOCKED and self._registry.plugins.get(known.id) is known
             if is_let_go or not is_there or known.found is not found or _facts(known) != before:
                 text = f"plugin {known.id!r} was changed while a process attached; attach again"
                 raise PluginUnavailableError(text, plugin=known.id, state=str(known.state))
@@ -260,6 +263,16 @@ class Attaching:
             pass
         await known.wait_settled()
         invitation.tell("back", plugin_state=str(known.state), reason=known.reason)
+
+
+def _refusal(error: Exception) -> AnnexeError:
+    """Return what to tell of a fault, and log one of the host's own."""
+    if isinstance(error, AnnexeError):
+        return error
+    if isinstance(error, OSError):
+        return HostError(f"it hung up: {error}", reason="token")
+    _LOG.error("letting a process attach failed inside the host", exc_info=error)
+    return HostError(f"attaching failed inside the host: {type(error).__name__}; its log says more", reason="internal")
 
 
 def _facts(known: KnownPlugin) -> tuple[object, ...]:
