@@ -22,8 +22,8 @@ ADRS = generate_docs.adrs()
 MAX_LINES = 400
 LONGER_WITH_REASON: dict[str, str] = {
     "src/annexe/errors.py": "the whole tree of errors is read in one place",
-    "src/annexe/channel/connection.py": "the life of a call is read in one place; slots, alarm and what comes in have modules of their own",
-    "src/annexe/supervision/supervisor.py": "one task lives the plugin's life, and all that changes it is read in one place",
+    "src/annexe/channel/connection.py": "the life of a call is read in one place; slots, backlog, alarm and what comes in are elsewhere",
+    "src/annexe/supervision/supervisor.py": "one task lives the plugin's life; instances, starts, successions, guests are elsewhere",
     "src/annexe/host/host.py": "most of it is what users read: arguments and methods of Host with their docstrings",
 }
 
