@@ -313,7 +313,7 @@ class Supervisor:
                 delay_s = self._failed(self._starts.note(error), ready_s=0.0, for_good=False)
                 if delay_s is None:
                     return
-                await self._wish.wait_changed(delay_s)
+                await self._wish.wait_ended(delay_s)
                 continue
             if instance is None:
                 break
@@ -336,7 +336,7 @@ class Supervisor:
             await self._crew.clear(members, self._ending.discard)
             if delay_s is None:
                 return
-            await self._wish.wait_changed(delay_s)
+            await self._wish.wait_ended(delay_s)
         if self.state is not _S.STOPPED:
             self._move(_S.STOPPED, self._wish.reason)
 

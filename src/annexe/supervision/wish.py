@@ -50,10 +50,12 @@ class Wish:
         if self.is_wanted:  # who does not want it any more is heard however late
             self._changed.clear()
 
-    async def wait_changed(self, within_s: float) -> None:
-        """Wait until anything has changed, or the time is over; it is told of still afterwards."""
+    async def wait_ended(self, within_s: float) -> None:
+        """Wait until it is to run no more, or the time is over; whatever else is told."""
         try:
             async with asyncio.timeout(within_s):
-                await self._changed.wait()
+                while self.is_wanted:
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             pass

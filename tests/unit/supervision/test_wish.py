@@ -47,7 +47,7 @@ def test_the_end_of_the_wish_is_heard_however_late_and_however_often() -> None:
         for _ in range(2):
             await _wait(wish)
         async with asyncio.timeout(1):
-            await wish.wait_changed(5.0)
+            await wish.wait_ended(5.0)
         assert (wish.is_wanted, wish.reason) == (False, "asked to")
 
     asyncio.run(scenario())
@@ -59,7 +59,25 @@ def test_a_new_wish_forgets_what_was_told_before() -> None:
         wish.end("asked to")
         wish.begin()
         started = asyncio.get_running_loop().time()
-        await wish.wait_changed(0.02)
+        await wish.wait_ended(0.02)
         assert asyncio.get_running_loop().time() - started >= 0.01
+
+    asyncio.run(scenario())
+
+
+def test_what_else_is_told_does_not_shorten_the_wait_for_the_end_of_the_wish() -> None:
+    async def scenario() -> None:
+        wish = Wish()
+        wish.begin()
+        wish.tell()
+        waiting = asyncio.create_task(wish.wait_ended(5.0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            wish.tell()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        wish.end("asked to")
+        async with asyncio.timeout(1):
+            await waiting
 
     asyncio.run(scenario())
