@@ -16,6 +16,7 @@ from annexe import Host
 from annexe.errors import HookError, PluginBusyError
 from annexe.record import EventKind
 from annexe.supervision.health import HealthPolicy
+from annexe.supervision.instance import StopPolicy
 from annexe.supervision.supervisor import Supervisor
 from annexe.supervision.violations import Action, Phase, Resource, Violation
 from tests.process.attached import Operator, attached, invited, process, write
@@ -341,6 +342,30 @@ def test_the_time_of_a_plugin_that_waits_for_an_attached_one_stands_still(tmp_pa
                 assert "deadline" in str(host.explain(request.id)["steps"])
             async with attached(tmp_path, file):
                 assert (await host.hooks(T).edit(Doc("x"))).text == "by hand"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("act", ["close", "stop", "disable"])
+def test_plugins_that_wait_for_an_attached_one_do_not_keep_the_host_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    quick = StopPolicy(drain_s=0.1, shutdown_s=0.1, exit_s=0.1, terminate_s=0.1, kill_s=0.1)
+    monkeypatch.setattr("annexe.supervision.instance._GUEST_STOP", quick)
+
+    async def scenario() -> None:
+        write(tmp_path, more=OFFERS, **PROVIDES)
+        file = write(tmp_path / "mine", more=OFFERS, **PROVIDES) / "main.py"
+        needs = '[requires.services]\ns = { version = ">=1" }\n[permissions]\nservices = ["s"]'
+        write(tmp_path, "q", more=ASKS, hooks={"t.edit": "", "t.strict": ""}, extra=needs)
+        slow = policies(stop=StopPolicy(drain_s=30.0))
+        async with open_host(tmp_path, control=True, policies=slow) as host, attached(tmp_path, file) as (_, held):
+            held.send_signal(signal.SIGSTOP)
+            call = asyncio.create_task(outcome_of(host.hooks(T).edit(Doc("x"))))
+            await until(lambda: host.plugin("p")._known.supervisor.connection.is_busy)  # type: ignore[union-attr]
+            async with asyncio.timeout(5):
+                await (host.close() if act == "close" else getattr(host.plugin("p"), act)())
+                await call
 
     run(scenario)
 

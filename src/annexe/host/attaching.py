@@ -85,10 +85,12 @@ class Attaching:
         self._is_closed = False
 
     async def close(self) -> None:
-        """Let nobody in any more; who is attached is let go with the plugin."""
+        """Let nobody in any more, and whoever is attached go: plugins that wait for one would be stopped before it, and take long."""
         self._is_closed = True
         self._invitations.clear()
         await self._door.close()
+        attached = (known.supervisor for known in self._registry.plugins.values() if known.supervisor is not None)
+        await asyncio.gather(*(one.stop("the host stopped") for one in attached if one.guest is not None))
 
     # The operator's side.
 

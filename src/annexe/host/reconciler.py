@@ -131,6 +131,8 @@ class Reconciler:
         assert known.supervisor is not None
         known.is_leaving = True
         try:
+            if known.supervisor.guest is not None:  # it may be held in a debugger, and those that wait for it would be waited for
+                await known.supervisor.stop(reason)
             for dependent in self._requirements.impact(known.id).stops:
                 with suppress(UnknownPluginError, HostClosedError):
                     await self._stop_dependent(dependent, known.id, reason)
