@@ -20,7 +20,7 @@ from typing import final
 
 from annexe.errors import ManifestError
 from annexe.manifest.load import MANIFEST_NAME, read_manifest
-from annexe.manifest.model import Manifest
+from annexe.manifest.model import Manifest, Provides
 
 __all__ = ["Discovered", "Discovery"]
 
@@ -82,8 +82,8 @@ class Discovery:
             status = (folder / MANIFEST_NAME).lstat()
             key = (str(folder), status.st_mtime_ns, status.st_size, status.st_ino)
             plugin = self._read.get(key)
-            # Another file may have been what was wrong: a refusal is not remembered. Nor are the schemas of hooks, files of their own.
-            if plugin is None or plugin.manifest is None or plugin.manifest.provides.hook_specs:
+            # Another file may have been what was wrong: a refusal is not remembered. Nor are schemas of hooks and services, files of their own.
+            if plugin is None or plugin.manifest is None or _has_schemas(plugin.manifest.provides):
                 plugin = Discovered(folder, read_manifest(folder), None)
             read[key] = plugin
         except ManifestError as error:
@@ -93,6 +93,10 @@ class Discovery:
             problem = f"expected a plugin or a folder of plugins, which cannot be read: {error.strerror}"
             return Discovered(folder, None, ManifestError(source=str(folder), problems=[problem]))
         return plugin
+
+
+def _has_schemas(provides: Provides) -> bool:
+    return bool(provides.hook_specs) or any(offer.schema for offer in provides.services.values())
 
 
 def _plugin_folders(folders: Iterable[Path]) -> Iterator[Path]:

@@ -105,6 +105,26 @@ def test_discovery_reads_again_only_what_changed(tmp_path: Path) -> None:
     assert [plugin.id for plugin in discovery.scan()] == ["two"]
 
 
+@pytest.mark.parametrize(
+    "provides",
+    [
+        pytest.param('[provides.hook-specs]\n"one.hook" = { schema = "a.json", kind = "filter" }\n', id="hook"),
+        pytest.param(
+            '[provides.services]\n"plain" = { version = "1.0.0" }\n"words" = { version = "1.0.0", schema = "a.json" }\n', id="service"
+        ),
+    ],
+)
+def test_discovery_reads_schemas_again_that_plugin_toml_names(tmp_path: Path, provides: str) -> None:
+    schema = make_plugin(tmp_path / "one", "one", provides=provides) / "a.json"
+    schema.write_text("{}")
+    discovery = Discovery([tmp_path])
+    [before] = discovery.scan()
+    assert discovery.scan() == (before,)
+    schema.write_text('{"title": "another"}')
+    [after] = discovery.scan()
+    assert (after.error, after == before) == (None, False)
+
+
 def test_discovery_reads_a_broken_plugin_again(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "one", "one")
     (folder / "main.py").rename(folder / "other.py")
