@@ -82,7 +82,7 @@ class Discovery:
             status = (folder / MANIFEST_NAME).lstat()
             key = (str(folder), status.st_mtime_ns, status.st_size, status.st_ino)
             plugin = self._read.get(key)
-            # Another file may have been what was wrong: a refusal is not remembered. Nor are schemas of hooks and services, files of their own.
+            # Another file may have been what was wrong: a refusal is not remembered. Nor are schemas, which are files of their own.
             if plugin is None or plugin.manifest is None or _has_schemas(plugin.manifest.provides):
                 plugin = Discovered(folder, read_manifest(folder), None)
             read[key] = plugin
