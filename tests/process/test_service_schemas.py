@@ -101,11 +101,14 @@ def test_answer_that_does_not_fit_is_refused_with_its_place(tmp_path: Path) -> N
 def test_schema_that_is_none_keeps_its_plugin_from_running_and_nobody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_words(tmp_path, '{"methods": {"count": {"result": {"type": "text"}}}}')
     write_plugin(tmp_path / "plugins", "plain", WORDS, extra='[provides.services]\n"tokenizer" = { version = "1.0.0" }\n')
+    write_plugin(tmp_path / "plugins", "needy", "", extra='[requires.plugins]\n"words" = ">=1"\n')
     write_caller(tmp_path)
 
     async def scenario() -> None:
         async with open_host(tmp_path, control=True) as host:
-            words = host.plugin("words")
+            words, needy = host.plugin("words"), host.plugin("needy").reason
+            # All in one line: commands show of several lines the problems alone.
+            assert needy.startswith("it requires plugin 'words' >=1: ") and "would, and is blocked: " in needy and "\n" not in needy
             assert words.state == "blocked"
             assert "the schema schemas/tokenizer.json of service 'tokenizer' is refused: /methods/count/result" in words.reason
             assert await called(host, "count", "a b") == ["2"]

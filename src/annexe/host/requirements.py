@@ -62,7 +62,8 @@ class Requirements:
             if manifest is None or other.id == known.id or (other.id not in ids and services.isdisjoint(manifest.provides.services)):
                 continue
             if other.id not in self.graph:
-                yield f"plugin {other.id!r} would, and is {other.state}: {other.reason}"
+                reason = other.reason.replace("\n  - ", " ")  # problems of a manifest are lines of their own
+                yield f"plugin {other.id!r} would, and is {other.state}: {reason}"
 
     def check_kept(self, manifest: Manifest, dependents: Iterable[str]) -> None:
         """Refuse a manifest that takes away what plugins that run require.
