@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+import msgspec
+
+from annexe_sdk.context import UNCHANGED
 from annexe_sdk.plugin import Handler
 
-__all__ = ["Methods", "as_async", "check_given", "gathered"]
+__all__ = ["Methods", "as_async", "check_given", "closable", "gathered", "travelled"]
+
+_decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def check_given(handler: Handler, params: list[Any]) -> None:
@@ -41,3 +47,13 @@ async def as_async(items: Iterable[Any]) -> AsyncIterator[Any]:
     """Yield items to somebody who awaits them."""
     for item in items:
         yield item
+
+
+def closable(items: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator that can be closed, as a stream of another plugin's can."""
+    return (item for item in items)
+
+
+def travelled(value: Any) -> Any:
+    """Return what arrives when a value is sent."""
+    return value if value is UNCHANGED else _decode(_encode(value))

@@ -17,12 +17,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
-import msgspec
-
 from annexe.capabilities.config import schema_of
 from annexe.errors import InvalidParamsError, MethodNotFoundError
 from annexe.ids import new_request_id
-from annexe.testing.calling import Methods, as_async, check_given, gathered
+from annexe.testing.calling import Methods, as_async, check_given, closable, gathered, travelled
 from annexe.testing.checks import Checks
 from annexe.testing.clock import FakeClock
 from annexe.testing.fake_host import FakeHost
@@ -44,9 +42,6 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=Service)
 
 __all__ = ["PluginRunner", "RunnerRequest"]
-
-_decode = msgspec.msgpack.Decoder().decode
-_encode = msgspec.msgpack.Encoder().encode
 
 
 @final
@@ -208,7 +203,7 @@ class PluginRunner:
     def event(self, topic: str, value: Any = None, *, publisher: str | None = None) -> None:
         """Tell the plugin of an event, as if ``publisher`` (None: the application) had published it."""
         handler = self._handler(f"event.{topic}", f"event {topic!r}")
-        params = {"topic": topic, "value": _travelled(value), "publisher": publisher, "time": self.clock.now()}
+        params = {"topic": topic, "value": travelled(value), "publisher": publisher, "time": self.clock.now()}
         meta: dict[str, Any] = {} if publisher is None else {"caller": publisher}
         self._run(handler, event_of(params), meta)
 
@@ -303,8 +298,8 @@ class RunnerRequest:
         method, checks = f"hook.{hook}", self._runner._checks
         handler = self._runner._handler(method, f"hook {hook!r}")
         _, *others = checks.bound(method, (items, *params), {})
-        checks.check_params(method, _travelled(others))
-        passed: list[Any] = checks.result(method, self._stream(handler, checks.items_in(method, map(_travelled, items)), others))
+        checks.check_params(method, travelled(others))
+        passed: list[Any] = checks.result(method, self._stream(handler, checks.items_in(method, map(travelled, items)), others))
         return passed
 
     def extension(self, point: str) -> Any:
@@ -350,11 +345,11 @@ class RunnerRequest:
             raise InvalidParamsError(f"it yields nothing, so there is no stream of it ({handler.at})", method=method)
         try:
             if direction == "out":
-                return _closable(_travelled(self._run(handler, _travelled(params))))
+                return closable(travelled(self._run(handler, travelled(params))))
             answer = self._stream(handler, items, params)
         except Misfit as error:
             raise InvalidParamsError(str(error), method=method) from error
-        return answer if direction == "in" else _closable(answer)
+        return answer if direction == "in" else closable(answer)
 
     def _method(self, method: str, handler: Handler) -> Callable[..., Any]:
         checks = self._runner._checks
@@ -365,27 +360,27 @@ class RunnerRequest:
             if source is None:
                 return self._call(method, handler, values)
             others = [value for value in values if value is not source]
-            checks.check_params(method, _travelled(others))
-            return checks.result(method, self._stream(handler, checks.items_in(method, map(_travelled, source)), others))
+            checks.check_params(method, travelled(others))
+            return checks.result(method, self._stream(handler, checks.items_in(method, map(travelled, source)), others))
 
         return call
 
     def _call(self, method: str, handler: Handler, params: list[Any]) -> Any:
         checks = self._runner._checks
-        sent = _travelled(params)
+        sent = travelled(params)
         checks.check_params(method, sent)
         try:
-            result = self._run(handler, _travelled(sent))
+            result = self._run(handler, travelled(sent))
         except Respond as answer:
             checks.result(method, answer.value, is_response=True)
             raise
-        return sent[0] if result is UNCHANGED else checks.result(method, _travelled(result))
+        return sent[0] if result is UNCHANGED else checks.result(method, travelled(result))
 
     def _stream(self, handler: Handler, items: Iterable[Any], params: list[Any]) -> Any:
-        source: Any = map(_travelled, items)
+        source: Any = map(travelled, items)
         if handler.is_async:
             source = as_async(source)
-        return _travelled(self._run(handler, [source, *_travelled(params)]))
+        return travelled(self._run(handler, [source, *travelled(params)]))
 
     def _run(self, handler: Handler, params: list[Any]) -> Any:
         convert = converter(handler)
@@ -393,15 +388,5 @@ class RunnerRequest:
         try:
             return self._runner._run(handler, params, self._meta)
         except Respond as answer:
-            answer.value = _travelled(answer.value)
+            answer.value = travelled(answer.value)
             raise
-
-
-def _closable(items: Iterable[Any]) -> Iterator[Any]:
-    """Return an iterator that can be closed, as a stream of another plugin's can."""
-    return (item for item in items)
-
-
-def _travelled(value: Any) -> Any:
-    """Return what arrives when a value is sent."""
-    return value if value is UNCHANGED else _decode(_encode(value))
