@@ -138,6 +138,10 @@ class Arenas:
         """Call ``wake`` after the next ``release``; the same one is called once only."""
         self._waiting.add(wake)
 
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Do not call ``wake`` any more: who never releases anything shall not have streams kept that are over."""
+        self._waiting.discard(wake)
+
     def wake(self) -> None:
         """Wake all who wait for room."""
         waiting, self._waiting = self._waiting, set()

@@ -165,6 +165,10 @@ class Connection:
         """Call ``wake`` once nothing waits to be written; the same one is called once only."""
         self._transport.wake_when_written(wake)
 
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Do not call ``wake`` any more."""
+        self._transport.forget(wake)
+
     # Life.
 
     def greeted(self, codec: CodecName, *, uses_arenas: bool = False) -> None:

@@ -41,7 +41,7 @@ class PluginStream:
         self._connection = connection
         self._method = method
         self._inbox = Inbox(connection, ident, _as_written)
-        self._outlet = Outlet(connection, ident, method, check_open=self._check_open)
+        self._outlet = Outlet(connection, ident, method, check_open=self._check_wanted)
         self._has_ended = direction == "out"  # nothing more comes
         self._is_closed = False
         self._fault: Exception | None = None
@@ -94,6 +94,9 @@ class PluginStream:
     def _check_open(self) -> None:
         if self._fault is not None:
             raise self._fault
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
         if self._is_closed:
             raise CallCancelledError(f"{self._method} is over", plugin=self._connection.plugin, method=self._method)
 

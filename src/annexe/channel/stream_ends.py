@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
@@ -113,10 +114,11 @@ class Inbox:
             self._wake.set_result(None)
 
     def drop_blobs(self) -> None:
-        """Nobody will read what is left: give back the shared memory that it takes."""
-        for item, _ in self._items:
+        """Give back the shared memory of what is left; what came before the first such item may still be read, and nothing after it."""
+        left, self._items = self._items, deque()
+        for item, _ in left:
             self._release(item)
-        self._items = deque((item, size) for item, size in self._items if type(item) is not BlobItem)
+        self._items.extend(takewhile(lambda entry: type(entry[0]) is not BlobItem, left))
 
     def _read(self, item: BlobItem) -> None:
         """Copy an item's blobs and release them: until they are read they stay in shared memory, whose size bounds them."""
@@ -196,7 +198,10 @@ class Outlet:
                 body = arenas.encode((wire.ITEM, self._ident, value), {}, limit_bytes=wire.MAX_ITEM_FRAME_BYTES)
             except NoRoomError:
                 arenas.wake_when_free(self.wake)
-                await self._wait()
+                try:
+                    await self._wait()
+                finally:
+                    arenas.forget(self.wake)
                 continue
             except ENCODE_FAULTS as error:
                 raise self._unfit(f"an item for {self._method} cannot be sent: {error}") from error
@@ -211,7 +216,10 @@ class Outlet:
             self._check_open()
             if self._credit_bytes >= needed_bytes:
                 self._connection.wake_when_written(self.wake)
-            await self._wait()
+            try:
+                await self._wait()
+            finally:
+                self._connection.forget(self.wake)
         self._check_open()
 
     async def _wait(self) -> None:

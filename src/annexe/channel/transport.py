@@ -117,6 +117,10 @@ class Transport:
         """Call ``wake`` once the queue is empty; never when it is empty now, or the peer is gone."""
         self._when_written.add(wake)
 
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Do not call ``wake`` any more."""
+        self._when_written.discard(wake)
+
     def close(self) -> None:
         """Stop reading and writing and close the socket. Idempotent; ``on_lost`` is not called any more."""
         if self._closed:

@@ -52,6 +52,9 @@ async def relay(caller: PluginStream, provider: Stream, *, to: CodecName) -> Res
     except AnnexeError as error:
         provider.fail(error)
         raise
+    except BaseException:  # called off while the caller had no room: the provider's stream does not know yet
+        provider.abandon()
+        raise
     finally:
         if feeding is not None:
             feeding.cancel()

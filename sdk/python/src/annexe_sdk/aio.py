@@ -9,6 +9,7 @@ Source: docs/reference/sdk.md; ADR-0003.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from annexe_sdk.calls import BlobCall, Call, Wait
@@ -18,7 +19,7 @@ from annexe_sdk.errors import CallCancelled, call_failed
 from annexe_sdk.plugin import Handler
 from annexe_sdk.runner import Runner
 from annexe_sdk.session import Stopped
-from annexe_sdk.streams import check_yields, item_frame, take_item
+from annexe_sdk.streams import check_yields, item_frame, take_back, take_item
 from annexe_sdk.wire import CREDIT
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class EventLoop:
             self._finished()
 
     def _reply(self, call: Call, frame: bytes) -> None:
-        self.runner.session.calls.pop(call.id, None)
+        self.runner.session.close(call)
         try:
             self.runner.send(frame)
         except Stopped:
@@ -334,7 +335,11 @@ class EventLoop:
 
     async def _send(self, call: Call, value: Any) -> None:
         frame, cost = await self.with_room(lambda: item_frame(self.runner.session, call, value))
-        await self._wait_until(call, lambda: call.credit >= cost)
+        try:
+            await self._wait_until(call, lambda: call.credit >= cost)
+        except BaseException:
+            take_back(self.runner.session, frame)
+            raise
         call.credit -= cost
         self.runner.send(frame)
 
@@ -355,15 +360,22 @@ def _cancel(task: "asyncio.Task[None]") -> None:
 class _LoopWait(Wait):
     """A wait that wakes a future instead of a thread."""
 
-    __slots__ = ("_start", "result_ready")
+    __slots__ = ("_start", "_thread", "result_ready")
 
     def __init__(self, result_ready: "asyncio.Future[None]", start: Callable[[Call], None]) -> None:
         super().__init__()
         self.result_ready = result_ready
         self._start = start
+        self._thread = get_ident()
         self.on_done = self._wake
 
     def _wake(self) -> None:
+        if get_ident() != self._thread:  # a thread of this plugin's gave back shared memory
+            try:
+                self.result_ready.get_loop().call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                pass  # the loop has ended
+            return
         while self.nested:
             self._start(self.nested.popleft())
         if self.done and not self.result_ready.done():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from annexe_sdk.calls import Wait
 from annexe_sdk.service_streams import Asked
-from annexe_sdk.streams import item_frame, take_item
+from annexe_sdk.streams import item_frame, take_back, take_item
 from annexe_sdk.wire import END
 
 if TYPE_CHECKING:
@@ -105,9 +105,14 @@ def _acknowledge(loop: "EventLoop", asked: Asked, granted_bytes: int) -> None:
 async def _feed(loop: "EventLoop", asked: Asked, items: "AsyncIterable[Any] | Iterable[Any]") -> None:
     async for item in _each(items):
         frame, cost = await loop.with_room(partial(item_frame, loop.runner.session, asked, item))
-        while asked.credit < cost and not asked.ended:
-            await _next(asked)
+        try:
+            while asked.credit < cost and not asked.ended:
+                await _next(asked)
+        except BaseException:
+            take_back(loop.runner.session, frame)
+            raise
         if asked.ended:
+            take_back(loop.runner.session, frame)
             return
         asked.credit -= cost
         loop.runner.send(frame)

@@ -20,6 +20,7 @@ from msgspec.msgpack import Ext
 from annexe_sdk.arena import Arena
 from annexe_sdk.calls import Unread, Wait
 from annexe_sdk.codec import CodecError, NoRoom
+from annexe_sdk.frames import JSON_FIRST_BYTE
 from annexe_sdk.session import Broken
 from annexe_sdk.wire import BLOB_EXTENSION, BLOB_FROM_BYTES, MAX_BLOBS, RELEASE
 
@@ -89,11 +90,11 @@ class Memory:
         views = [file[offset : offset + length] for offset, length in unread.regions]
         return _with_blobs(unread.frame, views), views
 
-    def release(self, regions: "list[Any]") -> None:
-        """Tell the host that regions were received."""
+    def release(self, regions: "list[Any]", *, at_once: bool = False) -> None:
+        """Tell the host that regions were received: with the next message, unless they are large or it is wanted ``at_once``."""
         body = _encode((RELEASE, regions))
         released_bytes = regions[0][1] if len(regions) == 1 else sum(length for _, length in regions)
-        send = self._send if released_bytes * _AT_ONCE_PART >= len(self._in) else self._send_later
+        send = self._send if at_once or released_bytes * _AT_ONCE_PART >= len(self._in) else self._send_later
         send(len(body).to_bytes(4, "big") + body)
 
     # Out.
@@ -144,17 +145,28 @@ class Memory:
             for offset, length in regions:
                 self._room.give_back(offset, length)
 
+    def take_back_from(self, body: bytes) -> None:
+        """Free the regions of a message that was encoded here and never sent."""
+        regions = _decode(body)[-1].get("blobs") if body[0] != JSON_FIRST_BYTE else None
+        if regions:
+            self.take_back(regions)
+            self._wake()  # no release comes for them
+
     def on_release(self, regions: "Any") -> None:
         """The host has received what we sent."""
         with self._lock:
             freed = type(regions) is list and all(
                 type(region) is list and len(region) == 2 and self._room.give_back(region[0], region[1]) for region in regions
             )
+        self._wake()
+        if not freed:
+            raise Broken("unknown-region", f"a release of {regions!r}, which the host does not have")
+
+    def _wake(self) -> None:
+        with self._lock:
             waiting, self._waiting = self._waiting, []
         for wait in waiting:
             wait.finish()
-        if not freed:
-            raise Broken("unknown-region", f"a release of {regions!r}, which the host does not have")
 
     def wake_when_free(self, wait: Wait) -> None:
         """Finish ``wait`` at the next release."""

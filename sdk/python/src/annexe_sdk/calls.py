@@ -97,6 +97,16 @@ class Call:
             self.credit = INITIAL_CREDIT_BYTES
             self.consumed = 0
 
+    def drop_inbox(self) -> None:
+        """Release what nobody will read of its stream. Others may take items meanwhile."""
+        while True:
+            try:
+                value, _ = self.inbox.popleft()
+            except IndexError:
+                return
+            if type(value) is Unread:
+                value.drop(at_once=True)
+
 
 class Unread:
     """A payload whose blobs are still in shared memory.
@@ -121,9 +131,9 @@ class Unread:
         """Return the payload with views of the file in it, and those; to be called once, and ``drop`` when nobody looks any more."""
         return self._memory.look(self)
 
-    def drop(self) -> None:
-        """Say that it is received, though nobody wants it."""
-        self._memory.release(self.regions)
+    def drop(self, *, at_once: bool = False) -> None:
+        """Say that it is received, though nobody wants it; ``at_once``: nothing may be sent for long that could take that along."""
+        self._memory.release(self.regions, at_once=at_once)
 
 
 class BlobCall(Call):

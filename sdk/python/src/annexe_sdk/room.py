@@ -34,15 +34,17 @@ def result_with_room(runner: "Runner", call: "Call", handler: "Handler", value: 
     return runner.session.error(call.id, "busy", "no room in shared memory for the result") if frame is None else frame
 
 
-def request_with_room(runner: "Runner", call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None) -> None:
-    """Send a request once there is room for it.
+def request_with_room(
+    runner: "Runner", call: "Call | None", method: str, params: "Any", wait: Wait, key: str | None, stream: "Call | None" = None
+) -> None:
+    """Send a request once there is room for it; ``stream`` is that of the request, if it has one.
 
     Raises:
         CallFailed: ``busy``: the host has given up before.
     """
 
     def send() -> bool:
-        runner.send_request(call, method, params, wait, key)
+        runner.send_request(call, method, params, wait, key, stream)
         return True
 
     if _when_room(runner, call, send) is None:
@@ -82,11 +84,11 @@ def _waited(runner: "Runner", wait: Wait, call: "Call | None") -> bool:
         call.stream_wait = wait  # what a cancel wakes
         if call.cancelled:
             return False
-    runner.pass_turn()
+    passed = runner.pass_turn()
     try:
         runner.reader.wait_for(wait)
     finally:
-        runner.take_turn()
+        runner.take_turn(passed)
         if call is not None:
             call.stream_wait = None
     return call is None or not call.cancelled

@@ -9,7 +9,7 @@ Source: docs/reference/protocol.md; ADR-0003.
 
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
 
 from annexe_sdk.calls import BlobCall, Call, Wait
 from annexe_sdk.codec import CodecError, NoRoom, json_codec
@@ -49,6 +49,7 @@ class Runner:
         self.handlers: dict[str, Handler] = {}
         self._send_lock = allocate_lock()
         self.turn: Any = None  # taken to run handler code, where streams have threads of their own
+        self._at_turn: set[int] = set()  # threads that have one
         self._workers = 1
         self._workers_lock = allocate_lock()
         self.then: Callable[[], None] | None = None  # what follows the answer that is being sent
@@ -113,10 +114,20 @@ class Runner:
         if self.turn is None:
             frame = self._answer(call, handler)
         else:
-            with self.turn:
+            self.take_turn()
+            try:
                 frame = self._answer(call, handler)
+            finally:
+                self.pass_turn()
         self.session.calls.pop(call.id, None)
         self.send(frame)
+        if call.wait is not None:
+            self.run_left(call.wait)
+
+    def run_left(self, wait: Wait) -> None:
+        """Run calls that serve one whose handler has ended, without having waited for what it asked: nobody else knows of them."""
+        while wait.nested:
+            self.reader.run(wait.nested.popleft())
 
     def _answer(self, call: Call, handler: Handler) -> bytes:
         ctx = None
@@ -232,7 +243,7 @@ class Runner:
         try:
             start_new_thread(run, args)
         except RuntimeError as error:
-            self.session.calls.pop(call.id, None)
+            self.session.close(call)
             self.send(self.session.error(call.id, "busy", f"this plugin has no thread for it: {error}"))
             return False
         return True
@@ -246,15 +257,19 @@ class Runner:
         except Stopped:
             pass
 
-    def pass_turn(self) -> None:
-        """Let other threads run handler code while this one waits."""
-        if self.turn is not None:
-            self.turn.release()
+    def pass_turn(self) -> bool:
+        """Let other threads run handler code while this one waits; say whether it had a turn: threads that handlers start have none."""
+        if self.turn is None or get_ident() not in self._at_turn:
+            return False
+        self._at_turn.discard(get_ident())
+        self.turn.release()
+        return True
 
-    def take_turn(self) -> None:
-        """Wait until this thread may run handler code again."""
-        if self.turn is not None:
+    def take_turn(self, passed: bool = True) -> None:
+        """Wait until this thread may run handler code again; ``passed``: it had a turn."""
+        if self.turn is not None and passed:
             self.turn.acquire()
+            self._at_turn.add(get_ident())
 
     # Messages of our own.
 
@@ -283,11 +298,11 @@ class Runner:
             outer, call.wait = call.wait, wait
             try:
                 self._send_request(call, method, params, wait, key)
-                self.pass_turn()
+                passed = self.pass_turn()
                 try:
                     self.reader.wait_for(wait)
                 finally:
-                    self.take_turn()
+                    self.take_turn(passed)
             finally:
                 call.wait = outer
         else:

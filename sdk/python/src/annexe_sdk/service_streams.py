@@ -7,16 +7,16 @@
 Source: docs/reference/sdk.md, "Streams of services"; docs/reference/protocol.md, "Streams".
 """
 
-from annexe_sdk.calls import Call, Unread, Wait
+from annexe_sdk.calls import Call, Wait
 from annexe_sdk.codec import NoRoom
 from annexe_sdk.errors import call_failed
 from annexe_sdk.session import Session, Stopped
-from annexe_sdk.streams import item_frame, take_item
+from annexe_sdk.streams import item_frame, take_back, take_item
 from annexe_sdk.wire import CANCEL, CREDIT, END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from annexe_sdk.context import Context
@@ -51,8 +51,9 @@ class Asked(Call):
         self._session = session
 
     def _on_answer(self) -> None:
-        self.ended = True
-        self.stream_wait.finish()
+        if self.answer.done:  # else the connection is gone: whoever waits is told by the reader, and must not take it for the end
+            self.ended = True
+            self.stream_wait.finish()
 
     def raise_fault(self) -> None:
         """Raise the error that it ended with, if it did."""
@@ -62,11 +63,7 @@ class Asked(Call):
     def close(self, send: "Callable[[bytes], None]") -> None:
         """Let go of it: call it off where it is not over, and drop what was not read."""
         is_over, self.ended = self.answer.done, True
-        self._session.calls.pop(self.id, None)
-        while self.inbox:
-            value, _ = self.inbox.popleft()
-            if type(value) is Unread:
-                value.drop()
+        self._session.close(self)
         if self.id and not is_over:
             try:
                 send(self._session.message(CANCEL, self.id))
@@ -123,35 +120,26 @@ def _stream(
     runner, call = ctx._runner, ctx._call
     wait = _ThreadWait()
     asked = Asked(runner.session, method, direction, wait)
-    source = iter(items) if direction != "out" else None
-    frame, cost = b"", 0
+    source = _Source(runner, asked, iter(items) if direction != "out" else None)
     try:
-        runner.send_request(call, method, params, asked.answer, key, asked)
+        _ask(runner, call, params, key, asked)
         while True:
+            wait.done = False  # before the look: what comes after it wakes us
             if asked.inbox:
                 item, granted_bytes = take_item(asked)  # type: ignore[misc]  # there is one
                 _acknowledge(runner, asked, granted_bytes)
                 yield item
             elif asked.ended:
                 break
-            elif frame and asked.credit >= cost:
-                asked.credit -= cost
-                runner.send(frame)
-                frame = b""
-            elif source is not None and not frame:
-                try:
-                    frame, cost = _framed(runner, asked, next(source))
-                except StopIteration:
-                    source = None
-                    runner.send(runner.session.message(END, asked.id))
-            else:
+            elif not source.advance():
                 _acknowledge(runner, asked, asked.consumed)
                 asked.consumed = 0
-                _wait(runner, call, asked, wait, cost if frame else None)
+                _wait(runner, call, wait)
         asked.raise_fault()
         return asked.answer.result
     finally:
         wait.closed = True
+        source.close()
         asked.close(runner.send)
         if call is not None and call.wait is wait:
             call.wait = None
@@ -159,13 +147,62 @@ def _stream(
             runner.session.ready.append(wait.nested.popleft())
 
 
-def _framed(runner: "Runner", asked: Asked, item: "Any") -> "tuple[bytes, int]":
+def _ask(runner: "Runner", call: "Call | None", params: "list[Any]", key: "str | None", asked: Asked) -> None:
     try:
-        return item_frame(runner.session, asked, item)
+        runner.send_request(call, asked.method, params, asked.answer, key, asked)
     except NoRoom:
-        from annexe_sdk.room import item_with_room
+        from annexe_sdk.room import request_with_room
 
-        return item_with_room(runner, asked, lambda: item_frame(runner.session, asked, item))
+        request_with_room(runner, call, asked.method, params, asked.answer, key, asked)
+
+
+class _Source:
+    """The plugin's own items: each is made once there is room for it, and sent once it is paid for."""
+
+    def __init__(self, runner: "Runner", asked: Asked, items: "Iterator[Any] | None") -> None:
+        self._runner = runner
+        self._asked = asked
+        self._items = items
+        self._unmade: list[Any] = []  # the next item, without room for it
+        self._frame, self._cost = b"", 0
+
+    def advance(self) -> bool:
+        """Do what can be done next; False where there is nothing, before more room or credit has come: then ``stream_wait`` is woken."""
+        runner, asked = self._runner, self._asked
+        if self._frame:
+            if asked.credit < self._cost:
+                return False
+            asked.credit -= self._cost
+            frame, self._frame = self._frame, b""
+            runner.send(frame)
+        elif self._unmade:
+            return self._is_made()
+        elif self._items is None:
+            return False
+        else:
+            try:
+                self._unmade.append(next(self._items))
+            except StopIteration:
+                self._items = None
+                runner.send(runner.session.message(END, asked.id))
+        return True
+
+    def _is_made(self) -> bool:
+        session = self._runner.session
+        if session.shared.memory is not None:  # before it is tried: no release is missed in between
+            session.shared.memory.wake_when_free(self._asked.stream_wait)
+        try:
+            self._frame, self._cost = item_frame(session, self._asked, self._unmade[0])
+        except NoRoom:
+            return False
+        self._unmade.clear()
+        return True
+
+    def close(self) -> None:
+        """Nothing more is sent."""
+        if self._frame:
+            take_back(self._runner.session, self._frame)
+            self._frame = b""
 
 
 def _acknowledge(runner: "Runner", asked: Asked, granted_bytes: int) -> None:
@@ -173,17 +210,14 @@ def _acknowledge(runner: "Runner", asked: Asked, granted_bytes: int) -> None:
         runner.send(runner.session.message(CREDIT, asked.id, granted_bytes))
 
 
-def _wait(runner: "Runner", call: "Call | None", asked: Asked, wait: _ThreadWait, cost: "int | None") -> None:
-    """Wait for an item, for the end, or for credit of ``cost``."""
+def _wait(runner: "Runner", call: "Call | None", wait: _ThreadWait) -> None:
+    """Wait until there is something new."""
     if call is not None and call.wait is not wait:
         earlier, call.wait = call.wait, wait
         while earlier is not None and earlier.nested:
             wait.nested.append(earlier.nested.popleft())
-    wait.done = False  # before the look: what comes after it wakes us
-    if asked.inbox or asked.ended or (cost is not None and asked.credit >= cost):
-        return
-    runner.pass_turn()
+    passed = runner.pass_turn()
     try:
         runner.reader.wait_for(wait)
     finally:
-        runner.take_turn()
+        runner.take_turn(passed)

@@ -213,6 +213,12 @@ class Session:
         if wait is not None and not wait.is_over:
             wait.nested.append(call)
             wait.wake()
+            if wait.is_over or meta["parent"] not in self.calls:  # it ended just now, on another thread: nobody waits there any more
+                try:
+                    wait.nested.remove(call)
+                except ValueError:
+                    return  # it was found
+                self.ready.append(call)
         elif call.stream is not None:
             self.streams.append(call)
         else:
@@ -246,6 +252,12 @@ class Session:
         if call is not None:
             self._abandon(call)
 
+    def close(self, call: Call) -> None:
+        """Let go of a call that is over, and of what of its stream nobody has read."""
+        self.calls.pop(call.id, None)
+        if call.stream is not None:
+            call.drop_inbox()
+
     def _abandon(self, call: Call) -> None:
         call.cancelled = True
         if not call.started:
@@ -257,6 +269,7 @@ class Session:
                 except ValueError:
                     continue
                 self.answers.append(self.error(call.id, "cancelled", "cancelled before it was started"))
+                self.close(call)
                 if type(call) is BlobCall:
                     call.drop()
                 return
@@ -269,9 +282,11 @@ class Session:
         call = self._call_of(message[1])
         if call is not None and call.stream is not None:
             call.inbox.append((message[2], size))
+            if call.id not in self.calls:  # it ended just now, on another thread
+                call.drop_inbox()
             self._nudge(call)
         elif type(message[2]) is Unread:
-            message[2].drop()
+            message[2].drop(at_once=True)
 
     def _on_end(self, message: "list[Any]", _size: int) -> None:
         call = self._call_of(message[1])

@@ -12,7 +12,7 @@ from annexe_sdk.errors import CallCancelled
 from annexe_sdk.frames import pack_frame
 from annexe_sdk.plugin import Misfit
 from annexe_sdk.session import Stopped
-from annexe_sdk.wire import CREDIT, INITIAL_CREDIT_BYTES
+from annexe_sdk.wire import CREDIT, HEAD_BYTES, INITIAL_CREDIT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from annexe_sdk.runner import Runner
     from annexe_sdk.session import Session
 
-__all__ = ["check_yields", "item_frame", "run_stream", "take_item"]
+__all__ = ["check_yields", "item_frame", "run_stream", "take_back", "take_item"]
 
 _ACKNOWLEDGE_BYTES = INITIAL_CREDIT_BYTES // 2
 
@@ -39,8 +39,10 @@ def run_stream(runner: "Runner", call: Call, handler: "Handler | None") -> None:
             frame = _run(runner, call, handler)
         finally:
             runner.pass_turn()
-    runner.session.calls.pop(call.id, None)
+    runner.session.close(call)
     runner.send(frame)
+    if call.wait is not None:
+        runner.run_left(call.wait)
 
 
 def _run(runner: "Runner", call: Call, handler: "Handler") -> bytes:
@@ -108,6 +110,12 @@ def item_frame(session: "Session", call: Call, value: "Any") -> tuple[bytes, int
     return pack_frame(body), len(body)
 
 
+def take_back(session: "Session", frame: bytes) -> None:
+    """Give back the shared memory of an item that was made and will not be sent."""
+    if session.shared.memory is not None:
+        session.shared.memory.take_back_from(frame[HEAD_BYTES:])
+
+
 def _items(runner: "Runner", call: Call) -> "Iterator[Any]":
     while True:
         try:
@@ -135,7 +143,11 @@ def _send(runner: "Runner", call: Call, value: "Any") -> None:
         from annexe_sdk.room import item_with_room
 
         frame, cost = item_with_room(runner, call, lambda: item_frame(runner.session, call, value))
-    _wait(runner, call, lambda: call.credit >= cost)
+    try:
+        _wait(runner, call, lambda: call.credit >= cost)
+    except BaseException:
+        take_back(runner.session, frame)
+        raise
     call.credit -= cost
     runner.send(frame)
 
@@ -147,11 +159,11 @@ def _wait(runner: "Runner", call: Call, there: "Any") -> None:
         wait = call.stream_wait = Wait()
         # Looked at again after the wait is set, or a wake between the two would be lost.
         if not (there() or call.cancelled):
-            runner.pass_turn()
+            passed = runner.pass_turn()
             try:
                 runner.reader.wait_for(wait)
             finally:
-                runner.take_turn()
+                runner.take_turn(passed)
         call.stream_wait = None
     if call.cancelled:
         raise CallCancelled("cancelled", "the caller has given up")
