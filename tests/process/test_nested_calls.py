@@ -133,7 +133,7 @@ def test_two_chains_that_hold_each_others_last_slot_both_end(tmp_path: Path) -> 
 def test_two_chains_that_hold_each_others_last_slot_run_out_of_time_without_the_defence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annexe.channel.connection.find_waiting_holder", lambda _call: None)
+    monkeypatch.setattr("annexe.channel.nesting.find_waiting_holder", lambda _call: None)
     calls = {"left": "to_right", "right": "to_left"}
     answers = asyncio.run(_run(tmp_path, calls, 2, (Left, 1), (Right, 1), deadline_s=1.0))
     assert all(isinstance(answer, CallError) and not isinstance(answer, PluginBusyError) for answer in answers)
