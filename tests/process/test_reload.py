@@ -492,3 +492,23 @@ def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path:
             assert (await slow).marks == ["3"] and (await host.hooks(T).strict(Doc("x"))).marks == ["4"]
 
     run(scenario)
+
+
+def test_reload_of_a_lazy_plugin_that_does_not_run_loses_no_call(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, runtime='start = "lazy"\n')
+        seen: Counter[str] = Counter()
+        async with open_host(tmp_path) as host:
+            for number in range(1, 6):
+                assert host.plugin("p").state == "stopped"
+                write(tmp_path, f"1.{number}.0", runtime='start = "lazy"\n')
+                reload = asyncio.create_task(host.plugin("p").reload())
+                while not reload.done():
+                    await asyncio.sleep(0)
+                    seen[(await host.hooks(T).strict(Doc("x"))).marks[0]] += 1
+                await reload
+                await host.plugin("p").stop()
+                await host.plugin("p").start()
+        assert seen.total() >= 5
+
+    run(scenario)

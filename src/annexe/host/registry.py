@@ -207,8 +207,11 @@ class Registry:
             PluginUnavailableError: It ended, or was stopped, meanwhile.
         """
         known = self.get(plugin)
-        if known.supervisor is None or known.supervisor.connection is None:
+        if known.supervisor is None:
             return await self.restart(plugin)
+        if known.supervisor.connection is None:
+            with known.supervisor.awaited():  # that, too, loses no call
+                return await self.restart(plugin)
         discovered = await self._folders.look_for(known) or known.found
         if discovered.error is not None:
             raise discovered.error

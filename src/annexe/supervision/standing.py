@@ -39,6 +39,7 @@ class Standing:
         room: Calls that a guest was not sent before it went.
         is_switching: The next instance is started once the one before has ended.
         is_held: State is handed over.
+        is_awaited: It is down for a moment only: whoever has it so starts it again.
     """
 
     def __init__(self, plugin: str, *, log: PluginLog, events: Events, clock: Clock, on_moved: Callable[[PluginState], None]) -> None:
@@ -46,6 +47,7 @@ class Standing:
         self.room = WaitingRoom()
         self.is_switching = False
         self.is_held = False
+        self.is_awaited = False
         self._plugin = plugin
         self._log = log
         self._events = events
@@ -61,7 +63,7 @@ class Standing:
     @property
     def lasts(self) -> bool:
         """Whether nothing is to be waited for."""
-        return self.state is not PluginState.STARTING and not self.is_switching and not self.is_held
+        return self.state is not PluginState.STARTING and not self.is_switching and not self.is_held and not self.is_awaited
 
     @property
     def told(self) -> str:
@@ -106,6 +108,11 @@ class Standing:
     def hold(self, *, is_held: bool) -> None:
         """Have calls wait, or wait no longer, for state to be handed over."""
         self.is_held = is_held
+        self._settle()
+
+    def expect(self, *, is_awaited: bool) -> None:
+        """Have calls wait, or wait no longer, for a start that somebody else sees to."""
+        self.is_awaited = is_awaited
         self._settle()
 
     def _settle(self) -> None:

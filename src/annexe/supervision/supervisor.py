@@ -14,7 +14,8 @@ Source: features LC3 to LC11; ADR-0006.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import Context
 from time import monotonic
 from typing import Any, final
@@ -267,10 +268,10 @@ class Supervisor:
         if self._armed and self.state is _S.DRAINING and self._standing.lasts and self._task is not None:
             # Stopped for being idle just now: let that end, then start again.
             await asyncio.wait([self._task], timeout=deadline - monotonic())
-        if self._armed and self.state is _S.STOPPED:
-            self._begin(f"called: {method}")
         while (connection := self.connection) is None:
-            if self._standing.lasts:
+            if self._armed and self.state is _S.STOPPED and not self._standing.is_awaited:
+                self._begin(f"called: {method}")
+            elif self._standing.lasts:
                 text = f"plugin {self.id!r} takes no calls: it is {self._standing.told}"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state))
             try:
@@ -280,6 +281,15 @@ class Supervisor:
                 text = f"plugin {self.id!r} was still starting when the time for {method} was over"
                 raise PluginUnavailableError(text, plugin=self.id, method=method, state=str(self.state)) from None
         return connection
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Have calls wait while it is down, for whoever holds this starts it again."""
+        self._standing.expect(is_awaited=True)
+        try:
+            yield
+        finally:
+            self._standing.expect(is_awaited=False)
 
     async def wait_settled(self) -> None:
         """Wait while it is starting."""
