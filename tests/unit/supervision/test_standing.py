@@ -145,3 +145,13 @@ def test_a_plugin_is_taken_up_where_it_was() -> None:
     standing = _Stands().it
     standing.resume(_S.QUARANTINED, "failed before")
     assert (standing.state, standing.told) == (_S.QUARANTINED, "quarantined (failed before)")
+
+
+def test_calls_wait_for_a_start_that_somebody_else_sees_to() -> None:
+    standing = _Stands().it
+    standing.resume(_S.STOPPED, "stopped")
+    assert standing.lasts
+    standing.expect(is_awaited=True)
+    assert not standing.lasts
+    standing.expect(is_awaited=False)
+    assert standing.lasts
