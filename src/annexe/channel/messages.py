@@ -319,6 +319,9 @@ def passed_on(payload: msgspec.Raw | BlobPayload, written: Written, *, to: Codec
     """
     if written == to:
         return payload
+    if to == "json" and isinstance(payload, BlobPayload) and sum(map(len, payload.blobs)) > wire.MAX_FRAME_BYTES:
+        # Looked at first: as base64 text they would hold up the event loop, only to be refused for their length.
+        raise ValueError(f"more than {wire.MAX_FRAME_BYTES} bytes of blobs, and the other end speaks JSON")
     try:
         value = payload.plain(Blob) if isinstance(payload, BlobPayload) else (JSON if written == "json" else MSGPACK).decode(payload)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -8,7 +8,7 @@ Imported when the first blob comes or goes, never before.
 Source: docs/reference/protocol.md, "Shared memory"; ADR-0085.
 """
 
-from _thread import allocate_lock
+from _thread import RLock
 from collections.abc import Callable, Sequence
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from os import close
@@ -51,7 +51,7 @@ class Memory:
         self._send = send
         self._send_later = send_later
         self._room = Arena(write_bytes)
-        self._lock = allocate_lock()
+        self.lock = RLock()
         self._waiting: list[Wait] = []
 
     # In.
@@ -127,13 +127,13 @@ class Memory:
             raise
         self.take_back(placing.regions)
         text = f"a message of {len(body)} bytes; expected at most {limit_bytes}, and as much in blobs as shared memory takes"
-        with self._lock:
+        with self.lock:
             may_fit = placing.is_short and not self._room.is_empty
         raise NoRoom(text) if may_fit else CodecError(text)
 
     def place(self, octets: "Any", length: int) -> "int | None":
         """Copy bytes into the file; return where, None without room."""
-        with self._lock:
+        with self.lock:
             offset = self._room.take(length)
         if offset is not None:
             self._out[offset : offset + length] = octets
@@ -141,7 +141,7 @@ class Memory:
 
     def take_back(self, regions: "list[tuple[int, int]]") -> None:
         """Free regions that were never sent."""
-        with self._lock:
+        with self.lock:
             for offset, length in regions:
                 self._room.give_back(offset, length)
 
@@ -154,7 +154,7 @@ class Memory:
 
     def on_release(self, regions: "Any") -> None:
         """The host has received what we sent."""
-        with self._lock:
+        with self.lock:
             freed = type(regions) is list and all(
                 type(region) is list and len(region) == 2 and self._room.give_back(region[0], region[1]) for region in regions
             )
@@ -163,14 +163,14 @@ class Memory:
             raise Broken("unknown-region", f"a release of {regions!r}, which the host does not have")
 
     def _wake(self) -> None:
-        with self._lock:
+        with self.lock:
             waiting, self._waiting = self._waiting, []
         for wait in waiting:
             wait.finish()
 
     def wake_when_free(self, wait: Wait) -> None:
         """Finish ``wait`` at the next release."""
-        with self._lock:
+        with self.lock:
             self._waiting.append(wait)
 
 

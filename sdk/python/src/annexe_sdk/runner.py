@@ -9,7 +9,7 @@ Source: docs/reference/protocol.md; ADR-0003.
 
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
 
 from annexe_sdk.calls import BlobCall, Call, Wait
 from annexe_sdk.codec import CodecError, NoRoom, json_codec
@@ -47,7 +47,7 @@ class Runner:
         self.concurrency = 1
         self._sock = sock
         self.handlers: dict[str, Handler] = {}
-        self._send_lock = allocate_lock()
+        self._send_lock = RLock()  # one that tells whose it is: see ``is_inside``
         self.turn: Any = None  # taken to run handler code, where streams have threads of their own
         self._at_turn: set[int] = set()  # threads that have one
         self._workers = 1
@@ -272,6 +272,11 @@ class Runner:
             self._at_turn.add(get_ident())
 
     # Messages of our own.
+
+    def is_inside(self) -> bool:
+        """Say whether this thread is just sending or placing something: what the garbage collector runs may come in between."""
+        memory = self.session.shared.memory
+        return self._send_lock._is_owned() or (memory is not None and memory.lock._is_owned())  # type: ignore[attr-defined,no-any-return,unused-ignore]
 
     def send(self, frame: bytes) -> None:
         """Write frames; blocks while the host's side is full."""

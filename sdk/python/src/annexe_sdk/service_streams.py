@@ -7,6 +7,8 @@
 Source: docs/reference/sdk.md, "Streams of services"; docs/reference/protocol.md, "Streams".
 """
 
+from _thread import start_new_thread
+
 from annexe_sdk.calls import Call, Wait
 from annexe_sdk.codec import NoRoom
 from annexe_sdk.errors import call_failed
@@ -139,8 +141,7 @@ def _stream(
         return asked.answer.result
     finally:
         wait.closed = True
-        source.close()
-        asked.close(runner.send)
+        _leave(runner, asked, source)
         if call is not None and call.wait is wait:
             call.wait = None
         while wait.nested:  # they serve nobody who waits any more
@@ -154,6 +155,19 @@ def _ask(runner: "Runner", call: "Call | None", params: "list[Any]", key: "str |
         from annexe_sdk.room import request_with_room
 
         request_with_room(runner, call, asked.method, params, asked.answer, key, asked)
+
+
+def _leave(runner: "Runner", asked: Asked, source: "_Source") -> None:
+    """Let go of a stream; on another thread where the collector has found it while this one was sending: it would wait for itself."""
+
+    def leave() -> None:
+        source.close()
+        asked.close(runner.send)
+
+    if runner.is_inside():
+        start_new_thread(leave, ())
+    else:
+        leave()
 
 
 class _Source:
