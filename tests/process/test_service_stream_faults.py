@@ -142,10 +142,8 @@ wire.read()
 
 def test_blobs_on_their_way_to_json_do_not_hold_the_event_loop_up(tmp_path: Path) -> None:
     async def scenario() -> None:
-        store = (
-            'from kit import *\nwire = Wire()\nwire.greet(services={"model": {"methods": {"take": {}}}})\n'
+        store = 'from kit import *\nwire = Wire()\nwire.greet(services={"model": {"methods": {"take": {}}}})\n'
         store += "for call in wire.calls(): pass\n"
-        )
         (tmp_path / "plugins").mkdir()
         write_hostile(tmp_path / "plugins", "model", store, more=OFFERS + PATIENT)
         write_plugin(tmp_path / "plugins", "caller", CALLS, hooks=["t.edit"], extra=ASKS + PATIENT)
