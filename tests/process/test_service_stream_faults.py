@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import random
 from pathlib import Path
 
 import pytest
 
+from annexe.channel import PluginStream, Stream
 from annexe.record import EventKind
-from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, run, until, write_plugin
+from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, run, until, wait_state, write_plugin
+from tests.process.test_service_stream_leaks import left_behind
 from tests.process.test_service_streams import ASKS, BACK, CALLS, HELPS, OFFERS, Scene, scene
 from tests.support.hostile import write_plugin as write_hostile
 
@@ -24,17 +29,22 @@ class Own:
 
 def test_threads_of_one_handler_read_streams_beside_each_other(tmp_path: Path) -> None:
     async def scenario() -> None:
-        write_plugin(tmp_path / "plugins", "model", BACK.replace('ctx.service("helper").double(number)', "number"), extra=OFFERS)
+        write_plugin(
+            tmp_path / "plugins",
+            "model",
+            BACK.replace('ctx.service("helper").double(number)', "(time.sleep(0.002), number)[1]"),
+            extra=OFFERS,
+        )
         own = '[provides.services]\n"own" = { version = "1.0.0" }\n' + ASKS + PATIENT
         write_plugin(tmp_path / "plugins", "caller", YIELDS + CALLS, hooks=["t.edit"], extra=own)
         async with open_host(tmp_path) as host:
             caller = Scene(host, is_async=False)
-            lines = "import threading\ngot = []\ndef read():\n    try:\n        got.append(sum(model.relayed.stream(40)))\n"
+            lines = "import threading\ngot = []\ndef read():\n    try:\n        got.append(sum(model.relayed.stream(10)))\n"
             lines += "    except Exception as error:\n        got.append(repr(error))\n"
             lines += "threads = [threading.Thread(target=read) for _ in range(4)]\n"
             lines += "for thread in threads: thread.start()\nfor thread in threads: thread.join()\nreturn got"
-            assert await caller.work(lines, deadline_s=10) == [repr([780] * 4)]
-            assert await caller.work("return sum(model.relayed.stream(40))") == ["780"]
+            assert await caller.work(lines, deadline_s=10) == [repr([45] * 4)]
+            assert await caller.work("return sum(model.relayed.stream(10))") == ["45"]
 
     run(scenario)
 
@@ -150,5 +160,48 @@ def test_blobs_on_their_way_to_json_do_not_hold_the_event_loop_up(tmp_path: Path
             told = await caller.work("return model.take.send([b'x' * 60000000])", deadline_s=10)
             assert told[1] == "invalid-params"
             assert "speaks JSON" in told[2], told  # refused before it was written out, which takes 100 ms
+
+    run(scenario)
+
+
+SOAK = (
+    "return len(list(model.words.stream('a b c')))",
+    "for item in model.endless.stream():\n    if item > 3: break",
+    "for item in model.blobs.stream(30, 300000): break",
+    "return model.sizes.send([b'x' * 300000] * 5)",
+    "return list(model.first.stream(items=[b'x' * 200000] * 9))",
+    "return list(model.breaks.stream(items=range(9)))",
+    "raise KeyError(next(model.endless.stream()))",
+    "def items():\n    yield 1\n    raise ValueError('mine')\nreturn list(model.upper.stream(items=items()))",
+    "return list(model.upper.stream(items=['a', object()]))",
+    "import time\nfor item in model.blobs.stream(90, 900000):\n    time.sleep(0.01)\n    break",
+)
+
+
+def test_nothing_is_left_of_many_streams_that_ended_by_chance(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        chance = random.Random(4)
+        async with scene(tmp_path, is_async=False) as caller:
+            plugin = caller.host.plugin("model")
+
+            async def one() -> None:
+                work = asyncio.create_task(outcome_of(caller.work(chance.choice(SOAK))))
+                if chance.random() < 0.3:
+                    await asyncio.sleep(chance.random() * 0.02)
+                    work.cancel()
+                await asyncio.wait([work])
+
+            async def some() -> None:
+                for _ in range(25):
+                    await one()
+
+            await asyncio.gather(plugin.reload(), *(some() for _ in range(4)))
+            await until(lambda: not left_behind(caller.host), within_s=5.0)
+            await outcome_of(caller.work("return list(model.dies.stream())"))
+            await wait_state(plugin, "backing-off", "starting")
+            await wait_state(plugin, "ready")
+            await until(lambda: not left_behind(caller.host), within_s=5.0)
+            gc.collect()
+            assert not [thing for thing in gc.get_objects() if type(thing) in (PluginStream, Stream)]
 
     run(scenario)

@@ -614,6 +614,22 @@ async def test_items_that_nobody_reads_are_released_when_the_stream_is_left() ->
 
 
 @on_a_loop
+async def test_what_came_after_an_item_that_was_released_unread_is_not_read_without_it() -> None:
+    async with memory_ends() as both:
+        stream = both.stream("out")
+        stream._inbox._decode = lambda codec, raw: BYTES.decoders[codec](raw)
+        ident = (await both.peer.called())[1]
+        await both.send(ITEM, ident, b"first", {})
+        await both.send(ITEM, ident, blob(), {"blobs": [both.put(LONG)]})
+        await both.send(ITEM, ident, b"third", {})
+        await both.settled()
+        stream.fail(OutcomeUnknownError("replaced", plugin="p", method="m"))
+        assert await anext(stream) == b"first"
+        with pytest.raises(OutcomeUnknownError):
+            await anext(stream)
+
+
+@on_a_loop
 async def test_item_with_blobs_for_a_call_that_is_over_is_released() -> None:
     async with memory_ends() as both:
         await works(both)
@@ -646,6 +662,23 @@ async def test_item_to_the_plugin_travels_in_the_file_and_waits_for_room() -> No
         await both.release([0, SIZE])
         await waits
         assert await both.peer.read() == [ITEM, ident, blob(), {"blobs": [[0, MIB]]}]
+
+
+@on_a_loop
+async def test_streams_that_are_left_while_they_wait_for_room_are_not_kept() -> None:
+    async with memory_ends() as both:
+        stream = both.stream("in")
+        await both.peer.called()
+        await stream.send(BYTES.to_send(bytes(SIZE)))
+        arenas = both.connection.arenas
+        assert arenas is not None
+        for _ in range(3):
+            waits = asyncio.create_task(stream.send(BYTES.to_send(bytes(MIB))))
+            await asyncio.sleep(0)
+            assert len(arenas._waiting) == 1
+            waits.cancel()
+            await asyncio.wait([waits])
+            assert not arenas._waiting
 
 
 @on_a_loop

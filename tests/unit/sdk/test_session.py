@@ -118,6 +118,7 @@ def test_a_call_cancelled_before_its_start_is_answered_and_forgotten() -> None:
     assert [(answer[1], answer[2]["code"]) for answer in answers] == [(1, "cancelled"), (3, "cancelled")]
     assert not ends.session.ready
     assert not ends.session.streams
+    assert not ends.session.calls
 
 
 def test_a_call_cancelled_while_it_runs_only_knows() -> None:
