@@ -14,9 +14,9 @@ from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from annexe_sdk.calls import BlobCall, Call, Wait
 from annexe_sdk.codec import CodecError, NoRoom, json_codec
 from annexe_sdk.context import UNCHANGED, Context
-from annexe_sdk.errors import Reject, Respond, call_failed, sendable
-from annexe_sdk.life import Life, describe, last_frame, with_hint
-from annexe_sdk.plugin import Handler, Misfit, Plugin
+from annexe_sdk.errors import call_failed
+from annexe_sdk.life import Life
+from annexe_sdk.plugin import Handler, Plugin
 from annexe_sdk.reader import Reader
 from annexe_sdk.session import Session, Stopped
 from annexe_sdk.wire import ITEM
@@ -156,12 +156,13 @@ class Runner:
     def success(self, call: Call, handler: Handler, value: "Any", ctx: "Context | None") -> bytes:
         """Make the answer for what a handler returned."""
         is_unchanged = value is UNCHANGED
-        frame = self._result(call, handler, None if is_unchanged else value, "unchanged" if is_unchanged else None, ctx)
+        frame = self.result(call, handler, None if is_unchanged else value, "unchanged" if is_unchanged else None, ctx)
         if type(call) is BlobCall:
             call.drop()  # what it looked at in shared memory is in the frame by now, or not wanted
         return frame
 
-    def _result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: "Context | None") -> bytes:
+    def result(self, call: Call, handler: Handler, value: "Any", outcome: str | None, ctx: "Context | None") -> bytes:
+        """Make the answer for a value; ``outcome``: what it is beside a result."""
         meta: dict[str, Any] = {}
         try:
             if ctx is not None and ctx._state is not None:
@@ -198,41 +199,15 @@ class Runner:
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
+        from annexe_sdk.failures import frame_of
+
         try:
-            return self._failure(call, handler, error, ctx)
+            if handler.is_generator and call.stream is None:  # an event loop cannot await it
+                return self._yielding(call, handler)
+            return frame_of(self, call, handler, error, ctx)
         finally:
             if type(call) is BlobCall:
                 call.drop()
-
-    def _failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
-        if handler.is_generator and call.stream is None:  # an event loop cannot await it
-            return self._yielding(call, handler)
-        if type(error) is Misfit:  # not the plugin's fault
-            return self.session.error(call.id, "invalid-params", str(error))
-        unsaid = ""
-        if isinstance(error, (Reject, Respond)):
-            try:
-                return self._meant(call, handler, error, ctx)
-            except Exception as fault:  # a class of the plugin's own that leaves out what belongs to it, or has it wrong
-                unsaid = f", which cannot be sent ({describe(fault)})"
-        if call.cancelled:
-            return self.session.error(call.id, "cancelled", "cancelled while it ran")
-        where = last_frame(error) or handler.at
-        print(f"annexe_sdk: {call.method} raised", file=sys.stderr)
-        sys.excepthook(type(error), error, error.__traceback__)  # the interpreter's own printer: ``traceback`` costs 10 ms to import
-        text, facts = with_hint(self, error, f"{describe(error)}{unsaid} (at {where})", {"type": type(error).__name__, "at": where})
-        return self.session.error(call.id, "plugin-raised", text, facts)
-
-    def _meant(self, call: Call, handler: Handler, error: "Reject | Respond", ctx: "Context | None") -> bytes:
-        """Make the answer that a handler gave by raising it."""
-        if isinstance(error, Respond):
-            return self._result(call, handler, error.value, "respond", ctx)
-        message = sendable(str(error.message))
-        facts = {"code": sendable(str(error.code)), "message": message, "status": error.status}
-        if error.retry_after_s is not None:
-            facts["retry_after_s"] = error.retry_after_s
-        self.session.encode(facts)  # refuses what cannot be sent: without its facts it would be another refusal
-        return self.session.error(call.id, "rejected", message, facts)
 
     def start_stream(self, call: Call) -> None:
         """Run a streamed call beside the others."""
