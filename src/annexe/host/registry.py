@@ -35,6 +35,7 @@ from annexe.launch import LaunchStrategy
 from annexe.manifest import LoadedManifest, Manifest
 from annexe.record import EventKind, Events, LogStore, Metrics
 from annexe.sandbox import Walls
+from annexe.supervision.gate import StartGate
 from annexe.supervision.monitor import Monitor
 from annexe.supervision.state import PluginState
 from annexe.supervision.supervisor import Supervisor
@@ -76,6 +77,7 @@ class Registry:
         self._metrics = metrics
         self._clock = clock
         self._memory = StoredFailures(thread, clock)
+        self._gate = StartGate()
         self._grants = GrantBook(thread, events=events, clock=clock)
         self.monitor: Monitor | None = None
         known = self._known = KnownPlugins(plugins)
@@ -322,6 +324,7 @@ class Registry:
             lazy=manifest.runtime.start == "lazy",
             idle_stop_s=manifest.runtime.idle_stop_s,
             failures=failures,
+            gate=self._gate,
             log=self._logs.sink(known.id),
             events=self._events,
             clock=self._clock,

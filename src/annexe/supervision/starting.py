@@ -14,6 +14,7 @@ from annexe.errors import AnnexeError, PluginUnavailableError
 from annexe.launch import LaunchStrategy
 from annexe.record import EventKind, Events, PluginLog
 from annexe.supervision.ending import Ending
+from annexe.supervision.gate import StartGate
 from annexe.supervision.instance import Instance, InstancePlan
 from annexe.supervision.standing import Standing
 from annexe.supervision.wish import Wish
@@ -34,6 +35,7 @@ class Starts:
     Args:
         plugin: Its id.
         strategy: How it is launched.
+        gate: The host's: how many start at once.
         ping_timeout_s: How long one that has just started may take to answer.
         ending: Clears away what was started for nothing.
         standing: How the plugin stands, for errors.
@@ -49,6 +51,7 @@ class Starts:
         plugin: str,
         *,
         strategy: LaunchStrategy,
+        gate: StartGate,
         ping_timeout_s: float,
         ending: Ending,
         standing: Standing,
@@ -58,6 +61,7 @@ class Starts:
         self.count = 0
         self._plugin = plugin
         self._strategy = strategy
+        self._gate = gate
         self._ping_timeout_s = ping_timeout_s
         self._ending = ending
         self._standing = standing
@@ -71,7 +75,9 @@ class Starts:
 
     async def _launch(self, plan: PlanInstance, number: int) -> Instance:
         made = await plan(number)
-        return await Instance.start(made, self._strategy if made.guest is None else made.guest.strategy, self._log)
+        if made.guest is not None:  # it runs already
+            return await Instance.start(made, made.guest.strategy, self._log)
+        return await self._gate.through(Instance.start(made, self._strategy, self._log))
 
     async def first(self, plan: PlanInstance, wish: Wish) -> Instance | None:
         """Start an instance while none runs; return None when it is not wanted any more.

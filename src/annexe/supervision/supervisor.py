@@ -36,6 +36,7 @@ from annexe.supervision.attachment import Guest
 from annexe.supervision.crew import Crew
 from annexe.supervision.ending import Ending
 from annexe.supervision.failures import Failures
+from annexe.supervision.gate import StartGate
 from annexe.supervision.guests import Guests
 from annexe.supervision.instance import Instance
 from annexe.supervision.memory import FailureMemory
@@ -64,6 +65,7 @@ class Supervisor:
         lazy: Start at the first call.
         idle_stop_s: Stop a lazy plugin after this long without a call.
         failures: In a row, from an earlier life of the host.
+        gate: The host's: how many plugins start at once.
         log: The plugin's log.
         events: The host's events.
         clock: For times that people read.
@@ -82,6 +84,7 @@ class Supervisor:
         lazy: bool,
         idle_stop_s: float | None,
         failures: int,
+        gate: StartGate,
         log: PluginLog,
         events: Events,
         clock: Clock,
@@ -105,6 +108,7 @@ class Supervisor:
         self._starts = Starts(
             plugin,
             strategy=strategy,
+            gate=gate,
             ping_timeout_s=policies.health.ping_timeout_s,
             ending=self._ending,
             standing=self._standing,
