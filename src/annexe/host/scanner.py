@@ -27,7 +27,7 @@ from annexe.supervision.supervisor import Supervisor
 
 __all__ = ["Scanner", "Supervise"]
 
-_JUDGED_AT_ONCE = 8
+_JUDGED_AT_ONCE = 2  # more would wait for each other: reading small files is the interpreter's work
 
 Supervise = Callable[[KnownPlugin, Manifest, int], Supervisor]
 """Makes the supervisor of a plugin; given its manifest and how often in a row it failed in an earlier life of the host."""
