@@ -206,3 +206,20 @@ def test_tables_are_read_once_for_all_plugins_of_a_network(child: Child, monkeyp
     tables.count([child.pid])
     tables.count([child.pid])
     assert [path.rpartition("/")[2] for path in read] == ["tcp", "tcp6", "udp", "udp6"]
+
+
+def test_sockets_in_a_network_of_its_own_are_counted_by_the_kernel(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_network, new_user = 0x4000_0000, 0x1000_0000
+    before = usage._network_of(child.pid)
+    child.do(f"import ctypes; ctypes.CDLL(None).unshare({new_network | (0 if os.geteuid() == 0 else new_user)})")
+    if usage._network_of(child.pid) == before:
+        pytest.skip("this machine gives this user no network of its own")
+    monkeypatch.setattr(usage, "_whole", None)  # the machine's tables are not looked at
+    assert SocketTables().count([child.pid]) == 0
+    child.do("import socket; a = socket.socket(); a.bind(('0.0.0.0', 0)); a.listen(); e = socket.socketpair()")
+    child.do(
+        "b = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); b.bind(('::', 0)); c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
+    )
+    child.do("c.bind(('0.0.0.0', 0))")
+    assert SocketTables().count([child.pid]) == 3
+    assert SocketTables().count([child.pid, child.pid, NOBODYS_PID]) == 3  # one network is counted once
