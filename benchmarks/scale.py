@@ -26,8 +26,8 @@ MARKS = (
         key="start_1000_s",
         limit=1.0,
         about="host start with 1,000 plugins installed, s",
-        held_back_by="reading a thousand manifests, digesting a thousand folders, which tells what was granted, and a supervisor, its events "
-        "and its place in what it provides for each: all of it Python's work on one core.",
+        held_back_by="reading a thousand manifests, digesting a thousand folders, which tells what was granted, and a supervisor, its "
+        "events and its place in what it provides for each: all of it Python's work on one core.",
     ),
     Mark(key="list_1000_ms", limit=20.0, about="list of 1,000 plugins over the control socket, ms"),
     Mark(
