@@ -21,7 +21,9 @@ def documented() -> dict[str, list[str]]:
 
 def test_every_method_and_parameter_is_documented() -> None:
     nothing: Any = None
-    rooms = dict.fromkeys(("registry", "dispatcher", "explain", "events", "logs", "metrics", "thread", "scan", "permissions", "attaching"), nothing)
+    rooms = dict.fromkeys(
+        ("registry", "dispatcher", "explain", "events", "logs", "metrics", "thread", "scan", "permissions", "attaching"), nothing
+    )
     table = ControlMethods(nothing, state_dir=Path(), clock=SystemClock(), **rooms).table
     assert documented() == {name: list(method.params.__struct_fields__) for name, method in table.items()}
 

@@ -24,7 +24,7 @@ LONGER_WITH_REASON: dict[str, str] = {
     "src/annexe/errors.py": "the whole tree of errors is read in one place",
     "src/annexe/channel/connection.py": "the life of a call is read in one place; slots, backlog, alarm and what comes in are elsewhere",
     "src/annexe/supervision/supervisor.py": "one task lives the plugin's life; instances, starts, successions, guests are elsewhere",
-    "sdk/python/src/annexe_sdk/session.py": "what each side owes the other is one account; failures, blobs, streams and threads are elsewhere",
+    "sdk/python/src/annexe_sdk/session.py": "what each side owes the other is one account; the rest is elsewhere",
     "src/annexe/host/host.py": "most of it is what users read: arguments and methods of Host with their docstrings",
 }
 

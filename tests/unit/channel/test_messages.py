@@ -50,3 +50,10 @@ def test_blobs_are_marked_for_shared_memory_and_text_for_json() -> None:
     marked = passed_on(BlobPayload(raw, [b"long"]), "blobs", to="msgpack")
     assert type(marked["blob"]) is Blob and marked["blob"].octets == b"long"
     assert passed_on(BlobPayload(raw, [b"long"]), "blobs", to="json") == msgspec.Raw(b'{"blob":"bG9uZw=="}')
+
+
+def test_blobs_that_would_be_too_long_in_json_are_refused_before_they_are_written() -> None:
+    blob = bytes(wire.MAX_FRAME_BYTES + 1)
+    payload = BlobPayload(msgspec.msgpack.encode(msgspec.msgpack.Ext(wire.BLOB_EXTENSION, b"\x00")), [blob])
+    with pytest.raises(ValueError, match="the other end speaks JSON"):
+        passed_on(payload, "blobs", to="json")

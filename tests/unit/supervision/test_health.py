@@ -30,3 +30,8 @@ def _after(*latencies: float | None) -> Health:
 )
 def test_after_ping_judges_by_the_last_answers(latencies: list[float | None], expected: Health) -> None:
     assert _after(*latencies) == expected
+
+
+@pytest.mark.parametrize(("is_well", "pause_s"), [pytest.param(True, 30.0, id="well"), pytest.param(False, 10.0, id="not")])
+def test_who_is_well_is_pinged_a_third_as_often(is_well: bool, pause_s: float) -> None:
+    assert HealthPolicy(ping_interval_s=10.0).pause_s(is_well=is_well) == pause_s

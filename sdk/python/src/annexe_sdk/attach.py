@@ -82,9 +82,7 @@ class _Runner(Runner):
 
 
 def _say_how() -> None:
-    import __main__
-
-    file = getattr(__main__, "__file__", None) or "plugin.py"
+    file = getattr(sys.modules.get("__main__"), "__file__", None) or "plugin.py"
     _say(
         f"this is a plugin, which an annexe host starts; to run it by hand in a host that runs: annexe attach ID -- python {file}  "
         "(to try it without one: annexe dev FOLDER)"
