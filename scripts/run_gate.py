@@ -4,7 +4,7 @@ With ``--lint-only`` these are the checks that run nothing of ours. Otherwise th
 most tests wait more than they compute: ``ROWS`` at a time, the longest first, so that all rows end at about the same time. The layers:
 
 * the tests that start whole programs, the plugins' own, and all others that have no layer of their own;
-* the tests of real processes;
+* the tests of real processes, in two halves;
 * the attacks;
 * of the last two those marked ``both_users``, as ``nobody``, when started as root;
 * the unit tests: those that import a module whose docstring says it is pure, and by them branch coverage of these modules, all of it; and
@@ -89,15 +89,17 @@ Layer = Callable[[], tuple[str, Outcomes]]
 def layers(*, slow: bool) -> list[Layer]:
     """Return all layers, the longest first; no two of them may disturb each other.
 
-    What plugins are limited by and hunted down by is their user. As nobody all have the same one, and as root all tests of processes share
-    a few: so neither is divided any further.
+    What plugins are limited by and hunted down by is their user. As nobody all have the same one, so that layer is not divided; as root each
+    plugin gets one that no other has.
     """
+    processes = [str(path.relative_to(ROOT)) for path in sorted((ROOT / PROCESSES).rglob("test_*.py"))]
     elsewhere = [f"--ignore={folder}" for folder in (UNIT, PROCESSES, ATTACKS)]
     return [
         run_as_nobody,
-        partial(run_tests, "programs and plugins", *elsewhere, slow=slow),
-        partial(run_tests, "processes", PROCESSES, slow=slow),
+        partial(run_tests, "processes, one half", *processes[::2], slow=slow),
+        partial(run_tests, "processes, the other half", *processes[1::2], slow=slow),
         partial(run_tests, "attacks", ATTACKS, slow=slow),
+        partial(run_tests, "programs and plugins", *elsewhere, slow=slow),
         partial(measure_pure_modules, slow=slow),
         run_checks,
         partial(run_tests, "other unit tests", UNIT, *(f"--ignore={path}" for path in tests_of_pure_modules()), slow=slow),
