@@ -89,8 +89,8 @@ Layer = Callable[[], tuple[str, Outcomes]]
 def layers(*, slow: bool) -> list[Layer]:
     """Return all layers, the longest first; no two of them may disturb each other.
 
-    What plugins are limited by and hunted down by is their user. As nobody all have the same one, so that layer is not divided; as root each
-    plugin gets one that no other has.
+    What plugins are limited by and hunted down by is their user. As nobody all have the same one, so that layer is not divided; as root
+    each gets one that no other has.
     """
     processes = [str(path.relative_to(ROOT)) for path in sorted((ROOT / PROCESSES).rglob("test_*.py"))]
     elsewhere = [f"--ignore={folder}" for folder in (UNIT, PROCESSES, ATTACKS)]
