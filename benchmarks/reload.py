@@ -29,8 +29,7 @@ MARKS = (
         key="p99_over_baseline",
         limit=3,
         about="p99 of calls while the plugin is replaced twice a second ÷ without",
-        held_back_by="each replacement starts a process behind all walls, twice a second: the calls share two cores with that, and one "
-        "in a hundred waits for the scheduler.",
+        held_back_by="each replacement starts a process behind all walls, twice a second, and the calls share two cores with that.",
     ),
 )
 _PER_S = 2000
