@@ -494,7 +494,8 @@ def test_state_waits_for_the_calls_under_way_and_new_calls_wait_for_it(tmp_path:
     run(scenario)
 
 
-def test_reload_of_a_lazy_plugin_that_does_not_run_loses_no_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_reload_of_a_lazy_plugin_that_does_not_run_loses_no_call(tmp_path: Path, at_once: int) -> None:
     async def scenario() -> None:
         write(tmp_path, runtime='start = "lazy"\n')
         seen: Counter[str] = Counter()
@@ -502,7 +503,7 @@ def test_reload_of_a_lazy_plugin_that_does_not_run_loses_no_call(tmp_path: Path)
             for number in range(1, 6):
                 assert host.plugin("p").state == "stopped"
                 write(tmp_path, f"1.{number}.0", runtime='start = "lazy"\n')
-                reload = asyncio.create_task(host.plugin("p").reload())
+                reload = asyncio.gather(*(host.plugin("p").reload() for _ in range(at_once)))
                 while not reload.done():
                     await asyncio.sleep(0)
                     seen[(await host.hooks(T).strict(Doc("x"))).marks[0]] += 1

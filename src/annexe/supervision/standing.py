@@ -39,7 +39,6 @@ class Standing:
         room: Calls that a guest was not sent before it went.
         is_switching: The next instance is started once the one before has ended.
         is_held: State is handed over.
-        is_awaited: It is down for a moment only: whoever has it so starts it again.
     """
 
     def __init__(self, plugin: str, *, log: PluginLog, events: Events, clock: Clock, on_moved: Callable[[PluginState], None]) -> None:
@@ -47,7 +46,7 @@ class Standing:
         self.room = WaitingRoom()
         self.is_switching = False
         self.is_held = False
-        self.is_awaited = False
+        self._awaiting_count = 0  # how many have it down for a moment
         self._plugin = plugin
         self._log = log
         self._events = events
@@ -59,6 +58,11 @@ class Standing:
     def state(self) -> PluginState:
         """The state."""
         return self.life.state
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is down for a moment only: whoever has it so starts it again."""
+        return self._awaiting_count > 0
 
     @property
     def lasts(self) -> bool:
@@ -111,8 +115,8 @@ class Standing:
         self._settle()
 
     def expect(self, *, is_awaited: bool) -> None:
-        """Have calls wait, or wait no longer, for a start that somebody else sees to."""
-        self.is_awaited = is_awaited
+        """Have calls wait, or wait no longer, for a start that somebody else sees to; several may do so at once, each for itself."""
+        self._awaiting_count += 1 if is_awaited else -1
         self._settle()
 
     def _settle(self) -> None:

@@ -155,3 +155,14 @@ def test_calls_wait_for_a_start_that_somebody_else_sees_to() -> None:
     assert not standing.lasts
     standing.expect(is_awaited=False)
     assert standing.lasts
+
+
+def test_calls_wait_until_nobody_sees_to_a_start_any_more() -> None:
+    standing = _Stands().it
+    standing.resume(_S.STOPPED, "stopped")
+    standing.expect(is_awaited=True)
+    standing.expect(is_awaited=True)
+    standing.expect(is_awaited=False)
+    assert standing.is_awaited and not standing.lasts
+    standing.expect(is_awaited=False)
+    assert not standing.is_awaited and standing.lasts
