@@ -79,6 +79,52 @@ def test_stream_that_the_collector_finds_while_something_is_sent_stops_nothing(t
     run(scenario)
 
 
+COUNTED = """
+held = []
+
+@plugin.service("model")
+class Model:
+    def held(self):
+        held.append(1)
+        try:
+            while True:
+                yield 1
+        finally:
+            held.pop()
+    def count(self):
+        return len(held)
+"""
+NO_THREAD = """
+import annexe_sdk.service_streams
+
+def refuse(*_):
+    refused.append(1)
+    raise RuntimeError("can't start new thread")
+
+refused = []
+annexe_sdk.service_streams.start_new_thread = refuse
+"""
+
+
+def test_stream_that_the_collector_finds_where_no_thread_can_be_started_is_ended_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_plugin(tmp_path / "plugins", "model", COUNTED, extra=OFFERS)
+        write_plugin(tmp_path / "plugins", "caller", NO_THREAD + CALLS, hooks=["t.edit"], extra=ASKS)
+        async with open_host(tmp_path) as host:
+            lines = "import gc, sys, time\nfrom annexe_sdk import session\nclass Keeps: pass\nkeeps = Keeps()\nraised = []\n"
+            lines += "sys.unraisablehook = lambda what: raised.append(repr(what.exc_value))\n"
+            lines += "keeps.itself, keeps.stream = keeps, model.held.stream()\nfirst = next(keeps.stream)\ndel keeps\n"
+            lines += "request = session.Session.request\ndef collects(*args):\n    gc.collect()\n    return request(*args)\n"
+            lines += "session.Session.request = collects\nwhile_sending = model.count()\nsession.Session.request = request\n"
+            lines += "until = time.monotonic() + 2\nwhile model.count() and time.monotonic() < until: time.sleep(0.01)\n"
+            lines += "refused = sys.modules['annexe_sdk.service_streams'].start_new_thread.__globals__['refused']\n"
+            lines += "return raised, len(refused), model.count()"
+            assert await Scene(host, is_async=False).work(lines) == ["([], 1, 0)"]
+            assert not left_behind(host)
+
+    run(scenario)
+
+
 def test_stream_is_not_whole_when_the_connection_goes(tmp_path: Path) -> None:
     async def scenario() -> None:
         code = """

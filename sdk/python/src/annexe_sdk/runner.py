@@ -47,7 +47,7 @@ class Runner:
         self.concurrency = 1
         self._sock = sock
         self.handlers: dict[str, Handler] = {}
-        self._send_lock = RLock()  # one that tells whose it is: see ``is_inside``
+        self.send_lock = RLock()
         self.turn: Any = None  # taken to run handler code, where streams have threads of their own
         self._at_turn: set[int] = set()  # threads that have one
         self._workers = 1
@@ -57,6 +57,7 @@ class Runner:
         self.reader = Reader(sock, self.session, send=self.send, run=self.run_call, add_worker=self._add_worker)
         self.reader.start_stream = self.start_stream
         self._releases: list[bytes] = []  # frames to be written with the next one
+        self._later: list[Callable[[], None]] = []  # what is to be done before the next one is written
         self.session.shared.write, self.session.shared.write_later = self.send, self._releases.append
         self.session.on_blobs = self._note_blobs
 
@@ -248,14 +249,9 @@ class Runner:
 
     # Messages of our own.
 
-    def is_inside(self) -> bool:
-        """Say whether this thread is just sending or placing something: what the garbage collector runs may come in between."""
-        memory = self.session.shared.memory
-        return self._send_lock._is_owned() or (memory is not None and memory.lock._is_owned())  # type: ignore[attr-defined,no-any-return,unused-ignore]
-
     def send(self, frame: bytes) -> None:
         """Write frames; blocks while the host's side is full."""
-        with self._send_lock:
+        with self.send_lock:
             if self._releases:
                 frame = self._with_releases(frame)
             try:
@@ -264,7 +260,14 @@ class Runner:
                 self.stop()
                 raise Stopped from None
 
+    def do_later(self, work: "Callable[[], None]") -> None:
+        """Have something done when the next frame is written; whatever this thread does now goes on."""
+        self._later.append(work)
+        self._releases.append(b"")  # that is looked at already
+
     def _with_releases(self, frame: bytes) -> bytes:
+        while self._later:
+            self._later.pop()()
         frames = []
         while self._releases:
             frames.append(self._releases.pop())
@@ -310,7 +313,7 @@ class Runner:
         self, call: "Call | None", method: str, params: "Any", wait: Wait, key: "str | None" = None, stream: "Call | None" = None
     ) -> None:
         """Send a request of ours; ids go out in order. ``key``: alike calls of a service go to the same plugin by it."""
-        with self._send_lock:
+        with self.send_lock:
             frame = self.session.request(method, params, call, wait, key, stream)
             if self._releases:
                 frame = self._with_releases(frame)

@@ -8,6 +8,7 @@ Source: docs/reference/sdk.md, "Streams of services"; docs/reference/protocol.md
 """
 
 from _thread import start_new_thread
+from threading import Condition
 
 from annexe_sdk.calls import Call, Wait
 from annexe_sdk.codec import NoRoom
@@ -65,12 +66,12 @@ class Asked(Call):
     def close(self, send: "Callable[[bytes], None]") -> None:
         """Let go of it: call it off where it is not over, and drop what was not read."""
         is_over, self.ended = self.answer.done, True
-        self._session.close(self)
-        if self.id and not is_over:
-            try:
+        try:
+            self._session.close(self)
+            if self.id and not is_over:
                 send(self._session.message(CANCEL, self.id))
-            except Stopped:
-                pass
+        except Stopped:
+            pass
 
 
 class _ThreadWait(Wait):
@@ -158,16 +159,34 @@ def _ask(runner: "Runner", call: "Call | None", params: "list[Any]", key: "str |
 
 
 def _leave(runner: "Runner", asked: Asked, source: "_Source") -> None:
-    """Let go of a stream; on another thread where the collector has found it while this one was sending: it would wait for itself."""
+    """Let go of a stream; elsewhere where the collector has found it while this thread was sending: that comes first."""
 
     def leave() -> None:
         source.close()
         asked.close(runner.send)
 
-    if runner.is_inside():
-        start_new_thread(leave, ())
-    else:
+    if not _is_inside(runner):
         leave()
+        return
+    try:
+        start_new_thread(leave, ())
+    except RuntimeError:  # the machine, or our limits, allow no more; nobody would hear of it either
+        runner.do_later(leave)
+
+
+def _is_inside(runner: "Runner") -> bool:
+    """Say whether this thread is just sending or placing something: what the garbage collector runs may come in between."""
+    memory = runner.session.shared.memory
+    return _holds(runner.send_lock) or (memory is not None and _holds(memory.lock))
+
+
+def _holds(lock: "Any") -> bool:
+    """Say whether this thread holds a lock: whoever does not may not notify those that wait for it."""
+    try:
+        Condition(lock).notify()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Source:
