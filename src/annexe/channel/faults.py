@@ -27,7 +27,7 @@ from annexe.errors import (
 )
 from annexe_sdk.wire import MAX_REJECT_STATUS, MAX_RETRY_AFTER_S, MIN_REJECT_STATUS
 
-__all__ = ["busy", "error_from_wire", "error_to_wire", "gone", "overdue"]
+__all__ = ["busy", "error_from_wire", "error_to_wire", "fault_of", "gone", "overdue"]
 
 _BY_CODE: dict[str, type[CallError]] = {
     cls.code: cls
@@ -92,6 +92,17 @@ def error_from_wire(error: WireError, *, plugin: str, method: str) -> AnnexeErro
         return _rejected(error, facts, plugin=plugin, method=method)
     cls = _BY_CODE.get(error.code, PluginRaisedError)
     return cls(f"plugin {plugin!r}, {method}: {error.message}", plugin=plugin, method=method, reported=facts)
+
+
+def fault_of(call: HostCall) -> BaseException | None:
+    """Return why a call that is over gave no result; None where it gave one."""
+    plugin, future = call.connection.plugin, call.future
+    if future.cancelled():
+        return CallCancelledError(f"{call.method} was called off", plugin=plugin, method=call.method)
+    fault: BaseException | None = future.exception()
+    if fault is None and (error := future.result().error) is not None:
+        return error_from_wire(error, plugin=plugin, method=call.method)
+    return fault
 
 
 def _facts(error: WireError) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
 from annexe.channel.calls import HostCall
-from annexe.channel.faults import error_from_wire
+from annexe.channel.faults import fault_of
 from annexe.channel.messages import Item
 from annexe.channel.stream_ends import Decode, Inbox, Outlet
-from annexe.errors import CallCancelledError, CallError, CallTimeoutError
+from annexe.errors import CallError, CallTimeoutError
 from annexe_sdk import wire
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Stream:
             if self._fault is not None:
                 raise self._fault
             if self.call.future.done():
-                self._raise_end()
+                raise fault_of(self.call) or StopAsyncIteration
             self._acknowledge()
             try:
                 await inbox.wait()
@@ -73,15 +73,6 @@ class Stream:
         if inbox.owes_much:
             self._acknowledge()
         return item
-
-    def _raise_end(self) -> None:
-        if self.call.future.cancelled():
-            text = f"{self.call.method} was called off"
-            raise CallCancelledError(text, plugin=self._connection.plugin, method=self.call.method)
-        response = self.call.future.result()
-        if response.error is not None:
-            raise error_from_wire(response.error, plugin=self._connection.plugin, method=self.call.method)
-        raise StopAsyncIteration
 
     def _acknowledge(self) -> None:
         if not self.call.future.done() and self._inbox.acknowledge():

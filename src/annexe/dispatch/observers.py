@@ -14,8 +14,8 @@ from typing import Any, final
 
 import msgspec
 
-from annexe.channel import Connection, HostCall, Response
-from annexe.channel.faults import error_from_wire
+from annexe.channel import Connection, HostCall
+from annexe.channel.faults import fault_of
 from annexe.channel.messages import ENCODE_FAULTS, MSGPACK
 from annexe.contract import HookDefinition, wire_params
 from annexe.dispatch.faults import tell_whose_limit, unsendable
@@ -87,13 +87,9 @@ class Observation:
             self._missed(error)
             return None
 
-    def ended(self, call: HostCall, future: asyncio.Future[Response]) -> None:
+    def ended(self, call: HostCall) -> None:
         """Note what came of it."""
-        fault = None if future.cancelled() else future.exception()
-        if fault is None and not future.cancelled() and future.result().error is not None:
-            error = future.result().error
-            assert error is not None
-            fault = error_from_wire(error, plugin=self._member.provider.id, method=call.method)
+        fault = fault_of(call)
         if isinstance(fault, CallError):
             self._missed(fault)
         elif isinstance(fault, RejectedError):

@@ -45,7 +45,7 @@ class SideWork(Protocol):
         """
         ...
 
-    def ended(self, call: HostCall, future: asyncio.Future[Any]) -> None:
+    def ended(self, call: HostCall) -> None:
         """Take the answer; see ``HostCall.future``."""
         ...
 
@@ -226,10 +226,10 @@ class SideQueue(Generic[W]):
         call.future.add_done_callback(partial(self._ended, work, call))
         return True
 
-    def _ended(self, work: W, call: HostCall, future: asyncio.Future[Any]) -> None:
+    def _ended(self, work: W, call: HostCall, _future: asyncio.Future[Any]) -> None:
         self._under_way -= 1
         self._waiting.ended(work)
-        work.ended(call, future)
+        work.ended(call)
         self._send()
 
     def _look_again(self, after_s: float = _LOOK_AGAIN_S) -> None:

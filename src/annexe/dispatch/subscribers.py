@@ -16,8 +16,8 @@ from typing import final
 
 import msgspec
 
-from annexe.channel import CodecName, Connection, HostCall, RequestMeta, Response, passed_on
-from annexe.channel.faults import error_from_wire
+from annexe.channel import CodecName, Connection, HostCall, RequestMeta, passed_on
+from annexe.channel.faults import fault_of
 from annexe.channel.messages import JSON, MSGPACK
 from annexe.contract.wire_check import check_written
 from annexe.dispatch.faults import tell_whose_limit
@@ -25,7 +25,7 @@ from annexe.dispatch.lanes import Lanes
 from annexe.dispatch.listeners import TopicEvent
 from annexe.dispatch.members import Provider
 from annexe.dispatch.side_queue import SideQueue
-from annexe.errors import AnnexeError, CallCancelledError, CallError, InvalidParamsError, PluginBusyError
+from annexe.errors import AnnexeError, CallError, InvalidParamsError, PluginBusyError
 from annexe.manifest import Manifest
 from annexe.record import EventKind, Events, MethodFigures, Metrics
 
@@ -109,13 +109,11 @@ class Delivery:
         subscriber.depths[call] = event.depth
         return call
 
-    def ended(self, call: HostCall, future: asyncio.Future[Response]) -> None:
+    def ended(self, call: HostCall) -> None:
         """Count it; there is nobody to be told."""
         subscriber = self._subscriber
         subscriber.depths.pop(call, None)
-        fault: BaseException | None = CallCancelledError("cancelled") if future.cancelled() else future.exception()
-        if fault is None and (error := future.result().error) is not None:
-            fault = error_from_wire(error, plugin=subscriber.id, method=call.method)
+        fault = fault_of(call)
         if fault is None:
             subscriber.figures(self.event.topic).add(monotonic() - self._started)
         else:

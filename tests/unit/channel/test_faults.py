@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from annexe.channel.calls import HostCall
-from annexe.channel.faults import _BY_CODE, error_from_wire, error_to_wire, overdue
+from annexe.channel.faults import _BY_CODE, error_from_wire, error_to_wire, fault_of, overdue
 from annexe.channel.messages import RequestMeta, Response, WireError, decode_json
-from annexe.errors import CallError, PluginRaisedError, QuotaExceededError, RejectedError
+from annexe.errors import CallCancelledError, CallError, CallTimeoutError, PluginRaisedError, QuotaExceededError, RejectedError
 
 
 def received(code: str, facts: Any = None, *, message: str = "oh", method: str = "hook.a.b") -> Any:
@@ -111,3 +113,29 @@ def test_a_call_that_was_never_sent_says_so() -> None:
     error = overdue(HostCall(None, "hook.a.b", (), RequestMeta(), 0.0, 0.3, None, ()), plugin="sample")
     assert "within its deadline: it was not free to take it" in error.message
     assert error.data == {"method": "hook.a.b"}
+
+
+def over(end: Any) -> HostCall:
+    """Return a call that ended so: with a response, with an error, or called off."""
+    loop = asyncio.new_event_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    loop.close()
+    if end is None:
+        future.cancel()
+    elif isinstance(end, Exception):
+        future.set_exception(end)
+    else:
+        future.set_result(end)
+    return HostCall(SimpleNamespace(plugin="sample"), "event.a.b", None, RequestMeta(), 0.0, None, future, ())
+
+
+def test_what_a_call_that_is_over_came_to_is_its_error_or_that_it_was_called_off() -> None:
+    answered = decode_json(b"[1,1,null,null,{}]")
+    refused = decode_json(b'[1,1,{"code":"rejected","message":"oh"},null,{}]')
+    late = CallTimeoutError("late")
+    assert fault_of(over(answered)) is None
+    assert isinstance(fault_of(over(refused)), RejectedError)
+    assert fault_of(over(late)) is late
+    called_off = fault_of(over(None))
+    assert isinstance(called_off, CallCancelledError)
+    assert (called_off.plugin, called_off.method) == ("sample", "event.a.b")
