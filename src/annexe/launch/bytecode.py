@@ -42,7 +42,8 @@ _ENVIRONMENT = ".venv"  # left to its installer, and to its own account
 # All caches are removed before anything is compiled, and that is told: what ends the compiler later leaves no forged byte code behind.
 # A folder that its owner cannot list, but others can, is a fault: forged byte code would stay in it.
 _COMPILE = """
-import errno, os, py_compile, resource, shutil, stat, sys
+import os, resource, stat, sys
+from importlib.machinery import SourceFileLoader
 top, skipped = sys.argv[1:3]
 cpu, memory, source, written = map(int, sys.argv[3:])
 for name, limit in (
@@ -64,20 +65,24 @@ for parent, folders, files in os.walk(top, onerror=fail):
     if os.path.islink(cache):
         os.unlink(cache)
     elif os.path.isdir(cache):
-        shutil.rmtree(cache)
+        for inner, dirs, others, opened in os.fwalk(cache, topdown=False, onerror=fail):
+            for name in dirs + others:
+                is_folder = stat.S_ISDIR(os.lstat(name, dir_fd=opened).st_mode)
+                (os.rmdir if is_folder else os.unlink)(name, dir_fd=opened)
+        os.rmdir(cache)
     folders[:] = [name for name in folders if name not in ("__pycache__", skipped)]
-    paths += [os.path.join(parent, name) for name in files if name.endswith(".py")]
+    paths += [(parent, name) for name in files if name.endswith(".py")]
 os.write(1, b"clean\\n")
-for path in paths:
+for parent in {parent for parent, name in paths}:
+    os.mkdir(os.path.join(parent, "__pycache__"))
+for parent, name in paths:
+    path = os.path.join(parent, name)
     try:
         found = os.stat(path)
         if stat.S_ISREG(found.st_mode) and found.st_size <= source:
-            py_compile.compile(path, doraise=True)
-    except (py_compile.PyCompileError, ValueError, MemoryError, RecursionError, FileNotFoundError):
+            SourceFileLoader(name[:-3], path).get_code(name[:-3])  # and leaves it where an import would
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
         pass  # shows itself when it is imported
-    except OSError as error:
-        if error.errno not in (errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG):
-            raise
 """
 
 
@@ -125,7 +130,7 @@ def _compile(folder: Path, interpreter: Interpreter, *, skipped: str) -> bool:
     as_owner = found.st_uid if os.geteuid() == 0 and found.st_uid != 0 else None
     limits = map(str, (_CPU_S, _MEMORY_BYTES, _SOURCE_BYTES, _WRITTEN_BYTES))
     become, user = as_user(as_owner, gid=found.st_gid)
-    command = [*become, str(interpreter.path), "-I", "-c", _COMPILE, str(folder), skipped, *limits]
+    command = [*become, str(interpreter.path), "-I", "-S", "-c", _COMPILE, str(folder), skipped, *limits]
     try:
         done = subprocess.run(  # noqa: S603 - an interpreter that was probed, and our own program
             command, umask=0o022, cwd="/", env={}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
