@@ -71,7 +71,7 @@ STARTS: dict[str, tuple[str, str, str]] = {
     "never-activates": (
         'wire.answer(wire.read(), {"protocol": 1, "codec": "json"}); time.sleep(9)',
         "activation-failed",
-        "did not answer annexe.activate within its deadline",
+        "was not ready within its start timeout of",
     ),
     "rejects-activation": (
         'wire.answer(wire.read(), {"protocol": 1, "codec": "json"}); wire.refuse(wire.read(), "rejected", "not today"); time.sleep(9)',

@@ -398,7 +398,7 @@ def test_start_that_takes_too_long_fails_with_what_it_was(tmp_path: Path) -> Non
             assert plugin.state == "backing-off"
             (failed,) = events(host, EventKind.LAUNCH_FAILED, "alpha")
             assert failed.facts["code"] == "activation-failed"
-            assert "within its deadline" in failed.reason
+            assert "within its start timeout of 1.5 s; where it needs longer, raise [resources] start-timeout" in failed.reason
 
     run(scenario)
 
@@ -413,7 +413,8 @@ def test_start_that_takes_too_long_fails_with_what_it_was(tmp_path: Path) -> Non
             "@plugin.on_activate\ndef start(ctx):\n    raise OSError('no')\n" + FINE, ["t.edit"], ["OSError", "main.py:6"], id="init"
         ),
         pytest.param("raise SystemExit(3)\n", ["t.edit"], ["SystemExit"], id="exits at import"),
-        pytest.param("os._exit(3)\n", ["t.edit"], ["alpha"], id="dies at import"),
+        pytest.param("os._exit(3)\n", ["t.edit"], ["its process exited with status 3 before it was ready"], id="dies at import"),
+        pytest.param("os.abort()\n", ["t.edit"], ["its process was killed by SIGABRT before it was ready"], id="crashes at import"),
         pytest.param("del plugin\n", ["t.edit"], ["plugin = Plugin()"], id="no plugin object"),
         pytest.param(FINE, ["t.edit", "t.act"], ["'t.act'", "does not answer"], id="missing hook"),
         pytest.param(FINE, ["t.act"], ["'t.edit'", "does not declare", "main.py:5"], id="undeclared hook"),

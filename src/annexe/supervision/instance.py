@@ -32,7 +32,17 @@ from annexe.channel import (
     hello,
 )
 from annexe.channel.handshake import MAX_ANSWER_BYTES, decode_answer
-from annexe.errors import AnnexeError, CallError, CallTimeoutError, HandshakeError, InvalidResultError, LaunchError
+from annexe.errors import (
+    ActivationError,
+    AnnexeError,
+    CallError,
+    CallTimeoutError,
+    HandshakeError,
+    InvalidResultError,
+    LaunchError,
+    OutcomeUnknownError,
+    PluginUnavailableError,
+)
 from annexe.launch import LaunchedPlugin, LaunchRequest, LaunchStrategy, TreeReport
 from annexe.launch.egress import Egress
 from annexe.record import PipeCapture, PluginLog
@@ -195,10 +205,10 @@ class Instance:
             plan.check(instance.provided)
             instance.connection.admit = plan.admit
         except BaseException as error:
-            exit_text = await instance._why_it_ended() if isinstance(error, LaunchError) else ""
+            told = await instance._in_full(error) if isinstance(error, LaunchError) else error
             await instance.discard(kill_s=StopPolicy().kill_s)
-            if exit_text and isinstance(error, HandshakeError):
-                raise HandshakeError(f"{error.message}; it {exit_text}", plugin=plan.launch.plugin) from error
+            if told is not error:
+                raise told from error
             raise
         return instance
 
@@ -208,10 +218,25 @@ class Instance:
             self._proxy = self.plan.open_egress(self.launched.egress)
             await self._proxy.open()
 
+    async def _in_full(self, error: LaunchError) -> LaunchError:
+        """Return why it did not start with what only the instance knows: how its process ended, and how long it had."""
+        plugin, start_s, cause = self.plan.launch.plugin, self.plan.start_timeout_s, error.__cause__
+        exit_text = await self._why_it_ended()
+        if isinstance(error, HandshakeError):
+            return HandshakeError(f"{error.message}; it {exit_text}", plugin=plugin) if exit_text else error
+        if isinstance(cause, CallTimeoutError):
+            text = f"plugin {plugin!r} was not ready within its start timeout of {start_s:g} s"
+            return ActivationError(f"{text}; where it needs longer, raise [resources] start-timeout in its plugin.toml", plugin=plugin)
+        if isinstance(cause, PluginUnavailableError | OutcomeUnknownError) and self.protocol_error is None:
+            text = f"its process {exit_text}" if exit_text else "it closed its connection"
+            return ActivationError(f"plugin {plugin!r} could not be activated: {text} before it was ready", plugin=plugin)
+        return error
+
     async def _why_it_ended(self) -> str:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.2):
-                return (await self.launched.wait()).text
+                status = await self.launched.wait()
+                return f"was {status.text}" if status.signal is not None else status.text
         return ""
 
     def _on_closed(self, error: AnnexeError | None) -> None:
