@@ -80,7 +80,7 @@ class T(HookSpec, name="t", revision=1):
     @hook.filter
     async def edit(self, doc: Doc) -> Doc: ...
 
-    @hook.filter(budget_ms=300)
+    @hook.filter(budget_ms=1000)
     async def timed(self, doc: Doc) -> Doc: ...
 
     @hook.filter(on_failure="closed")
@@ -101,10 +101,10 @@ class T(HookSpec, name="t", revision=1):
     @hook.observer
     async def seen(self, what: str) -> None: ...
 
-    @hook.stream_filter(budget_ms=400)
+    @hook.stream_filter(budget_ms=1000)
     def chunks(self, chunks: AsyncIterator[str]) -> AsyncIterator[str]: ...
 
-    @hook.stream_filter(budget_ms=400, on_failure="closed")
+    @hook.stream_filter(budget_ms=1000, on_failure="closed")
     def strict_chunks(self, chunks: AsyncIterator[str]) -> AsyncIterator[str]: ...
 
 
