@@ -45,8 +45,8 @@ def folder_digest(folder: Path) -> str:
     total = hashlib.sha3_512(_DOMAIN)
     left_bytes = _MAX_BYTES
     try:
-        for name, path in sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in _entries(root)):
-            kind, content, size_bytes = _entry(path, root, left_bytes=left_bytes)
+        for name, path, is_link in sorted(_entries(root)):
+            kind, content, size_bytes = _link(Path(path), root) if is_link else _file(path, root, left_bytes=left_bytes)
             left_bytes -= size_bytes
             total.update(kind + len(name).to_bytes(4, "big") + name + content)
     except OSError as error:
@@ -54,13 +54,13 @@ def folder_digest(folder: Path) -> str:
     return f"sha3-512:{total.hexdigest()}"
 
 
-def _entries(root: Path) -> Iterator[Path]:
-    """Yield everything in the folder but folders, what is left out apart."""
+def _entries(root: Path) -> Iterator[tuple[bytes, str, bool]]:
+    """Yield everything in the folder but folders, what is left out apart: its name in the digest, its path, and whether it is a link."""
     count = size_bytes = 0
     largest = (0, "")
-    waiting = [(root, 0)]
+    waiting = [(str(root), "", 0)]  # texts: a host with a thousand plugins would spend most of its time on path objects
     while waiting:
-        folder, depth = waiting.pop()
+        folder, prefix, depth = waiting.pop()
         if depth > _MAX_DEPTH:
             raise _refusal(root, f"expected folders at most {_MAX_DEPTH} deep, got more", folder)
         with os.scandir(folder) as found:
@@ -71,23 +71,26 @@ def _entries(root: Path) -> Iterator[Path]:
                 if entry.name in LEFT_OUT:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append((Path(entry.path), depth + 1))
+                    waiting.append((entry.path, f"{prefix}{entry.name}/", depth + 1))
                 else:
                     found_bytes = entry.stat(follow_symlinks=False).st_size
                     size_bytes += found_bytes
                     largest = max(largest, (found_bytes, entry.path))
                     if size_bytes > _MAX_BYTES:
                         raise _too_large(root, largest[1])
-                    yield Path(entry.path)
+                    yield os.fsencode(prefix + entry.name), entry.path, entry.is_symlink()
 
 
-def _entry(path: Path, root: Path, *, left_bytes: int) -> tuple[bytes, bytes, int]:
-    """Return an entry's letter, the digest of its content, and how much was read."""
-    if path.is_symlink():
-        target = resolve_inside(path, root)
-        if target is None or LEFT_OUT & set(target.relative_to(root).parts):
-            raise _refusal(root, "expected a link to something of the plugin's own, got one that leads elsewhere", path)
-        return b"l", hashlib.sha3_512(os.fsencode(path.readlink())).digest(), 0
+def _link(path: Path, root: Path) -> tuple[bytes, bytes, int]:
+    """Return a link's letter, the digest of the text it holds, and that nothing was read of a file."""
+    target = resolve_inside(path, root)
+    if target is None or LEFT_OUT & set(target.relative_to(root).parts):
+        raise _refusal(root, "expected a link to something of the plugin's own, got one that leads elsewhere", path)
+    return b"l", hashlib.sha3_512(os.fsencode(path.readlink())).digest(), 0
+
+
+def _file(path: str, root: Path, *, left_bytes: int) -> tuple[bytes, bytes, int]:
+    """Return a file's letter, the digest of its content, and how much was read; a link that took its place is not opened."""
     size_bytes = 0
     content = hashlib.sha3_512()
     with open_file(path) as file:

@@ -70,9 +70,8 @@ class Discovery:
         read: dict[_Key, Discovered] = {}
         found: dict[Path, Discovered] = {}
         for folder in _plugin_folders(self._folders):
-            resolved = folder.resolve()
-            if resolved not in found:
-                found[resolved] = self._discovered(resolved, read)
+            if folder not in found:
+                found[folder] = self._discovered(folder, read)
         self._read = read
         return _without_duplicates(found.values())
 
@@ -100,17 +99,20 @@ def _has_schemas(provides: Provides) -> bool:
 
 
 def _plugin_folders(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the folders to look into: a folder itself when it has a manifest or cannot be read, else those below that have one."""
-    for folder in folders:
+    """Yield the folders to look into, resolved: a folder itself if it has a manifest or cannot be read, else those below that have one."""
+    for folder in map(Path.resolve, folders):
         if os.path.lexists(folder / MANIFEST_NAME):
             yield folder
             continue
         try:
-            below = sorted(folder.iterdir())
+            with os.scandir(folder) as found:
+                below = sorted(found, key=lambda child: child.name)
         except OSError:
             yield folder
             continue
-        yield from (child for child in below if not child.name.startswith(".") and os.path.lexists(child / MANIFEST_NAME))
+        for child in below:
+            if not child.name.startswith(".") and os.path.lexists(f"{child.path}/{MANIFEST_NAME}"):
+                yield Path(child.path).resolve() if child.is_symlink() else Path(child.path)
 
 
 def _without_duplicates(plugins: Iterable[Discovered]) -> tuple[Discovered, ...]:

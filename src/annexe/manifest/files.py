@@ -16,7 +16,7 @@ __all__ = ["open_file", "resolve_inside"]
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: str | Path) -> BinaryIO:
     """Open a regular file for reading.
 
     Raises:

@@ -48,6 +48,8 @@ def line_of_long_key(text: str) -> int | None:
     Args:
         text: Any text. What stands behind its first error in TOML may be missed, for ``tomllib`` stops there as well.
     """
+    if all(line.count(".") < MAX_KEY_PARTS for line in text.split("\n")):
+        return None  # as with most: a key is on one line
     dots = 0
     after_dot = False
     for token in _TOKEN.finditer(text):

@@ -58,11 +58,11 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ManifestError: With every problem.
     """
-    path = folder / MANIFEST_NAME
+    path, resolved = folder / MANIFEST_NAME, folder.resolve()
     manifest, problems = read_document(_content(path), source=str(path))
-    _check_files(manifest, folder.resolve(), problems)
+    _check_files(manifest, resolved, problems)
     if not problems:
-        manifest = _with_schemas(manifest, folder.resolve(), problems)
+        manifest = _with_schemas(manifest, resolved, problems)
     if problems:
         raise ManifestError(source=str(path), problems=problems.texts(), plugin=manifest.id or None)
     return manifest

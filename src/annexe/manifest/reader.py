@@ -91,7 +91,7 @@ class Section:
                 self.problem(key, f"expected {_known_keys(key, list(self._known))}, got an unknown key")
 
     def __contains__(self, key: str) -> bool:
-        self._know(key)
+        self._known[key] = None
         return key in self._table
 
     def holds_table(self, key: str) -> bool:
@@ -120,7 +120,9 @@ class Section:
 
     def items(self, key: str, convert: Callable[[object], T], *, max_items: int = 256) -> tuple[T, ...]:
         """Return an optional array's elements, converted; those that do not fit are left out after noting them."""
-        found = self._table[key] if key in self else []
+        if key not in self:
+            return ()
+        found = self._table[key]
         if not isinstance(found, list) or len(found) > max_items:
             self.problem(key, f"expected an array of at most {max_items} elements, got {describe(found)}")
             return ()
@@ -149,12 +151,9 @@ class Section:
     def names(self, convert: Callable[[object], str]) -> Iterator[str]:
         """Yield every key of this table that fits as a name, for tables whose keys the author chooses."""
         for name in self._table:
-            self._know(name)
+            self._known[name] = None
             if self._converted((*self._path, name), name, convert, None) is not None:
                 yield name
-
-    def _know(self, key: str) -> None:
-        self._known[key] = None
 
     def _converted(self, path: KeyPath, value: object, convert: Callable[[object], T], instead: T) -> T:
         try:

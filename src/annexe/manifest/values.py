@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import final
 from urllib.parse import urlsplit
 
@@ -84,6 +85,7 @@ version = matching("a semantic version such as '1.2.0'", accepts=is_version)
 version_range = matching("a version range such as '>=1,<2'", accepts=is_range)
 
 
+@cache  # the same few again with each manifest
 def choice(*names: str) -> Callable[[object], str]:
     """Make a converter for one of a few names."""
     return matching("one of " + ", ".join(repr(name) for name in names), accepts=lambda value: value in names)

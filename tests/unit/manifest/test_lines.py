@@ -118,7 +118,7 @@ def test_line_of_long_key_is_found(text: str) -> None:
         pytest.param("x = '" + "a." * 99 + "'", id="in a string"),
         pytest.param("# " + "a." * 99, id="in a comment"),
         pytest.param("x = [" + "1.5, " * 99 + "]\n" + "".join(f"a.b.c{n} = 1.5\n" for n in range(99)), id="many short ones"),
-        pytest.param('x = "' + '\\"' * 30_000, id="behind an error"),
+        pytest.param('x = "' + '\\"' * 30_000 + "." * MAX_KEY_PARTS, id="behind an error"),
     ],
 )
 def test_line_of_long_key_without_one_is_none(text: str) -> None:

@@ -262,7 +262,7 @@ def test_digest_of_a_file_that_is_too_large_is_refused_before_anything_is_read(t
     folder = make_plugin(tmp_path)
     with (folder / "sparse").open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr("annexe.manifest.digest._entry", None)
+    monkeypatch.setattr("annexe.manifest.digest._file", None)
     expected = "expected at most 512 MiB in the plugin's folder, got more; this file is large and could be kept elsewhere"
     assert problems_of(folder) == [f"'{folder}/sparse': {expected}"]
 
@@ -271,8 +271,8 @@ def test_digest_of_a_file_that_grows_meanwhile_is_refused(tmp_path: Path, monkey
     folder = make_plugin(tmp_path)
     real = open_file
 
-    def growing(path: Path) -> BinaryIO:
-        with path.open("ab") as file:
+    def growing(path: str) -> BinaryIO:
+        with Path(path).open("ab") as file:
             file.truncate(2 << 20)
         return real(path)
 
@@ -280,6 +280,20 @@ def test_digest_of_a_file_that_grows_meanwhile_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr("annexe.manifest.digest.open_file", growing)
     [problem] = problems_of(folder)
     assert "expected at most 1 MiB" in problem
+
+
+def test_digest_of_a_file_that_becomes_a_link_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_plugin(tmp_path)
+    real = open_file
+
+    def linking(path: str) -> BinaryIO:
+        Path(path).unlink()
+        Path(path).symlink_to("/etc/hostname")
+        return real(path)
+
+    monkeypatch.setattr("annexe.manifest.digest.open_file", linking)
+    [problem] = problems_of(folder)
+    assert "cannot be read: Too many levels of symbolic links" in problem
 
 
 def test_digest_of_no_folder_is_refused(tmp_path: Path) -> None:
