@@ -22,7 +22,7 @@ from typing import Any, final
 import msgspec
 
 from annexe.capabilities.retry_bucket import RetryBucket
-from annexe.channel import CHAIN, CodecName, HostCall, PluginCall, Provided, RequestMeta
+from annexe.channel import CHAIN, CodecName, HostCall, PluginCall, RequestMeta
 from annexe.channel.messages import ENCODE_FAULTS, MSGPACK
 from annexe.clock import Clock
 from annexe.contract import InvalidValueError
@@ -30,13 +30,12 @@ from annexe.contract.wire_check import check_written
 from annexe.dispatch.listeners import DEPTH, Callback, Listener, TopicEvent
 from annexe.dispatch.members import Provider
 from annexe.dispatch.subscribers import MAX_WAITING, Delivery, Published, Subscriber
-from annexe.errors import ActivationError, ContractError, InvalidParamsError, PluginBusyError, RateLimitedError
+from annexe.errors import ContractError, InvalidParamsError, PluginBusyError, RateLimitedError
 from annexe.manifest import Manifest, names
-from annexe.manifest.rights import manifest_line
 from annexe.manifest.values import MisfitError
 from annexe.record import EventKind, Events, Metrics
 
-__all__ = ["MAX_DEPTH", "MAX_SUBSCRIBERS", "MAX_VALUE_BYTES", "EventBus", "check_handlers", "check_topic"]
+__all__ = ["MAX_DEPTH", "MAX_SUBSCRIBERS", "MAX_VALUE_BYTES", "EventBus"]
 
 MAX_VALUE_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -111,7 +110,7 @@ class EventBus:
         Raises:
             ValueError: That is no name of a topic.
         """
-        check_topic(topic)
+        _check_topic(topic)
         listener = Listener(callback, most=MAX_WAITING, loop=asyncio.get_running_loop())
         self._listeners[topic] = (*self._listeners.get(topic, ()), listener)
         return partial(self._unsubscribe, topic, listener)
@@ -169,7 +168,7 @@ class EventBus:
             ValueError: That is no name of a topic.
             InvalidParamsError: The value cannot be sent.
         """
-        check_topic(topic)
+        _check_topic(topic)
         try:
             check_written(value)
             encoded = MSGPACK.encode(value)
@@ -232,7 +231,7 @@ class EventBus:
         raise PluginBusyError(text, plugin=publisher, method="event.publish")
 
 
-def check_topic(topic: str) -> None:
+def _check_topic(topic: str) -> None:
     """Check the name of a topic.
 
     Raises:
@@ -242,24 +241,3 @@ def check_topic(topic: str) -> None:
         names.dotted_name(topic)
     except MisfitError as misfit:
         raise ValueError(f"expected {misfit.expected} as the name of a topic, got {topic!r}") from None
-
-
-def check_handlers(manifest: Manifest, provided: Provided) -> None:
-    """Hold what a plugin's code subscribes to against its manifest.
-
-    Raises:
-        ActivationError: It handles what it does not ask for, or asks for what it does not handle.
-    """
-    plugin, asked = manifest.id, set(manifest.permissions.events_subscribe)
-    for topic in sorted(provided.events.keys() - asked):
-        at, shown = provided.events[topic].at, topic[:256]
-        where = f" (at {at[:256]})" if at else ""
-        text = f"plugin {plugin!r} answers event {shown!r}{where}, which its plugin.toml does not ask for"
-        try:
-            line = manifest_line(f"events.subscribe:{names.dotted_name(topic)}", manifest.permissions)
-        except MisfitError as misfit:
-            raise ActivationError(f"{text}; expected {misfit.expected}", plugin=plugin) from None
-        raise ActivationError(f"{text}; add under [permissions]: {line}", plugin=plugin)
-    for topic in sorted(asked - provided.events.keys()):
-        text = f"plugin {plugin!r} asks for event {topic!r} in plugin.toml, but its code does not answer it"
-        raise ActivationError(f'{text}; write @plugin.on_event("{topic}")', plugin=plugin)

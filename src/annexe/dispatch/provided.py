@@ -1,6 +1,6 @@
 """What a plugin's code says it provides, held against what its manifest declares and the contracts have.
 
-Source: features HK1 and EP1; docs/reference/manifest.md.
+Source: features HK1, EP1, SV1 and SV5; docs/reference/manifest.md.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import Any
 
 from annexe.channel import Provided
 from annexe.contract import ExtensionDefinition, HookDefinition
-from annexe.dispatch.events import check_handlers
 from annexe.errors import ActivationError
-from annexe.manifest import Manifest
+from annexe.manifest import Manifest, names
+from annexe.manifest.rights import manifest_line
+from annexe.manifest.values import MisfitError
 
 __all__ = ["check_provided"]
 
@@ -48,7 +49,7 @@ def check_provided(
             raise ActivationError(
                 f"plugin {plugin!r} declares {what} {name!r} in plugin.toml, but its code does not answer it", plugin=plugin
             )
-    check_handlers(manifest, provided)
+    _check_events(manifest, provided)
     for name in sorted(provided.watches.keys() - set(manifest.permissions.services)):
         line = f'services = ["{_cut(name)}"]'
         text = f"plugin {plugin!r} wants to be told of service {_cut(name)!r}, which it may not use; "
@@ -72,6 +73,21 @@ def check_provided(
         if missing:
             text = f"plugin {plugin!r} declares method {missing[0]!r} of service {name!r} idempotent, which its code does not have; "
             raise ActivationError(f"{text}it has: {_cut(', '.join(sorted(service.methods)) or 'none')}", plugin=plugin)
+
+
+def _check_events(manifest: Manifest, provided: Provided) -> None:
+    plugin, asked = manifest.id, set(manifest.permissions.events_subscribe)
+    for topic in sorted(provided.events.keys() - asked):
+        where = f" (at {_cut(at)})" if (at := provided.events[topic].at) else ""
+        text = f"plugin {plugin!r} answers event {_cut(topic)!r}{where}, which its plugin.toml does not ask for"
+        try:
+            line = manifest_line(f"events.subscribe:{names.dotted_name(topic)}", manifest.permissions)
+        except MisfitError as misfit:
+            raise ActivationError(f"{text}; expected {misfit.expected}", plugin=plugin) from None
+        raise ActivationError(f"{text}; add under [permissions]: {line}", plugin=plugin)
+    for topic in sorted(asked - provided.events.keys()):
+        text = f"plugin {plugin!r} asks for event {topic!r} in plugin.toml, but its code does not answer it"
+        raise ActivationError(f'{text}; write @plugin.on_event("{topic}")', plugin=plugin)
 
 
 def _cut(text: str) -> str:
