@@ -104,7 +104,7 @@ class SocketTables:
 
     def __init__(self) -> None:
         self._own = _network_of("self") if Path("/proc/self/ns").exists() else ""
-        self._inodes: dict[str, frozenset[bytes]] = {}
+        self._inodes: frozenset[bytes] | None = None  # of the sockets in our own network
 
     def count(self, pids: Iterable[int]) -> int | None:
         """Return how many internet sockets these processes have, one that several share once; None if none may be looked at.
@@ -112,7 +112,7 @@ class SocketTables:
         In a network of the plugin's own all sockets are the plugin's, and the kernel counts them: its tables, which list those of all
         networks of the machine, take some milliseconds to read.
         """
-        found: set[tuple[str, bytes]] = set()
+        found: set[bytes] = set()
         in_own: dict[str, int] = {}
         is_seen = False
         for pid in pids:
@@ -127,15 +127,14 @@ class SocketTables:
                 continue
             is_seen = True
             if sockets:
-                found |= {(network, inode) for inode in sockets & self._inodes_of(network, pid)}
+                found |= sockets & self._own_inodes()
         return len(found) + sum(in_own.values()) if is_seen else None
 
-    def _inodes_of(self, network: str, pid: int) -> frozenset[bytes]:
-        known = self._inodes.get(network)
-        if known is None:
-            rows = [row.split() for name in _TABLES for row in _whole(f"/proc/{pid}/net/{name}").splitlines()[1:]]
-            known = self._inodes[network] = frozenset(row[9] for row in rows if len(row) > 9)
-        return known
+    def _own_inodes(self) -> frozenset[bytes]:
+        if self._inodes is None:
+            rows = [row.split() for name in _TABLES for row in _whole(f"/proc/self/net/{name}").splitlines()[1:]]
+            self._inodes = frozenset(row[9] for row in rows if len(row) > 9)
+        return self._inodes
 
 
 def family_of(pid: int) -> list[int]:
