@@ -1,1 +1,1 @@
-"""Carry a hook call through the plugins that implement it: order, time, failure policy, extensions."""
+"""Carry calls, services and events between the application and plugins, and from plugin to plugin; and know who requires whom."""

@@ -84,7 +84,7 @@ class Dispatcher:
         metrics: Metrics,
         clock: Clock,
         command: Callable[[str], str],
-        declared: Callable[[], Iterable[Manifest]] = tuple,
+        declared: Callable[[], Iterable[Manifest]],
     ) -> None:
         self._policy = policy
         self._explain = explain

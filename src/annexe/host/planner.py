@@ -60,6 +60,7 @@ class Planner:
         logs: The plugins' logs.
         metrics: The plugins' metrics.
         events: Is told what cannot be enforced.
+        advice: How rights are granted here.
         data: Where plugins' private folders are.
         uses: Is told of each right that is used.
     """

@@ -196,7 +196,7 @@ class PluginHandle(PluginView):
         await self._registry.revoke(self.id, by=by, rights=rights)
 
     async def configure(self, value: Mapping[str, Any], *, expected_revision: int | None = None) -> None:
-        """Write its configuration and push it to the running instance; wait until it has taken it, by a restart if it asks for one.
+        """Write its configuration and push it to what runs; wait until that, or another instance in its place, has taken it.
 
         Raises:
             ConfigInvalidError: It does not fit the plugin's schema; nothing was changed.

@@ -1,1 +1,1 @@
-"""Keeping plugins alive: rules (``state``, ``restart``, ``health``: pure) and the supervisor that applies them."""
+"""Keeping plugins alive: rules (``state``, ``restart``, ``health``, ``scaling``: pure) and the supervisor that applies them."""
