@@ -5,6 +5,7 @@ With ``--dry-run`` those that take a plugin away, or change it, say what that do
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +16,15 @@ from annexe.cli.exit_codes import exit_code_named
 from annexe.cli.graph_picture import requirement_text
 from annexe.cli.options import as_json, check_runs, connect, outcome, plugin_argument, state_option
 from annexe.cli.terminal import print_json, print_text
+from annexe.errors import ActivationError, AnnexeError
+from annexe.host.advice import command
+from annexe.host.control_client import ControlClient
 
 __all__ = ["disable", "enable", "reload", "restart", "start", "stop"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_TAKEN_UP = ("ready", "degraded", "stopped")
+_RUNNING = ("ready", "degraded")
+_TAKEN_UP = (*_RUNNING, "stopped")
 
 
 def _dry_run(function: F) -> F:
@@ -101,7 +106,12 @@ def reload(plugin: str, dry_run: bool, state_dir: Path, as_json: bool) -> None:
 
 def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_run: bool, may_wait: bool = False) -> None:
     with connect(state_dir) as client:
-        after = client.call(method, plugin=plugin)
+        try:
+            after = client.call(method, plugin=plugin)
+        except AnnexeError as error:
+            if method == "reload" and not as_json:
+                _tell_what_goes_on(client, plugin, error, state_dir)
+            raise
         idle = client.call("show", plugin=plugin)["passed_over"] if should_run and not as_json else {}
     if as_json:
         print_json(after)
@@ -112,6 +122,14 @@ def _step(method: str, plugin: str, state_dir: Path, *, as_json: bool, should_ru
             print_text(f"it is not called at {name}: {why}")
     if should_run:
         check_runs(after, state_dir, may_wait=may_wait)
+
+
+def _tell_what_goes_on(client: ControlClient, plugin: str, error: AnnexeError, state_dir: Path) -> None:
+    with contextlib.suppress(AnnexeError):
+        now = client.call("show", plugin=plugin)
+        if now["state"] in _RUNNING:
+            wrote = f"; what the new one wrote: {command('logs ' + plugin, state_dir)}" if error.code == ActivationError.code else ""
+            print_text(f"{plugin} goes on as it is, in version {now['version']}{wrote}")
 
 
 def _tell(method: str, plugin: str, state_dir: Path, *, as_json: bool) -> None:
