@@ -100,10 +100,10 @@ class Method:
         returns = _written(types["return"]) if "return" in types else "..."
         return f"{is_async}def {self.name}({', '.join(['self', *said])}) -> {returns}"
 
-    def says_stream(self) -> bool:
-        """Say whether what it returns is written as a stream; by another name it may be one all the same."""
+    def says_stream(self, of: str = "return") -> bool:
+        """Say whether what it returns, or a parameter, is written as a stream; by another name it may be one all the same."""
         try:
-            written = _written(self.function.__annotations__["return"])
+            written = _written(self.function.__annotations__[of])
         except Exception:
             return False
         return written.partition("[")[0].rpartition(".")[2] in _STREAMS

@@ -23,8 +23,6 @@ from annexe_sdk.errors import CallFailed
 if TYPE_CHECKING:
     from annexe_sdk.context import Context
 
-_STREAM_NAMES = ("Iterator", "Iterable", "Generator", "AsyncIterator", "AsyncIterable", "AsyncGenerator")
-
 __all__ = ["TypedClient", "annotation_of"]
 
 
@@ -127,8 +125,7 @@ def _takes_stream(contract: Contract, method: Method) -> bool:
     try:
         return stream_item(annotation_of(contract, method, method.names[0])) is not None
     except TypeError:
-        written = method.signature().removeprefix("async ").partition(f"{method.names[0]}: ")[2]
-        if written.partition("[")[0].rpartition(".")[2] in _STREAM_NAMES:
+        if method.says_stream(method.names[0]):
             raise
         return False
 
