@@ -20,16 +20,14 @@ from annexe.channel.faults import error_to_wire
 from annexe.contract import HookDefinition, HookKind, InvalidValueError, ValueType, decode_params
 from annexe.dispatch.faults import invalid_result
 from annexe.dispatch.hook_definitions import hook_definition
-from annexe.errors import AnnexeError, HookError, PluginRaisedError, RejectedError
+from annexe.errors import AnnexeError, HookError
 from annexe.manifest import Manifest
-from annexe.testing.wire import sent
+from annexe.testing.wire import PLAYER, error_of, sent
 from annexe_sdk import Reject, Respond
 from annexe_sdk.errors import PermissionDenied, call_failed
-from annexe_sdk.life import describe, last_frame
 
 __all__ = ["PlayedHooks"]
 
-_PLAYER = "test"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -93,19 +91,18 @@ class PlayedHooks:
                 given = function(value)
                 given = await given if isawaitable(given) else given
             except Reject as refusal:
-                facts: dict[str, Any] = {"reject_code": refusal.code, "status": refusal.status, "retry_after_s": refusal.retry_after_s}
-                raise RejectedError(refusal.message, plugin=_PLAYER, hook=name, **facts) from refusal
+                raise error_of(f"hook.{name}", refusal) from refusal
             except Respond as answer:
                 given = answer.value
             except Exception as error:
-                raise _closed(name, error) from error
+                raise _closed(name, error_of(f"hook.{name}", error)) from error
             result = given if kind in (HookKind.FILTER, HookKind.FIRST_RESULT) else None
         if definition is None or definition.result is None:
             return result
         try:
             return _held(definition.result, result)
         except InvalidValueError as error:
-            raise _closed(name, invalid_result(name, error, plugin=_PLAYER, method=f"hook.{name}")) from error
+            raise _closed(name, invalid_result(name, error, plugin=PLAYER, method=f"hook.{name}")) from error
 
 
 def _checked(definition: HookDefinition, params: list[Any]) -> Any:
@@ -117,11 +114,8 @@ def _held(value_type: ValueType, value: Any) -> Any:
     return value_type.decoder("msgpack")(_encode(sent(value)))
 
 
-def _closed(name: str, error: Exception) -> HookError:
-    if not isinstance(error, AnnexeError):
-        text = f"plugin {_PLAYER!r}, hook.{name}: {describe(error)} (at {last_frame(error)})"
-        error = PluginRaisedError(text, plugin=_PLAYER, method=f"hook.{name}")
-    return HookError(f"{name} failed closed: {error.message}", plugin=_PLAYER, hook=name, reason=error.code)
+def _closed(name: str, error: AnnexeError) -> HookError:
+    return HookError(f"{name} failed closed: {error.message}", plugin=PLAYER, hook=name, reason=error.code)
 
 
 def _nothing(_seconds: float) -> None:

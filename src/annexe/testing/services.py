@@ -16,31 +16,18 @@ from inspect import Signature, isasyncgenfunction, isawaitable, isclass, iscorou
 from typing import Any, cast, final
 
 from annexe.channel.faults import error_to_wire
-from annexe.errors import (
-    AnnexeError,
-    InvalidParamsError,
-    InvalidResultError,
-    MethodNotFoundError,
-    PluginRaisedError,
-    PluginUnavailableError,
-    RejectedError,
-)
+from annexe.errors import InvalidParamsError, InvalidResultError, MethodNotFoundError, PluginUnavailableError
 from annexe.testing.calling import as_async
-from annexe.testing.wire import sent
-from annexe_sdk import Reject
+from annexe.testing.wire import PLAYER, error_of, sent
 from annexe_sdk.codec import CodecError
 from annexe_sdk.context import Context, ServiceClient, ServiceMethod
 from annexe_sdk.contract import contract_of
 from annexe_sdk.convert import converter
 from annexe_sdk.errors import call_failed
-from annexe_sdk.life import describe, last_frame
 from annexe_sdk.plugin import Handler
 from annexe_sdk.typed import TypedClient
 
-__all__ = ["PLAYER", "PlayedServices", "client_of", "name_of"]
-
-PLAYER = "test"
-"""Who offers what the test plays, for errors."""
+__all__ = ["PlayedServices", "client_of", "name_of"]
 
 
 @final
@@ -233,19 +220,8 @@ def _told(method: str) -> Iterator[None]:
     """Tell what goes wrong as a host tells it to the plugin that called."""
     try:
         yield
-    except AnnexeError as error:
-        raise call_failed(error_to_wire(error)) from error
     except Exception as error:
-        raise call_failed(error_to_wire(_error_of(method, error))) from error
-
-
-def _error_of(method: str, error: Exception) -> AnnexeError:
-    """Make what the host makes of what a provider raised."""
-    if isinstance(error, Reject):
-        facts: dict[str, Any] = {"reject_code": error.code, "status": error.status, "retry_after_s": error.retry_after_s}
-        return RejectedError(error.message, plugin=PLAYER, hook=method, **facts)
-    at = last_frame(error)
-    return PluginRaisedError(f"plugin {PLAYER!r}, {method}: {describe(error)} (at {at})", plugin=PLAYER, method=method)
+        raise call_failed(error_to_wire(error_of(method, error))) from error
 
 
 def _check_arguments(method: str, expected: Signature, params: list[Any], named: dict[str, Any]) -> None:
