@@ -23,7 +23,7 @@ from annexe.dispatch.faults import tell_whose_limit
 from annexe.dispatch.service_offers import Offer, OfferedService
 from annexe.dispatch.service_schema import ServiceSchema
 from annexe.dispatch.service_streams import item_decoder, relay
-from annexe.dispatch.service_watch import Standing
+from annexe.dispatch.service_watch import ServiceStanding
 from annexe.errors import (
     AnnexeError,
     CallCancelledError,
@@ -91,12 +91,12 @@ class Route:
             self._generation = service.generation
         return self._offers
 
-    def standing(self) -> Standing:
+    def standing(self) -> ServiceStanding:
         """Return how the service is for this caller."""
         there = [offer for offer in self.fitting() if offer.provider.is_there]
         well = [offer.plugin for offer in there if offer.provider.state is not PluginState.DEGRADED]
         unwell = [offer.plugin for offer in there if offer.plugin not in well]
-        return Standing("ready" if well else "degraded" if unwell else "gone", (*well, *unwell))
+        return ServiceStanding("ready" if well else "degraded" if unwell else "gone", (*well, *unwell))
 
     def in_turn(self, call: PluginCall, tried: Collection[str]) -> list[Offer]:
         """Return whom to ask, best first: those that are ready, a healthy one before others, and then those that may become so."""

@@ -17,13 +17,13 @@ from typing import NamedTuple, final
 from annexe.channel import Connection, RequestMeta
 from annexe.errors import CallError
 
-__all__ = ["ServiceWatch", "Standing"]
+__all__ = ["ServiceStanding", "ServiceWatch"]
 
 _ANSWER_S = 10.0
 _AGAIN_S = 1.0  # after a plugin was too busy to hear
 
 
-class Standing(NamedTuple):
+class ServiceStanding(NamedTuple):
     """How a service is, as one plugin sees it.
 
     Attributes:
@@ -47,12 +47,12 @@ class ServiceWatch:
 
     __slots__ = ("_connection", "_is_under_way", "_loop", "_service", "_standing", "_told")
 
-    def __init__(self, service: str, connection: Connection, standing: Callable[[], Standing]) -> None:
+    def __init__(self, service: str, connection: Connection, standing: Callable[[], ServiceStanding]) -> None:
         self._service = service
         self._connection = connection
         self._standing = standing
         self._loop = asyncio.get_running_loop()
-        self._told: Standing | None = None
+        self._told: ServiceStanding | None = None
         self._is_under_way = False
 
     @property

@@ -29,7 +29,7 @@ from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
 from annexe.host.control_views import details, summary
 from annexe.host.grant_book import check_as_read
-from annexe.host.graph_view import graph_view, impact_view, requirements_view
+from annexe.host.graph_views import graph_view, impact_view, requirements_view
 from annexe.host.hook_views import hooks_view
 from annexe.host.permissions import Permissions
 from annexe.host.plugin_handle import PluginHandle
