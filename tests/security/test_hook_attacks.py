@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import pytest
@@ -16,6 +16,9 @@ from tests.process.hosts import Doc, T, connection_of, events, open_host, outcom
 pytestmark = pytest.mark.any_user
 
 ANY = {"type": "object"}
+LOOKED_AT_AGAIN: Any = {"type": "object"}
+for _ in range(24):
+    LOOKED_AT_AGAIN = {"allOf": [LOOKED_AT_AGAIN], "unevaluatedProperties": False}
 CALLS = """
 @plugin.filter("t.edit")
 def edit(doc, ctx):
@@ -43,7 +46,7 @@ def write(
 ) -> None:
     offer = f'[provides.hook-specs]\n"{spec}" = {{ schema = "value.json", kind = "{extra or "filter"}" }}\n' if spec else ""
     folder = write_plugin(root / "plugins", plugin, code, hooks=hooks, extra=offer + TIME)
-    (folder / "value.json").write_text(json.dumps(schema))
+    (folder / "value.json").write_text(json.dumps(schema, separators=(",", ":")))
 
 
 async def attacked(host: Any, calls: str) -> dict[str, int]:
@@ -111,6 +114,27 @@ def test_values_that_take_long_to_check_are_limited_and_the_host_goes_on(tmp_pat
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        pytest.param({"items": {"multipleOf": 5e-324}}, "[1e308] * 25_000", id="fractions"),
+        pytest.param({"pattern": "[ab]*a[ab]{1000}c"}, "''.join(__import__('random').choices('ab', k=150_000))", id="pattern"),
+        pytest.param({"items": {"const": {f"a{n}": 0 for n in range(4000)}}}, "[0] * 40_000", id="errors"),
+    ],
+)
+def test_value_that_would_stop_the_host_for_long_is_refused(tmp_path: Path, schema: Any, value: str) -> None:
+    async def scenario() -> None:
+        write(tmp_path, "flood", spec="sums.add", schema=schema)
+        write(tmp_path, "worker", code=PASSES.format(hook="sums.add"), hooks=("sums.add",))
+        async with open_host(tmp_path) as host:
+            await host.hooks(T).edit(Doc("[]"))  # it is there
+            began = thread_time()
+            assert await attacked(host, f"[('sums.add', {value})]") == {"invalid-params": 1}
+            assert thread_time() - began < 0.5
+
+    run(scenario)
+
+
 def test_huge_and_deep_values_are_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path, "owner", spec="sums.add")
@@ -166,6 +190,11 @@ def test_flood_of_observations_pushes_out_none_of_the_applications(tmp_path: Pat
         pytest.param({"items": {"enum": list(range(6000))}}, "at most 5000 parts", id="many parts"),
         pytest.param({"pattern": "(a+)+\\1$"}, "", id="a pattern that looks back"),
         pytest.param([], "expected an object", id="no object"),
+        # Each of these took the host's loop for many seconds at a value of a few bytes, or of a few kilobytes.
+        pytest.param(LOOKED_AT_AGAIN, "at most 5000 parts", id="parts that look at all inside them again"),
+        pytest.param({"pattern": "[ab]*a([ab]{50}){100}c"}, "at most 5000 parts", id="a pattern that is at many places at once"),
+        pytest.param({"items": {"dependentSchemas": {f"{n}": True for n in range(5100)}}}, "at most 5000 parts", id="many names"),
+        pytest.param({"items": {"const": {f"{n}": 0 for n in range(5100)}}}, "at most 5000 parts", id="a large value in each error"),
     ],
 )
 def test_schema_that_the_host_could_not_run_blocks_its_plugin(tmp_path: Path, schema: Any, why: str) -> None:

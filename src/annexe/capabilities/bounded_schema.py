@@ -6,11 +6,11 @@ A schema is refused unless all of this holds:
    over a network nor from a file; the retriever given to the library refuses whatever might be left.
 2. With every ``$ref`` written out it is at most 64 levels deep and 5,000 parts large, so it does not refer back to itself. A few lines in
    which each ``$ref`` is used twice would otherwise take longer to check than the universe lasts.
-3. It is a valid JSON Schema whose patterns need only linear time: no look-around, no back-reference.
+3. It is a valid JSON Schema whose patterns need only linear time: no look-around, no back-reference, and no flag ``x``.
 
 Checking takes time with the parts of the schema times the size of the value, and nothing else in the host runs meanwhile. So whoever checks
 bounds that product. Every value in a list is a part, and so is every 64 characters of text: an error of the library's holds the whole
-list, or text, that it is about.
+list, or text, that it is about. Keywords that take longer count as many parts: see ``schema_cost``.
 
 Source: feature HS4; ADR-0023.
 """
@@ -22,6 +22,8 @@ from typing import Any, final
 
 import jsonschema_rs
 
+from annexe.capabilities.schema_cost import PARTS_OF_KEYWORDS, MultipleOf, has_free_spacing, parts_of_pattern, times_looked_at
+
 __all__ = ["BoundedSchema", "RefusedSchemaError", "pointer_of"]
 
 _MAX_DEPTH = 64
@@ -30,10 +32,8 @@ _MAX_PARTS = 5_000
 _MAX_WORK_FOR_ALL = 128 * 1024
 # The library makes the errors of every branch of these before it gives the first one of the whole.
 _BRANCHES = frozenset({"anyOf", "oneOf"})
-# A pattern is a program of its own to build and keep: 100 of them at most.
-_PARTS_OF_A_PATTERN = 50
-# Compares each item with others.
-_PARTS_OF_UNIQUE_ITEMS = 50
+# What values are compared with, and every error holds a copy of.
+_DATA = frozenset({"const", "enum"})
 _CHARS_OF_A_PART = 64
 _PATTERN_BYTES = 1024 * 1024
 _DIALECTS = (
@@ -94,6 +94,7 @@ class BoundedSchema:
                 retriever=_refuse_to_retrieve,
                 pattern_options=jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES),
                 validate_formats=False,
+                keywords={"multipleOf": MultipleOf},
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             text = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
@@ -131,19 +132,20 @@ class BoundedSchema:
         if isinstance(node, str):
             return len(node) // _CHARS_OF_A_PART
         if not isinstance(node, dict):
-            return 0
-        parts = 1 + _PARTS_OF_A_PATTERN * _patterns(node) + _PARTS_OF_UNIQUE_ITEMS * (node.get("uniqueItems") is True)
+            return int(isinstance(node, bool))  # also a schema, of which there may be one for each name
+        parts = 1 + _dear(node, pointer=pointer)
         for name, child in node.items():
             _check_name(name, child, pointer=pointer)
             self._has_branches = self._has_branches or name in _BRANCHES
-            parts += len(name) // _CHARS_OF_A_PART + self._parts(child, pointer=f"{pointer}/{name}", depth=depth + 1)
+            held = self._parts(child, pointer=f"{pointer}/{name}", depth=depth + 1)
+            parts += len(name) // _CHARS_OF_A_PART + max(held, _values(child) - 1 if name in _DATA else 0)
         if isinstance(reference := node.get("$ref"), str):
             # Counted once and remembered. One that comes back to itself is never done, and so ends at the depth.
             if reference not in self._expanded:
                 target = self.resolve(reference, pointer=f"{pointer}/$ref")
                 self._expanded[reference] = self._parts(target, pointer=reference[1:], depth=depth + 1)
             parts += self._expanded[reference]
-        return parts
+        return parts * times_looked_at(node)
 
     def resolve(self, reference: str, *, pointer: str = "") -> Any:
         """Return the part of this schema that a reference points to.
@@ -182,9 +184,22 @@ def _check_name(name: str, child: Any, *, pointer: str) -> None:
         raise RefusedSchemaError(f"{pointer}/{name}", f"{name} is not allowed here; use $ref with '#/...'")
 
 
-def _patterns(node: dict[str, Any]) -> int:
+def _dear(node: dict[str, Any], *, pointer: str) -> int:
+    """Return what the keywords of a part of the schema count beyond what stands in it."""
     by_name = node.get("patternProperties")
-    return isinstance(node.get("pattern"), str) + (len(by_name) if isinstance(by_name, dict) else 0)
+    patterns = [pattern for pattern in (node.get("pattern"), *(by_name if isinstance(by_name, dict) else ())) if isinstance(pattern, str)]
+    if any(map(has_free_spacing, patterns)):
+        raise RefusedSchemaError(pointer, "expected a pattern without the flag x, which JSON Schema does not have")
+    return sum(map(parts_of_pattern, patterns)) + sum(parts for name, parts in PARTS_OF_KEYWORDS.items() if node.get(name))
+
+
+def _values(node: Any) -> int:
+    """Count the values in one."""
+    if isinstance(node, dict):
+        return 1 + sum(len(name) // _CHARS_OF_A_PART + _values(child) for name, child in node.items())
+    if isinstance(node, list):
+        return 1 + sum(map(_values, node))
+    return 1 + (len(node) // _CHARS_OF_A_PART if isinstance(node, str) else 0)
 
 
 def _refuse_to_retrieve(uri: str) -> Any:
