@@ -75,11 +75,13 @@ def test_plugin_waits_for_one_that_is_missing_and_starts_when_it_comes(tmp_path:
             assert caller.state == "blocked"
             assert caller.reason == (
                 "it requires plugin 'base' >=2: version 1.0.0 is there; service 'words' >=1: no plugin offers it; "
+                f"put what is missing into a folder of plugins, then: annexe scan --state {tmp_path / 'state'}; "
                 "it starts once all is there"
             )
             write(tmp_path, "words", offers="words")
             await host.scan()
             await until(lambda: caller.state == "blocked" and "words" not in caller.reason, what="the caller to miss less")
+            assert "annexe scan" not in caller.reason
             write(tmp_path, "base", version="2.1.0")
             await host.plugin("base").restart()
             await wait_state(caller, "ready")
@@ -137,7 +139,7 @@ def test_stop_disable_and_removal_take_dependents_first_and_give_them_back(tmp_p
         write(tmp_path, "fan", services={"words": 'version = ">=1", optional = true'})
         async with open_host(tmp_path) as host:
             provider = host.plugin("words")
-            for take, give in ((provider.stop, provider.start), (provider.disable, provider.enable)):
+            for take, give, command in ((provider.stop, provider.start, "start"), (provider.disable, provider.enable, "enable")):
                 await take()
                 assert [host.plugin(plugin).state for plugin in ("words", "middle", "top", "fan")] == [
                     "stopped",
@@ -148,6 +150,7 @@ def test_stop_disable_and_removal_take_dependents_first_and_give_them_back(tmp_p
                 stopped = order_of(host, "blocked")[-2:]
                 assert stopped == ["top", "middle"]
                 assert "it requires service 'words' >=1, and plugin 'words' was stopped" in host.plugin("middle").reason
+                assert f"it starts once that is there again, with: annexe {command} words --state " in host.plugin("middle").reason
                 await give()
                 for plugin in ("middle", "top"):
                     await wait_state(host.plugin(plugin), "ready")
@@ -235,6 +238,7 @@ def test_plugin_that_was_granted_nothing_stands_in_nobodys_way(tmp_path: Path) -
             assert (
                 "service 'words' >=1: no plugin offers it; plugin 'a-thief' would, and is blocked: it asks for provide:words" in chat.reason
             )
+            assert "annexe scan" not in chat.reason
             write(tmp_path, "words", offers="words")
             await host.scan()
             await host.plugin("words").grant()

@@ -32,6 +32,10 @@ class Advice:
         self._state_dir = state_dir
         self._policy = policy
 
+    def scan(self) -> str:
+        """Return what to do where something is not installed."""
+        return f"put what is missing into a folder of plugins, then: {command('scan', self._state_dir)}"
+
     def grant_command(self, plugin: str, *, to_content: bool = False) -> str:
         """Return what grants a plugin all that it asks for."""
         if self._policy is not None:

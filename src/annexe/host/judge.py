@@ -19,9 +19,10 @@ from annexe.clock import Clock
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.dispatch.hook_definitions import read_schemas
 from annexe.dispatch.service_schema import check_service_schemas
-from annexe.errors import AnnexeError, ContractError
+from annexe.errors import AnnexeError, ContractError, ManifestError
 from annexe.host.advice import Advice
 from annexe.host.known import KnownPlugin
+from annexe.host.plugin_folders import Digest
 from annexe.host.requirements import Requirements
 from annexe.host.settings import HostSettings
 from annexe.host.store_thread import StoreThread
@@ -77,23 +78,38 @@ class Judge:
         except AnnexeError as error:
             known.error = error
             return error.message
-        return f"{lacking}; it starts once all is there" if lacking is not None else None
+        if lacking is None:
+            return None
+        cure = f"; {self._advice.scan()}" if self._requirements.is_not_installed(known) else ""
+        return f"{lacking}{cure}; it starts once all is there"
 
-    async def judge_alone(self, known: KnownPlugin) -> str | None:
-        """Judge a plugin by itself, whatever it requires of others; ``admit`` comes next."""
+    async def judge_alone(self, known: KnownPlugin, *, digest: Digest | None = None) -> str | None:
+        """Judge a plugin by itself, whatever it requires of others; ``admit`` comes next.
+
+        Args:
+            known: It.
+            digest: Of its folder, if that was made a moment ago.
+
+        Returns:
+            Why it must not start, by itself; None when it may.
+        """
         known.judged_at = monotonic()
         manifest = known.manifest
         assert manifest is not None
         known.error, known.lacks = None, ""
         try:
-            return await self._judge(known, manifest)
+            if digest is None:
+                digest = await asyncio.to_thread(folder_digest, known.found.folder)
+            elif isinstance(digest, ManifestError):
+                raise digest
+            return await self._judge(known, manifest, digest)
         except AnnexeError as error:
             known.error = error
             return error.message
 
-    async def _judge(self, known: KnownPlugin, manifest: Manifest) -> str | None:
+    async def _judge(self, known: KnownPlugin, manifest: Manifest, digest: str) -> str | None:
         folder = known.found.folder
-        known.loaded = LoadedManifest(manifest, folder, await asyncio.to_thread(folder_digest, folder))
+        known.loaded = LoadedManifest(manifest, folder, digest)
         if manifest.provides.hook_specs:
             await asyncio.to_thread(read_schemas, manifest)
         if any(offer.schema for offer in manifest.provides.services.values()):

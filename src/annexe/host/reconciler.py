@@ -119,7 +119,7 @@ class Reconciler:
 
     # Stopping.
 
-    async def stop(self, known: KnownPlugin, reason: str, *, leaves: bool = False, soon_back: bool = False) -> None:
+    async def stop(self, known: KnownPlugin, reason: str, *, leaves: bool = False, soon_back: bool = False, cure: str = "") -> None:
         """Stop a plugin, and before it what cannot do without it; that is started again once it can be.
 
         Args:
@@ -127,6 +127,7 @@ class Reconciler:
             reason: Why.
             leaves: It keeps no place in what it provides either.
             soon_back: Keep ready what makes its next start fast.
+            cure: The command that starts it again, for those that are stopped with it.
         """
         assert known.supervisor is not None
         known.is_leaving = True
@@ -135,7 +136,7 @@ class Reconciler:
                 await known.supervisor.stop(reason)
             for dependent in self._requirements.impact(known.id).stops:
                 with suppress(UnknownPluginError, HostClosedError):
-                    await self._stop_dependent(dependent, known.id, reason)
+                    await self._stop_dependent(dependent, known.id, reason, cure=cure)
             if leaves:
                 self._dispatcher.remove(known.id)
             await known.supervisor.stop(reason)
@@ -144,7 +145,7 @@ class Reconciler:
         if not soon_back:
             self._strategy_of(known.id).release(known.id)
 
-    async def _stop_dependent(self, dependent: str, plugin: str, reason: str) -> None:
+    async def _stop_dependent(self, dependent: str, plugin: str, reason: str, *, cure: str) -> None:
         async with self._plugins.acting_on(dependent, urgent=True) as other:
             if other.supervisor is not None and other.is_there:
                 other.lacks = f"plugin {plugin!r}"
@@ -156,7 +157,7 @@ class Reconciler:
                     if needs
                     else f"what it requires needs plugin {plugin!r}, which was"
                 )
-                verdict = f"{why} stopped ({reason}); it starts once that is there again"
+                verdict = f"{why} stopped ({reason}); it starts once that is there again" + (f", with: {cure}" if cure else "")
                 await self.block(other, verdict)
 
     async def stop_all(self, reason: str) -> None:

@@ -153,7 +153,7 @@ class Registry:
         async with self._known.acting_on(plugin, urgent=True) as known:
             if known.supervisor is not None:
                 known.lacks = ""
-                await self._reconciler.stop(known, "asked to", soon_back=True)
+                await self._reconciler.stop(known, "asked to", soon_back=True, cure=self._command(f"start {plugin}"))
             return known
 
     async def set_enabled(self, plugin: str, enabled: bool) -> KnownPlugin:
@@ -165,7 +165,7 @@ class Registry:
             if enabled:
                 await self._reconciler.reconcile(known, "enabled")
             elif known.supervisor is not None:
-                await self._reconciler.stop(known, "disabled", leaves=True)
+                await self._reconciler.stop(known, "disabled", leaves=True, cure=self._command(f"enable {plugin}"))
             return known
 
     async def restart(self, plugin: str) -> KnownPlugin:

@@ -65,6 +65,14 @@ class Requirements:
                 reason = other.reason.replace("\n  - ", " ")  # problems of a manifest are lines of their own
                 yield f"plugin {other.id!r} would, and is {other.state}: {reason}"
 
+    def is_not_installed(self, known: KnownPlugin) -> bool:
+        """Say whether a plugin requires what no other one here has, in whatever version and state."""
+        others = [other for other in self._plugins.values() if other.id != known.id]
+        ids = {other.id for other in others}
+        services = {name for other in others if other.manifest is not None for name in other.manifest.provides.services}
+        needs = (one for one in self.graph.requirements(known.id) if not one.optional)
+        return any(one.name not in (ids if one.kind == "plugin" else services) for one in needs)
+
     def check_kept(self, manifest: Manifest, dependents: Iterable[str]) -> None:
         """Refuse a manifest that takes away what plugins that run require.
 

@@ -13,6 +13,10 @@ def test_command_names_the_host_unless_it_is_the_one_that_is_meant_anyway() -> N
     assert command("logs one", Path("/srv/my host")) == "annexe logs one --state '/srv/my host'"
 
 
+def test_what_is_missing_is_taken_up_by_a_scan() -> None:
+    assert Advice(Path("/srv/state"), None).scan() == "put what is missing into a folder of plugins, then: annexe scan --state /srv/state"
+
+
 def test_grant_is_stored_where_grants_are_stored() -> None:
     advice = Advice(Path("/srv/state"), None)
     assert advice.grant("one", {"kv"}) == "grant with: annexe grant one --state /srv/state"
