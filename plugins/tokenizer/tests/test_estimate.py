@@ -43,9 +43,9 @@ def test_count_of_two_texts_is_no_less_than_that_of_either() -> None:
 
 @pytest.mark.parametrize("text", [" " * 1_000_000, "a" * 1_000_000, "_-" * 500_000, "\n \n" * 300_000, "é漢1" * 300_000])
 def test_count_of_a_long_text_takes_no_long_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert count_text(text) > 0
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 MESSAGES: list[Any] = [

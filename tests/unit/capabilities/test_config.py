@@ -211,10 +211,10 @@ def bomb(length: int) -> dict[str, Any]:
 
 
 def test_schema_that_doubles_with_each_reference_is_refused_at_once() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     for length in (12, 15, 30, 60):
         assert refusal(bomb(length))
-    assert time.monotonic() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert schema(bomb(5)).complete({}) == {}
 
 
@@ -256,11 +256,11 @@ def test_value_is_bounded_by_the_parts_of_its_schema() -> None:
 
 def test_of_a_great_many_faults_the_first_is_told_without_making_the_rest() -> None:
     fitting = schema({"properties": {"a": {"items": {"allOf": [{"type": "integer"}] * 4000}}}})
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConfigInvalidError) as caught:
         fitting.complete({"a": ["x"] * 480})
     assert [problem["path"] for problem in caught.value.data["problems"]] == ["/a/0"]
-    assert time.monotonic() - began < 5.0
+    assert time.process_time() - began < 5.0
 
 
 def test_each_value_of_a_list_and_each_stretch_of_text_is_a_part() -> None:
@@ -275,10 +275,10 @@ def test_each_value_of_a_list_and_each_stretch_of_text_is_a_part() -> None:
 @pytest.mark.parametrize("word", ["anyOf", "oneOf"])
 def test_no_fault_is_told_where_even_the_first_would_take_minutes(word: str) -> None:
     fitting = schema({"properties": {"a": {word: [{"items": {"enum": ["a"]}}] * 900}}})
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConfigInvalidError) as caught:
         fitting.complete({"a": [7] * 800})
-    assert time.monotonic() - began < 1.0  # 10 s and 800 MB where the library makes the errors
+    assert time.process_time() - began < 1.0  # 10 s and 800 MB where the library makes the errors
     (problem,) = caught.value.data["problems"]
     assert problem == {"path": "", "message": "does not fit the schema; value and schema are too large to say where"}
 
@@ -306,11 +306,11 @@ def test_schema_with_a_pattern_that_may_take_for_ever_is_refused(pattern: str) -
 
 def test_pattern_takes_linear_time() -> None:
     fitting = schema({"properties": {"x": {"pattern": "^(a+)+$"}}})
-    began = time.monotonic()
+    began = time.process_time()
 
     with pytest.raises(ConfigInvalidError):
         fitting.complete({"x": "a" * 50_000 + "b"})
-    assert time.monotonic() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 @pytest.mark.parametrize(
