@@ -304,7 +304,7 @@ def test_garbage_after_the_token_ends_that_connection_and_nothing_else(tmp_path:
 
 
 def test_one_that_connects_and_is_silent_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach_door, "HELLO_S", 0.2)
+    monkeypatch.setattr(attach_door, "TOKEN_S", 0.2)
 
     async def attack(_host: Host, token: str, path: str) -> None:
         for sent in (b"", line(token)[:-1]):
@@ -325,7 +325,7 @@ def test_one_that_is_silent_once_it_was_let_in_is_hung_up_on(tmp_path: Path, mon
 
 
 def test_many_that_wait_with_no_token_keep_nobody_out_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach_door, "HELLO_S", 0.5)
+    monkeypatch.setattr(attach_door, "TOKEN_S", 0.5)
 
     async def attack(_host: Host, _token: str, path: str) -> None:
         silent = [connect_control(Path(path), timeout_s=5.0) for _ in range(attach_door.MAX_WAITING)]

@@ -1,6 +1,6 @@
 """The socket at which processes that were invited come in: bounded, and read no further than the line that shows a token.
 
-* Who connects must be our own user or root, as the kernel tells it; has ``HELLO_S`` to show the line; at most ``MAX_WAITING`` at once.
+* Who connects must be our own user or root, as the kernel tells it; has ``TOKEN_S`` to show the line; at most ``MAX_WAITING`` at once.
 * No byte after that line is read: it is the channel's.
 
 Source: features LC15 and WP8; docs/reference/protocol.md, "Attaching"; ADR-0095.
@@ -21,9 +21,9 @@ from typing import Any, final
 from annexe.errors import AnnexeError, HostError, PluginBusyError
 from annexe.host.control_socket import bind_control, peer_uid
 
-__all__ = ["HELLO_S", "MAX_WAITING", "Door", "told", "turn_away"]
+__all__ = ["MAX_WAITING", "TOKEN_S", "Door", "told", "turn_away"]
 
-HELLO_S = 5.0
+TOKEN_S = 5.0
 """How long who connects may take to show a token."""
 
 MAX_WAITING = 8
@@ -108,7 +108,7 @@ class Door:
     async def _receive(self, sock: socket.socket) -> None:
         try:
             try:
-                async with asyncio.timeout(HELLO_S):
+                async with asyncio.timeout(TOKEN_S):
                     line = await self._shown(sock)
             finally:
                 self._waiting -= 1
