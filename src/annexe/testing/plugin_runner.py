@@ -333,7 +333,8 @@ class RunnerRequest:
     def _ask_service(self, method: str, params: list[Any]) -> Any:
         handler = self._runner._handler(method, method)
         if handler.is_generator:
-            raise InvalidParamsError(f"it yields ({handler.at}); ask for it as a stream", method=method)
+            text = "it yields ({}); ask for it as a stream: runner.service({!r}).{}.stream(…)".format(handler.at, *method.split(".")[1:])
+            raise InvalidParamsError(text, method=method)
         try:
             return self._call(method, handler, params)
         except Misfit as error:

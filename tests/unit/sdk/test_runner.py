@@ -629,6 +629,26 @@ def test_a_stream_that_fails_is_answered(function: Any, kind: str, capsys: pytes
     assert kind in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_service_that_yields_says_how_to_ask_for_it(is_async: bool) -> None:
+    plugin = Plugin()
+
+    class Words:
+        def split(self, text: str) -> Iterator[str]:
+            yield from text.split()
+
+    class WordsAsync:
+        async def split(self, text: str) -> AsyncIterator[str]:
+            yield text
+
+    plugin.service("words")(WordsAsync if is_async else Words)
+    with served(plugin) as host:
+        error = host.answered(host.call("svc.words.split", ["a b"]))[2]
+        assert error["code"] == "invalid-params"
+        assert error["message"].startswith("it yields (test_runner.py:")
+        assert error["message"].endswith("; ask for it as a stream: ctx.service('words').split.stream(…)")
+
+
 def test_an_extension_may_take_a_stream_in_and_give_one_result() -> None:
     plugin = Plugin()
 

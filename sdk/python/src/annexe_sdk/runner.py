@@ -196,7 +196,10 @@ class Runner:
         return self.session.error(call.id, "invalid-result", f"{handler.at}: {error}", {"at": handler.at})
 
     def _yielding(self, call: Call, handler: Handler) -> bytes:
-        return self.session.error(call.id, "invalid-params", f"it yields ({handler.at}); ask for it as a stream", {"at": handler.at})
+        text = f"it yields ({handler.at}); ask for it as a stream"
+        if call.method.startswith("svc."):
+            text += ": ctx.service({!r}).{}.stream(…)".format(*call.method.split(".")[1:])
+        return self.session.error(call.id, "invalid-params", text, {"at": handler.at})
 
     def failure(self, call: Call, handler: Handler, error: BaseException, ctx: "Context | None") -> bytes:
         """Make the answer for what a handler raised."""
