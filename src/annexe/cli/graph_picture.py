@@ -109,10 +109,14 @@ def picture_of(told: Mapping[str, Any]) -> Picture:
         columns.append("not taken up")
     places = {one["id"]: len(columns) - 1 if one["wave"] is None else first + one["wave"] - 1 for one in told["plugins"]}
     boxes = [*_lacks(lacking), *(_plugin_box(one, places[one["id"]]) for one in told["plugins"])]
-    count = f"{len(known)} plugins, {len(requirements)} requirements"
+    count = f"{_counted(len(known), 'plugin')}, {_counted(len(requirements), 'requirement')}"
     summary = f"{count}, {len(lacking)} of them not met" if lacking else count
     arrows = _arrows(requirements, told["refused"], known)
     return Picture(columns=tuple(columns), boxes=tuple(boxes), arrows=tuple(arrows), summary=summary)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _plugin_box(plugin: Mapping[str, Any], column: int) -> Box:

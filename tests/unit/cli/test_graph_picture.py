@@ -134,7 +134,7 @@ def test_what_is_known_of_no_plugin_is_left_out() -> None:
         )
     )
     assert (picture.columns, placed(picture), picture.arrows) == (("wave 1",), {"plugin a": "wave 1"}, ())
-    assert picture.summary == "1 plugins, 1 requirements"
+    assert picture.summary == "1 plugin, 1 requirement"
 
 
 @pytest.mark.parametrize(
