@@ -244,12 +244,12 @@ def test_subscriber_that_dies_loses_what_it_worked_on_and_gets_the_rest(tmp_path
 
 def test_handler_that_raises_or_takes_too_long_is_told_of_and_hurts_nobody(tmp_path: Path) -> None:
     code = KEEPS.replace(
-        "    ctx.log", "    if event.value == 'raise': raise ValueError('no')\n    if event.value == 'slow': time.sleep(0.4)\n    ctx.log"
+        "    ctx.log", "    if event.value == 'raise': raise ValueError('no')\n    if event.value == 'slow': time.sleep(1.5)\n    ctx.log"
     )
 
     async def scenario() -> None:
         publisher(tmp_path)
-        subscriber(tmp_path, code=code, extra=WANTS + '[resources]\ncall-timeout = "200ms"\n')
+        subscriber(tmp_path, code=code, extra=WANTS + '[resources]\ncall-timeout = "1s"\n')
         async with open_host(tmp_path) as host:
             await act(host, ("a.done", "raise"), ("a.done", "slow"), ("a.done", "fine"))
             got = await have(host, "keeper", 2)  # a `def` handler cannot be ended; what it does afterwards still counts
@@ -494,7 +494,7 @@ from annexe_sdk.calls import Wait
 
 def send(ctx, value, meta):
     session, runner, wait = ctx._runner.session, ctx._runner, Wait()
-    with runner._send_lock:
+    with runner.send_lock:
         session._last_own_id += 2
         session.waits[session._last_own_id] = wait
         params = {"topic": "a.done", "value": msgspec.Raw(value)}
