@@ -17,6 +17,7 @@ from functools import partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -28,7 +29,7 @@ from annexe.capabilities.kv_limits import FREE_BYTES
 from annexe.capabilities.proxy import EgressProxy
 from annexe.capabilities.publishing import published
 from annexe.capabilities.retry_bucket import RetryBucket
-from annexe.channel import CodecName, PluginCall
+from annexe.channel import CodecName, PluginCall, PluginStream
 from annexe.contract import CapabilityDefinition, InvalidValueError, MethodDefinition, decode_params
 from annexe.errors import AnnexeError, InvalidParamsError, InvalidResultError, MethodNotFoundError, PermissionDeniedError, PluginBusyError
 from annexe.launch.egress import Egress
@@ -105,6 +106,7 @@ class PluginServices:
         self._manifest = manifest
         self._capabilities = capabilities
         self._services = dict(services)
+        self._streams: WeakKeyDictionary[PluginStream, str] = WeakKeyDictionary()  # those of services, with the right to each
         self._hooks = {f"hook.{name}": begin for name, begin in hooks.items() if f"define:{name}" in granted}
         self._topics = frozenset(right for right in granted if right.startswith("events.publish:"))
         self._unseen: set[str] = set()  # services and topics, as rights, whose first use has yet to be told of
@@ -154,7 +156,10 @@ class PluginServices:
         begin = self._services.get(name) if family == "svc" else None
         if begin is None:
             raise self._refusal(call)
-        self._note_use(f"services:{name}")
+        right = f"services:{name}"
+        self._note_use(right)
+        if call.stream is not None:
+            self._streams[call.stream] = right
         return begin
 
     def _publish(self, publish: Callable[[PluginCall, str, msgspec.Raw], int], call: PluginCall) -> int:
@@ -197,6 +202,11 @@ class PluginServices:
             self._fetch.close()
         if self._proxy is not None:
             self._ending = asyncio.get_running_loop().create_task(self._proxy.close())
+
+    def end_streams(self) -> None:
+        """Have what is open of services go no further: a right to it was taken back."""
+        for stream, right in list(self._streams.items()):
+            stream.refuse(self._denial(right))
 
     def proxy(self, egress: Egress) -> EgressProxy:
         """Make the proxy behind a plugin's way out; whoever asks opens and closes it, and so does ``withdraw``."""

@@ -355,10 +355,10 @@ class Connection:
                 self._idle = None
         return True
 
-    def end_streams(self, why: str) -> None:
-        """End every open stream; their readers get ``OutcomeUnknownError``."""
+    def end_streams(self, why: str, *, of_services: bool = False) -> None:
+        """End every open stream, or those of services alone; their readers get ``OutcomeUnknownError``."""
         for call in self._all_calls():
-            if call.stream is not None and not call.future.done():
+            if call.stream is not None and not call.future.done() and not (of_services and call.meta.caller is None):
                 text = f"{call.method} of plugin {self.plugin!r} was ended: {why}"
                 call.stream.fail(OutcomeUnknownError(text, plugin=self.plugin, method=call.method))
 

@@ -45,6 +45,7 @@ class PluginStream:
         self._has_ended = direction == "out"  # nothing more comes
         self._is_closed = False
         self._fault: Exception | None = None
+        self._refusal: Exception | None = None
 
     def __aiter__(self) -> PluginStream:
         return self
@@ -84,6 +85,12 @@ class PluginStream:
         self._fault = self._fault or error
         self.end()
 
+    def refuse(self, error: Exception) -> None:
+        """Have whoever reads, or sends the plugin anything, find an error there: it may have the stream no longer."""
+        self._refusal = error
+        self.fail(error)
+        self._outlet.wake()
+
     def close(self) -> None:
         """The request is over."""
         self._is_closed = True
@@ -97,6 +104,8 @@ class PluginStream:
         self._check_wanted()
 
     def _check_wanted(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         if self._is_closed:
             raise CallCancelledError(f"{self._method} is over", plugin=self._connection.plugin, method=self._method)
 

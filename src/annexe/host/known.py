@@ -105,8 +105,13 @@ class KnownPlugin:
 
     def withdraw_rights(self) -> None:
         """Take every right back from what runs, at once: it is about to be stopped, and may take its time."""
+        is_revoked = self.decision is not None and self.decision.is_blocked
         for services in self.services:
             services.withdraw()
+            if is_revoked:
+                services.end_streams()
+        if is_revoked and self.supervisor is not None:
+            self.supervisor.end_served("its plugin's rights were taken back")
 
     def adopt(self, discovered: Discovered) -> None:
         """Go by another manifest from now on."""

@@ -223,6 +223,11 @@ class Crew:
                 instance.end_streams()
             await asyncio.wait(self._retiring)
 
+    def end_served(self, why: str) -> None:
+        """End the streams that other plugins have of its services, at those too that take no calls any more."""
+        for instance in (*self.instances, *self._retiring.values()):
+            instance.connection.end_streams(why, of_services=True)
+
     async def clear(self, members: Sequence[Member], end: Callable[[Instance], Awaitable[None]]) -> None:
         """End these instances, and those that were still being started."""
         growing = list(self._growing)

@@ -245,6 +245,10 @@ class Supervisor:
         """End an instance as failed, the first when none is named: it is started again after a while, ``for_good`` only by a person."""
         self._crew.fail(reason, for_good=for_good, instance=instance)
 
+    def end_served(self, why: str) -> None:
+        """End the streams that other plugins have of its services, at once."""
+        self._crew.end_served(why)
+
     def forgive(self) -> None:
         """Let the failures before not count any more."""
         self.failures.forgive()
