@@ -71,13 +71,13 @@ def test_wall_clock_that_jumps_ends_no_call_early_and_none_late(tmp_path: Path, 
         write_words(tmp_path, extra=_LONG, runtime="concurrency = 4")
         write_caller(tmp_path, extra=ASKS + _LONG, runtime="concurrency = 4")
         async with open_host(tmp_path) as host:
-            long = asyncio.ensure_future(called(host, "slow", 0.4, deadline_s=5.0))
+            long = asyncio.ensure_future(called(host, "slow", 0.4, deadline_s=15.0))
             began = asyncio.get_running_loop().time()
-            short = asyncio.ensure_future(called(host, "slow", 10, deadline_s=0.3))
+            short = asyncio.ensure_future(called(host, "slow", 10, deadline_s=1.0))
             await until(lambda: len(connection_of(host, "words").open_calls) == 2, what="both calls to be under way")
             wall.offset_s += jump_s
             assert await short == []  # the hook fails open
-            assert 0.29 < asyncio.get_running_loop().time() - began < 2.0
+            assert 0.99 < asyncio.get_running_loop().time() - began < 5.0
             assert await long == [repr("slept")]
             assert await called(host, "count", "a b") == ["2"]
 

@@ -63,7 +63,7 @@ def test_starts_exits_and_denials_of_a_plugin_are_counted(tmp_path: Path) -> Non
 
 def test_plugin_that_answers_no_pings_is_counted_as_such(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "alpha", PLUGIN, hooks=["t.edit"])
-    health = HealthPolicy(ping_interval_s=0.05, ping_timeout_s=0.1, max_missed=2)
+    health = HealthPolicy(ping_interval_s=0.05, ping_timeout_s=0.4, max_missed=2)
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(health=health)) as host:
