@@ -117,7 +117,12 @@ def check_runs(told: dict[str, Any], state_dir: Path, *, may_wait: bool = False)
         DependencyError: What it requires, or who requires it, keeps it from ever running.
     """
     if not _is_as_it_should_be(told) and not (may_wait and _lacks(told)):
-        text = f"plugin {told['id']!r} is {told['state']}: {told['reason']}; see: {command('logs ' + told['id'], state_dir)}"
+        plugin = told["id"]
+        if told["state"] == "blocked":  # none of its code has run
+            then = f"after a change in its folder: {command(f'restart {plugin}', state_dir)}"
+        else:
+            then = f"see: {command(f'logs {plugin}', state_dir)}"
+        text = f"plugin {plugin!r} is {told['state']}: {told['reason']}; {then}"
         if told.get("error") == DependencyError.code:
             raise DependencyError(text, plugin=told["id"], path=[])
         raise _NOT_RUNNING.get(told["state"], LaunchError)(text, plugin=told["id"], state=told["state"])

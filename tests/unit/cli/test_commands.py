@@ -139,6 +139,8 @@ def test_plugin_that_should_run_and_does_not_is_an_error(state: str, start: str,
         check_runs(told, Path("/somewhere"))
     assert type(caught.value) is error
     assert (caught.value.plugin, caught.value.data) == ("one", {"state": state})
+    then = "after a change in its folder: annexe restart" if state == "blocked" else "see: annexe logs"
+    assert caught.value.message == f"plugin 'one' is {state}: so; {then} one --state /somewhere"
 
 
 WAITS = {
