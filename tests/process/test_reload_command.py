@@ -155,6 +155,7 @@ def test_command_says_what_a_reload_would_do_and_does_it(tmp_path: Path, capsys:
         refused = said("reload", "words", "--dry-run", code=19)
         assert refused[0] == "nothing was changed; reload of words would be refused: dependency-refused"
         assert refused[1].startswith("refused: words would go on as it is: plugin 'words' 2.0.0 would take away what others require: ")
+        assert refused[1].endswith("; stop those first, or reload them with a range that takes both")
         assert said("reload", "words", code=19) == ["words goes on as it is, in version 1.4.0"]
         words(tmp_path, "1.5.0", more="raise ValueError('broken')")
         wrote = f"what the new one wrote: annexe logs words --state {tmp_path / 'state'}"

@@ -82,7 +82,7 @@ class Requirements:
         lost = [f"plugin {one!r} requires {why}" for one in dependents if self._is_there(one) for why in self.graph.unmet(one)]
         if lost:
             text = f"plugin {manifest.id!r} {manifest.version} would take away what others require: {'; '.join(lost)}"
-            raise DependencyError(f"{text}; reload or stop those first", plugin=manifest.id, path=[])
+            raise DependencyError(f"{text}; stop those first, or reload them with a range that takes both", plugin=manifest.id, path=[])
 
     async def wait_met(self, known: KnownPlugin) -> None:
         """Wait while what a plugin requires is starting.
