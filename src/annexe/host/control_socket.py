@@ -1,6 +1,7 @@
 """Where the control socket is, who may use it, and how a path of any length is reached.
 
-The socket and its token lie in a folder of mode 0700 inside the state directory. Both ends use this module.
+The socket and its token lie in a folder of mode 0700 inside the state directory, and beside them the socket at which processes attach. Both
+ends use this module.
 
 * The token is new at each start of a host and is gone with it.
 * The address of a Unix socket holds about 100 bytes. A longer path is reached through a link with a short name, in a private temporary
@@ -56,7 +57,7 @@ def bind_control(path: Path) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        raise HostError(f"the control socket {path} cannot be opened: {error}; choose another --state", path=str(path)) from error
+        raise HostError(f"the socket {path} cannot be opened: {error}; choose another --state", path=str(path)) from error
     return listening
 
 
