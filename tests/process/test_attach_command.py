@@ -137,7 +137,7 @@ def test_a_breakpoint_holds_a_call_for_longer_than_any_time_out(tmp_path: Path) 
     code = '@plugin.filter("t.strict")\ndef strict(doc, ctx):\n    doc["marks"] += [str(doc["text"])]\n    return doc\n'
 
     async def scenario() -> None:
-        at = write_plugin(tmp_path / "plugins", "p", code, hooks=["t.strict"], extra='[resources]\ncall-timeout = "200ms"')
+        at = write_plugin(tmp_path / "plugins", "p", code, hooks=["t.strict"], extra='[resources]\ncall-timeout = "1s"')
         with (at / "main.py").open("a") as file:
             file.write(RUN)
         breakpoint_at = (at / "main.py").read_text().split("\n").index('    doc["marks"] += [str(doc["text"])]') + 1
@@ -149,7 +149,7 @@ def test_a_breakpoint_holds_a_call_for_longer_than_any_time_out(tmp_path: Path) 
                 await until_said(command.stderr, "takes the calls of p")
                 call = asyncio.create_task(host.hooks(T).strict(Doc("from the host")))
                 await until_said(command.stdout, "-> doc[")
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.3)
                 assert not call.done()
                 command.stdin.write(b'doc["text"] = "from the debugger"\ncontinue\n')
                 assert (await call).marks == ["from the debugger"]

@@ -214,20 +214,24 @@ SPIN = """
 
 def test_spinning_gets_no_more_of_the_processor_than_its_share(groups: ControlGroups) -> None:
     needs(groups, "cpu")
-    with made(groups, GroupLimits(cpu=0.2)) as group:
+    with made(groups, GroupLimits(cpu=0.1)) as group:
         child = start(SPIN, group=group)
         used_s, before_s = map(float, line_of(child).split())
         usage = group.usage()
         group.kill()
         finish(child)
-    assert 0.05 < used_s < 0.4
+    assert 0.02 < used_s < 0.25
     assert usage.cpu_s is None or used_s - 0.2 < usage.cpu_s < used_s + before_s + 0.2
     assert usage.throttled_s
-    free = start(SPIN)
-    free_s = float(line_of(free).split()[0])
-    free.kill()
-    finish(free)
-    assert free_s > 0.4
+    free_s = 0.0
+    for _ in range(3):  # others use this machine, too
+        free = start(SPIN)
+        free_s = max(free_s, float(line_of(free).split()[0]))
+        free.kill()
+        finish(free)
+        if free_s > 0.25:
+            break
+    assert free_s > 0.25
 
 
 def test_usage_tells_what_a_process_does(groups: ControlGroups) -> None:

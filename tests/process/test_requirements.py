@@ -50,7 +50,7 @@ def test_plugins_start_after_what_they_require_and_stop_before_it(tmp_path: Path
     async def scenario() -> None:
         write(tmp_path, "a-top", plugins={"b-middle": ">=1"}, services={"words": 'version = ">=1"'})
         write(tmp_path, "b-middle", services={"words": 'version = ">=1,<2"'})
-        write(tmp_path, "c-words", offers="words", version="1.3.0", code="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.3)\n")
+        write(tmp_path, "c-words", offers="words", version="1.3.0", code="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(1)\n")
         write(tmp_path, "d-alone")
         async with open_host(tmp_path) as host:
             assert [plugin.state for plugin in host.plugins] == ["ready"] * 4
