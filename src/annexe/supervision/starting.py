@@ -77,7 +77,7 @@ class Starts:
         made = await plan(number)
         if made.guest is not None:  # it runs already
             return await Instance.start(made, made.guest.strategy, self._log)
-        return await self._gate.through(Instance.start(made, self._strategy, self._log))
+        return await self._gate.through(Instance.start(made, self._strategy, self._log), of=self)
 
     async def first(self, plan: PlanInstance, wish: Wish) -> Instance | None:
         """Start an instance while none runs; return None when it is not wanted any more.
