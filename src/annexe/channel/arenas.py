@@ -18,7 +18,7 @@ import msgspec
 from msgspec.msgpack import Ext
 
 from annexe.channel.memory_files import MemoryFiles
-from annexe.channel.messages import BlobMessage, Release, RequestMeta, decode_with_blobs
+from annexe.channel.messages import DECODE_FAULTS, BlobMessage, Release, RequestMeta, decode_with_blobs
 from annexe.contract.blobs import Blob, as_inline
 from annexe.errors import RemoteProtocolError
 from annexe_sdk import wire
@@ -127,7 +127,7 @@ class Arenas:
         """
         try:
             regions = _decode_release(message.regions)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except DECODE_FAULTS as error:
             raise RemoteProtocolError(f"a release that names no regions: {error}", rule="bad-envelope", plugin=self._plugin) from error
         for offset, length in regions:
             if not self._room.give_back(offset, length):

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Protocol, final
 
-import msgspec
-
 from annexe.channel.alarm import Alarm
 from annexe.channel.arenas import Arenas, NoRoomError, Regions
 from annexe.channel.backlog import Backlog
@@ -26,6 +24,7 @@ from annexe.channel.incoming import Incoming, Notify
 from annexe.channel.limits import ChannelLimits
 from annexe.channel.memory_files import MemoryFiles
 from annexe.channel.messages import (
+    DECODE_FAULTS,
     ENCODE_FAULTS,
     JSON,
     MSGPACK,
@@ -61,7 +60,6 @@ from annexe_sdk.frames import JSON_FIRST_BYTE
 
 __all__ = ["Connection", "Siblings"]
 
-_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _COARSENESS_S = 0.001
 
 
@@ -509,7 +507,7 @@ class Connection:
             return
         try:
             message = decode_json(frame) if frame[0] == JSON_FIRST_BYTE else self._decode_binary(frame)
-        except _FAULTS as error:
+        except DECODE_FAULTS as error:
             self._incoming.take_bad_frame(frame, error, greeted=self._greeted)
             return
         except BlobsFound:

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from annexe.channel.connection import Connection
-from annexe.channel.messages import CodecName, RequestMeta, Response
+from annexe.channel.messages import DECODE_FAULTS, CodecName, RequestMeta, Response
 from annexe.errors import ActivationError, CallError, HandshakeError
 from annexe_sdk.wire import PROTOCOL_VERSIONS
 
-_FAULTS = (CallError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_FAULTS = (CallError, *DECODE_FAULTS)
 
 __all__ = [
     "MAX_ACTIVATION_BYTES",
@@ -157,7 +157,7 @@ def decode_answer(response: Response, cls: Any, *, limit_bytes: int) -> Any:
 
     Raises:
         msgspec.ValidationError: It does not fit, or is larger than ``limit_bytes``: it is decoded on the event loop.
-        msgspec.DecodeError: It is broken; RecursionError and UnicodeDecodeError likewise.
+        Exception: One of ``DECODE_FAULTS``: it is broken.
     """
     size = len(memoryview(response.result))
     if size > limit_bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import msgspec
 
 from annexe.channel.messages import (
+    DECODE_FAULTS,
     BlobItem,
     BlobRequest,
     BlobResponse,
@@ -153,7 +154,7 @@ class Incoming:
             raise RemoteProtocolError("a message with blobs, but there is no shared memory for it", rule="no-arena", plugin=plugin)
         try:
             message = arenas.take(frame)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except DECODE_FAULTS as error:
             self.take_bad_frame(frame, error, greeted=True)
             return
         if isinstance(message, BlobResponse):

@@ -24,6 +24,7 @@ from annexe_sdk import wire
 from annexe_sdk.frames import JSON_FIRST_BYTE
 
 __all__ = [
+    "DECODE_FAULTS",
     "ENCODE_FAULTS",
     "JSON",
     "MSGPACK",
@@ -337,6 +338,9 @@ def passed_on(payload: msgspec.Raw | BlobPayload, written: Written, *, to: Codec
 
 ENCODE_FAULTS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 """What encoding raises for values that cannot be sent."""
+
+DECODE_FAULTS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for bytes that are not what they should be."""
 
 
 def _raise_found(value: Any) -> Any:

@@ -32,6 +32,7 @@ from annexe.channel import (
     hello,
 )
 from annexe.channel.handshake import MAX_ANSWER_BYTES, decode_answer
+from annexe.channel.messages import DECODE_FAULTS
 from annexe.errors import (
     ActivationError,
     AnnexeError,
@@ -299,7 +300,7 @@ class Instance:
         response = await self._ask("annexe.configure", {"config": dict(config)}, timeout_s)
         try:
             answer: _Configured | None = decode_answer(response, _Configured | None, limit_bytes=MAX_ANSWER_BYTES)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except DECODE_FAULTS as error:
             text = f"plugin {self.plan.launch.plugin!r} answered annexe.configure with what cannot be used: {error}"
             raise InvalidResultError(text, plugin=self.plan.launch.plugin, method="annexe.configure") from error
         return answer is not None and answer.restart
