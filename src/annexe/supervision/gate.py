@@ -45,8 +45,9 @@ class StartGate:
     async def through(self, start: Coroutine[Any, Any, V], *, of: object) -> V:
         """Begin a start once there is a place, and return what comes of it; raises what it raises.
 
-        ``of`` stands for the plugin, by which it is known again. Cancelled, it cancels the start; one that was done just then is returned all
-        the same, for somebody has to clear it away.
+        ``of`` stands for the plugin, by which it is known again.
+
+        Cancelled, it cancels the start; one that was done just then is returned all the same, for somebody has to clear it away.
         """
         places = self._places_of_slow if of in self._slow else self._places
         try:
