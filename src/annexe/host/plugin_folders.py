@@ -8,17 +8,24 @@ Source: features LC1 and LC14; docs/explanation/architecture.md, "Life of a plug
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import final
 
-from annexe.errors import UnknownPluginError
+from annexe.errors import ManifestError, UnknownPluginError
 from annexe.host.known import KnownPlugin, KnownPlugins
 from annexe.manifest import Discovered, Discovery, LoadedManifest, folder_digest
 from annexe.record import EventKind, Events
 
-__all__ = ["PluginFolders", "load"]
+__all__ = ["Digest", "PluginFolders", "digests", "load"]
+
+_AT_ONCE = 50  # some milliseconds of a worker thread
+_THREADS = 2
+
+Digest = str | ManifestError
+"""The digest of a folder, or why it has none."""
 
 
 @final
@@ -79,3 +86,25 @@ async def load(discovered: Discovered) -> LoadedManifest:
     if discovered.error is not None or discovered.manifest is None:
         raise discovered.error or UnknownPluginError(f"plugin {discovered.id!r} has no manifest", plugin=discovered.id)
     return LoadedManifest(discovered.manifest, discovered.folder, await asyncio.to_thread(folder_digest, discovered.folder))
+
+
+async def digests(folders: Iterable[Path]) -> dict[Path, Digest]:
+    """Return the digests of many folders: a turn on a thread for each would cost more than the work."""
+    waiting, made = iter(folders), dict[Path, Digest]()
+
+    async def make() -> None:
+        while some := list(islice(waiting, _AT_ONCE)):
+            made.update(await asyncio.to_thread(_digests, some))
+
+    await asyncio.gather(*(make() for _ in range(_THREADS)))
+    return made
+
+
+def _digests(folders: Iterable[Path]) -> dict[Path, Digest]:
+    made: dict[Path, Digest] = {}
+    for folder in folders:
+        try:
+            made[folder] = folder_digest(folder)
+        except ManifestError as error:
+            made[folder] = error
+    return made

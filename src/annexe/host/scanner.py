@@ -16,7 +16,7 @@ from typing import final
 from annexe.errors import UnknownPluginError
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin, KnownPlugins
-from annexe.host.plugin_folders import PluginFolders
+from annexe.host.plugin_folders import Digest, PluginFolders, digests
 from annexe.host.reconciler import Reconciler
 from annexe.host.store_thread import StoreThread
 from annexe.manifest import Discovered, Manifest
@@ -27,7 +27,7 @@ from annexe.supervision.supervisor import Supervisor
 
 __all__ = ["Scanner", "Supervise"]
 
-_JUDGED_AT_ONCE = 2  # more would wait for each other: reading small files is the interpreter's work
+_JUDGED_AT_ONCE = 2  # more would wait for each other
 
 Supervise = Callable[[KnownPlugin, Manifest, int], Supervisor]
 """Makes the supervisor of a plugin; given its manifest and how often in a row it failed in an earlier life of the host."""
@@ -89,23 +89,26 @@ class Scanner:
 
     async def _take_up_all(self, new: Mapping[str, StoredPluginState]) -> None:
         """Take up plugins that are new: judged by themselves, several at once; then together, in order; then started."""
-        plugins, at_once = self._plugins.by_id, asyncio.Semaphore(_JUDGED_AT_ONCE)
+        plugins, order = self._plugins.by_id, sorted(new)
+        made = await digests(plugins[plugin].found.folder for plugin in order if plugins[plugin].found.error is None)
+        waiting, verdicts = iter(order), dict[str, str | None]()
 
-        async def take_up(plugin: str) -> str | None:
-            async with at_once:
-                return await self._take_up(plugin, plugins[plugin].found, new[plugin])
+        async def take_up() -> None:
+            for plugin in waiting:
+                found = plugins[plugin].found
+                verdicts[plugin] = await self._take_up(plugin, found, new[plugin], digest=made.get(found.folder))
+                await asyncio.sleep(0)  # a thousand of them must not keep calls waiting
 
-        order = sorted(new)
-        verdicts = dict(zip(order, await asyncio.gather(*map(take_up, order)), strict=True))
+        await asyncio.gather(*(take_up() for _ in range(_JUDGED_AT_ONCE)))
         for plugin in order:
             verdicts[plugin] = self._reconciler.place(plugins[plugin], verdicts[plugin])
-            await asyncio.sleep(0)  # a thousand of them must not keep calls waiting
+            await asyncio.sleep(0)
         # What lacks something comes last: what was admitted after it may offer that.
         for plugin in sorted(order, key=lambda plugin: bool(plugins[plugin].lacks)):
             await self._begin(plugin, new[plugin], verdicts[plugin])
             await asyncio.sleep(0)
 
-    async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState) -> str | None:
+    async def _take_up(self, plugin: str, discovered: Discovered, stored: StoredPluginState, *, digest: Digest | None = None) -> str | None:
         """Take up a plugin that is new, or mended; return why it must not start, by itself. Its place and ``_begin`` come next."""
         async with self._plugins.acting_on(plugin) as known:
             known.found, known.error = discovered, discovered.error
@@ -116,7 +119,7 @@ class Scanner:
             facts = {"folder": str(discovered.folder), "version": manifest.version}
             self._events.add(EventKind.PLUGIN_ADDED, plugin=plugin, reason="found", **facts)
             known.supervisor = self._supervise(known, manifest, stored.failures)
-            return await self._judge.judge_alone(known)
+            return await self._judge.judge_alone(known, digest=digest)
 
     async def _begin(self, plugin: str, stored: StoredPluginState, verdict: str | None) -> None:
         """Have the life of a plugin begin that was taken up."""

@@ -28,6 +28,7 @@ _LOG = logging.getLogger("annexe.host")
 _EVENTS_KEPT = 100_000
 _EVENTS_KEPT_S = 90 * 86400.0
 _EVENT_BATCH = 500
+_WRITE_AFTER_S = 0.05  # events that come within are one transaction
 _MAX_WAITING_EVENTS = 20_000  # what comes while the store is stuck, and more than that, is dropped
 _TRIM_EVERY = 5000
 
@@ -65,7 +66,9 @@ class StoreThread:
         await self.run(work)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run work on the thread and wait for its result."""
+        """Run work on the thread, after what waits to be written, and wait for its result."""
+        if self._is_writing_soon:
+            self.run_behind(self._write_events)
         return await asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
 
     def run_behind(self, work: Callable[[], object]) -> None:
@@ -76,7 +79,7 @@ class StoreThread:
             return  # closed already
 
     def add_event(self, event: Event) -> None:
-        """Store an event, behind, together with those that come with it; dropped, and said so, when too many wait."""
+        """Store an event, behind, together with those that come soon after it; dropped, and said so, when too many wait."""
         if len(self._events) >= _MAX_WAITING_EVENTS:
             self._dropped += 1
         else:
@@ -84,12 +87,9 @@ class StoreThread:
             if event.suppressed_count:
                 facts["suppressed_count"] = event.suppressed_count
             self._events.append(StoredEvent(time=event.at, kind=str(event.kind), plugin=event.plugin, reason=event.reason, facts=facts))
-        self._write_soon()
-
-    def _write_soon(self) -> None:
         if not self._is_writing_soon:
             self._is_writing_soon = True
-            self.run_behind(self._write_events)
+            asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self.run_behind, self._write_events)
 
     def _write_events(self) -> None:
         self._is_writing_soon = False  # before looking: an event that comes meanwhile asks for another write
@@ -101,7 +101,7 @@ class StoreThread:
                 self._write_batch()
         finally:
             if self._events:  # one batch failed and is lost; the others are not
-                self._write_soon()
+                self.run_behind(self._write_events)
 
     def _write_batch(self) -> None:
         batch = self._events[:_EVENT_BATCH]

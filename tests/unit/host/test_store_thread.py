@@ -82,3 +82,45 @@ def test_events_beyond_the_bound_are_dropped_and_counted(
         stored = asyncio.run(scenario())
     assert [row.plugin for row in reversed(stored)] == ["p0", "p1", "p2", "p5"]
     assert [record.getMessage() for record in caplog.records] == ["2 events were not stored: too many waited"]
+
+
+def test_events_that_come_one_after_the_other_are_one_write_and_whoever_reads_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_thread, "_WRITE_AFTER_S", 3600.0)
+    real, writes = EventsTable.add, list[int]()
+
+    def add(table: EventsTable, batch: Sequence[StoredEvent]) -> None:
+        writes.append(len(batch))
+        real(table, batch)
+
+    monkeypatch.setattr(EventsTable, "add", add)
+
+    async def scenario() -> list[StoredEvent]:
+        thread = StoreThread()
+        await thread.open(tmp_path, now_s=1_700_000_000.0)
+        for number in range(5):
+            thread.add_event(event(number))
+            await asyncio.sleep(0.01)
+        stored = await thread.run(lambda: thread.store.events.newest(1000))
+        thread.add_event(event(5))
+        await thread.close()
+        return stored
+
+    assert [row.plugin for row in reversed(asyncio.run(scenario()))] == [f"p{number}" for number in range(5)]
+    assert writes == [5, 1]
+
+
+def test_events_are_written_when_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_written = threading.Event()
+    monkeypatch.setattr(EventsTable, "add", lambda _table, _batch: is_written.set())
+
+    async def scenario() -> bool:
+        thread = StoreThread()
+        await thread.open(tmp_path, now_s=1_700_000_000.0)
+        thread.add_event(event(0))
+        was_written = await asyncio.to_thread(is_written.wait, 10)
+        await thread.close()
+        return was_written
+
+    assert asyncio.run(scenario())
