@@ -235,7 +235,7 @@ class Instance:
 
     async def _why_it_ended(self) -> str:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(_EXIT_NEWS_S):
                 status = await self.launched.wait()
                 return f"was {status.text}" if status.signal is not None else status.text
         return ""
