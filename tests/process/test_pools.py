@@ -74,6 +74,24 @@ def _often() -> Any:
     return HealthPolicy(ping_interval_s=0.1)
 
 
+def test_pool_shrinks_around_one_that_is_busy_for_long(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, "min = 3, max = 3")
+        async with open_host(tmp_path, policies=replace(policies(), shrink_after_s=0.5, health=_often())) as host:
+            await until(lambda: len(pids(host)) == 3, what="three to run")
+            supervisor = host.plugin("p")._known.supervisor
+            assert supervisor is not None and supervisor._crew.pool is not None
+            supervisor._crew.pool.scaling = replace(supervisor._crew.pool.scaling, least=1)
+            long = asyncio.create_task(burst(host, 1, 8))
+            await asyncio.sleep(0.05)
+            await burst(host, 2)  # the others were used later than the one that is busy
+            await until(lambda: len(pids(host)) == 1, within_s=5, what="the others to go")
+            assert not long.done()
+            assert (await long).total() == 1
+
+    run(scenario)
+
+
 def test_least_run_from_the_start_and_calls_are_spread(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path, "min = 3, max = 3")
@@ -246,14 +264,14 @@ def test_degraded_instance_gets_what_others_cannot_take(tmp_path: Path) -> None:
 
 def test_calls_above_the_plugins_rate_are_answered_busy_whichever_instance_is_free(tmp_path: Path) -> None:
     async def scenario() -> None:
-        write(tmp_path, "min = 2, max = 2", runtime="calls-per-s = 5")
+        write(tmp_path, "min = 2, max = 2", runtime="calls-per-s = 1")
         async with open_host(tmp_path) as host:
             await until(lambda: len(pids(host)) == 2, what="two to run")
-            outcomes = [await outcome_of(host.hooks(T).strict(Doc("0"))) for _ in range(8)]
-            assert [isinstance(outcome, Doc) for outcome in outcomes] == [True] * 5 + [False] * 3
+            outcomes = [await outcome_of(host.hooks(T).strict(Doc("0"))) for _ in range(4)]
+            assert [isinstance(outcome, Doc) for outcome in outcomes] == [True] + [False] * 3
             refused = str(outcomes[-1])
             assert "it is called more often than calls-per-s under [runtime] allows, try again in" in refused
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(1.05)
             assert isinstance(await outcome_of(host.hooks(T).strict(Doc("0"))), Doc)
             assert host.plugin("p").state == "ready"  # pings and the like are let through
 

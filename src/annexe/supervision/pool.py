@@ -149,9 +149,10 @@ class Pool:
         members, scaling = self.members, self.scaling
         if len(members) <= max(scaling.least, scaling.wanted(self.in_flight)):
             return None
-        idle = min(members, key=lambda member: member.used_at)
-        is_spare = monotonic() - idle.used_at >= scaling.shrink_after_s and not idle.instance.connection.is_busy
-        return idle if is_spare else None
+        idle = min(
+            (member for member in members if not member.instance.connection.is_busy), key=lambda member: member.used_at, default=None
+        )
+        return idle if idle is not None and monotonic() - idle.used_at >= scaling.shrink_after_s else None
 
 
 def _load(member: Member) -> int:
