@@ -51,7 +51,7 @@ kv = { quota = "1MiB" }
 subprocess = true
 
 [resources]
-call-timeout = "3s"
+call-timeout = "15s"
 """
 
 _POLITE = """
@@ -136,7 +136,7 @@ class Scene:
 
     async def ready(self) -> int:
         """Wait until the hostile plugin takes calls; returns where the events stand."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 10
         while (plugin := self.host.plugin("hostile")).state != "ready":
             assert time.monotonic() < deadline, (plugin.state, plugin.reason)
             await asyncio.sleep(0.005)
@@ -159,7 +159,7 @@ class Scene:
 
     async def politeness(self) -> None:
         """The polite plugin answers, with its store, soon."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             assert (await self.host.extension(Polite).greet("host")).startswith("good day, host")
 
 
@@ -188,7 +188,7 @@ async def _call(scene: Scene, method: str, case: str, *, deadline_s: float = 5.0
         async with scene.host.request(deadline_s=deadline_s) as request:
             return await getattr(request.extension(Lab), method)(case)
     finally:
-        assert time.monotonic() - started < deadline_s + 1.0
+        assert time.monotonic() - started < deadline_s + 3.0
 
 
 BREAKS = [
@@ -398,7 +398,7 @@ def test_an_answer_after_cancel_is_dropped(scene: Scene) -> None:
         await scene.ready()
         pid = scene.pid
         with pytest.raises(CallTimeoutError) as caught:
-            await _call(scene, "text", "answers-after-cancel", deadline_s=0.2)
+            await _call(scene, "text", "answers-after-cancel", deadline_s=0.5)
         assert (caught.value.plugin, caught.value.method) == ("hostile", "ext.lab.text")
         assert await _call(scene, "text", "ping") == "pong"
         assert scene.pid == pid
@@ -411,7 +411,7 @@ def test_two_answers_after_cancel_end_the_connection(scene: Scene) -> None:
     async def scenario() -> None:
         after = await scene.ready()
         with pytest.raises(CallTimeoutError):
-            await _call(scene, "text", "answers-twice-after-cancel", deadline_s=0.2)
+            await _call(scene, "text", "answers-twice-after-cancel", deadline_s=0.5)
         assert (await scene.event(after, EventKind.PROTOCOL_ERROR)).facts["rule"] == "unknown-id"
         await scene.politeness()
 
@@ -500,10 +500,8 @@ def test_a_wrong_request_of_a_plugins_is_answered_with_an_error(scene: Scene, ca
 # Streams.
 
 
-async def _chunks(
-    scene: Scene, case: str, *, deadline_s: float = 5.0, given: Callable[[], AsyncIterator[str]] | None = None, pause_s: float = 0.0
-) -> list[str]:
-    """Pass a stream through the lab; ``pause_s`` is taken by the reader after each chunk."""
+async def _chunks(scene: Scene, case: str, *, deadline_s: float = 5.0, given: Callable[[], AsyncIterator[str]] | None = None) -> list[str]:
+    """Pass a stream through the lab."""
 
     async def source() -> AsyncIterator[str]:
         yield "a"
@@ -513,7 +511,6 @@ async def _chunks(
     async with scene.host.request(deadline_s=deadline_s) as request:
         async for chunk in request.hooks(Abuse).on_chunks((given or source)(), case):
             passed.append(chunk)
-            await asyncio.sleep(pause_s)
     return passed
 
 
@@ -538,7 +535,7 @@ def test_what_breaks_the_rules_of_streams_ends_the_connection(scene: Scene, case
         after = await scene.ready()
         if passed is None:  # it failed after its first output
             with pytest.raises(HookError) as caught:
-                await _chunks(scene, case, pause_s=0.2)
+                await _chunks(scene, case)
             assert (caught.value.plugin, caught.value.reason) == ("hostile", "outcome-unknown")
         else:
             assert await _chunks(scene, case) == passed
@@ -589,7 +586,7 @@ def test_a_stream_without_end_fails_when_the_plugins_time_is_over(scene: Scene) 
         with pytest.raises(HookError) as caught:
             await _chunks(scene, "stream-without-end", deadline_s=1.0)
         assert caught.value.reason == "deadline-exceeded"
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 4.0
         await scene.event(after, EventKind.HOOK_SKIPPED)
         await scene.politeness()
 

@@ -143,7 +143,7 @@ class Scene:
         started = time.monotonic()
         self.runner.run(self.host.close())
         self.runner.close()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
         assert self.loop_errors == []
 
     def plugin(self, plugin: str) -> PluginHandle:
@@ -152,7 +152,7 @@ class Scene:
     def events(self, plugin: str, kind: EventKind) -> list[Event]:
         return self.host.events.latest(500, plugin=plugin, kind=kind)
 
-    async def call(self, plugin: str, *, deadline_s: float = 2.0, case: str = "") -> Any:
+    async def call(self, plugin: str, *, deadline_s: float = 5.0, case: str = "") -> Any:
         callers = {caller.plugin: caller for caller in self.host.extensions(Lab)}  # type: ignore[attr-defined]
         assert plugin in callers
         started = time.monotonic()
@@ -161,7 +161,7 @@ class Scene:
                 (caller,) = [caller for caller in request.extensions(Lab) if caller.plugin == plugin]  # type: ignore[attr-defined]
                 return await caller.text(case)
         finally:
-            assert time.monotonic() - started < deadline_s + 1
+            assert time.monotonic() - started < deadline_s + 3
 
 
 @contextmanager
@@ -239,7 +239,7 @@ def test_a_plugin_that_answers_configure_with_nonsense_is_restarted(scene: Scene
 @pytest.mark.parametrize("plugin", HANG)
 def test_a_plugin_that_hangs_costs_its_callers_their_time_alone_and_is_restarted(scene: Scene, plugin: str) -> None:
     async def scenario() -> None:
-        calls = [asyncio.create_task(scene.call(plugin, deadline_s=0.5, case="x" * 1_000_000)) for _ in range(20)]
+        calls = [asyncio.create_task(scene.call(plugin, deadline_s=2.0, case="x" * 1_000_000)) for _ in range(20)]
         assert await scene.call("polite") == "good day"
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(error) for error in errors} <= {CallTimeoutError, PluginBusyError}
