@@ -475,6 +475,7 @@ def test_still_process_is_not_looked_into_again_until_it_runs(world: World) -> N
         assert looks < 5
         assert seen.memory_bytes
         assert seen.connections == 0
+        assert world.monitor.samples("plugin")[-2].usage is seen
         plugin.do("kept = bytearray(64 * 1024 * 1024)")
         await world.poll()
         assert (world.usage("plugin").memory_bytes or 0) > seen.memory_bytes + 50 * MIB

@@ -16,6 +16,7 @@ from typing import final
 from annexe.capabilities.egress import EgressLimits
 from annexe.clock import Clock
 from annexe.host.advice import command
+from annexe.host.known import KnownPlugin
 from annexe.host.planner import SDK_THREADS
 from annexe.host.registry import Registry
 from annexe.launch.data_folders import MAX_DATA_ENTRIES, DataFolders, DataUsage
@@ -35,14 +36,32 @@ _LAST = 19  # niceness: it runs when nobody else wants to
 @final
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """One running instance; beside others of its plugin it is told apart by its place among them."""
+    """One running instance; beside others of its plugin it is told apart by its place among them.
+
+    All are listed at every round and few looked at: what only a look needs is worked out then.
+    """
 
     id: str
-    instance: str
-    limits: Limits
     running: Instance
-    may_fork: bool
-    data: DataFolders | None
+    known: KnownPlugin
+    manifest: Manifest
+    data: DataFolders
+
+    @property
+    def instance(self) -> str:
+        return self.running.plan.launch.instance
+
+    @property
+    def limits(self) -> Limits:
+        return _limits(self.manifest)
+
+    @property
+    def may_fork(self) -> bool:
+        return "subprocess" in self._granted
+
+    @property
+    def _granted(self) -> frozenset[str]:
+        return self.known.decision.granted if self.known.decision is not None else frozenset()
 
     def pids(self) -> Sequence[int]:
         main = self.running.launched.pid
@@ -54,7 +73,8 @@ class _Running:
         return self.running.launched.group_usage()
 
     def data_usage(self) -> DataUsage | None:
-        return self.data.usage(self.id) if self.data is not None else None
+        is_counted = "data" in self._granted and self.manifest.permissions.data_kept == "disk"
+        return self.data.usage(self.id) if is_counted else None
 
 
 @final
@@ -109,15 +129,7 @@ class Watch:
             if supervisor is None or manifest is None:
                 continue
             for place, instance in enumerate(supervisor.instances if supervisor.guest is None else ()):
-                granted = known.decision.granted if known.decision is not None else frozenset()
-                yield _Running(
-                    f"{known.id}#{place}" if place else known.id,
-                    instance.plan.launch.instance,
-                    _limits(manifest),
-                    instance,
-                    may_fork="subprocess" in granted,
-                    data=self._data if "data" in granted and manifest.permissions.data_kept == "disk" else None,
-                )
+                yield _Running(f"{known.id}#{place}" if place else known.id, instance, known, manifest, self._data)
 
     def _on_violation(self, name: str, violation: Violation) -> None:
         plugin = name.partition("#")[0]

@@ -273,12 +273,12 @@ def _portions(watched: Sequence[Watched]) -> Iterable[Sequence[Watched]]:
 
 
 def _shown(usage: Usage, ward: _Ward) -> Usage:
-    """Fill in what was not counted this time."""
-    if ward.data is None and ward.connections is None:
+    """Fill in what was not counted this time; of a plugin that does nothing, that is nothing, and its samples share what it used."""
+    data = ward.data
+    disk_bytes, disk_entries = (data.allocated_bytes, data.entries) if data is not None else (None, None)
+    if (usage.disk_bytes, usage.disk_entries, usage.connections) == (disk_bytes, disk_entries, ward.connections):
         return usage
-    data = ward.data or DataUsage()
-    disk = (data.allocated_bytes, data.entries) if ward.data is not None else (None, None)
-    return replace(usage, disk_bytes=disk[0], disk_entries=disk[1], connections=ward.connections)
+    return replace(usage, disk_bytes=disk_bytes, disk_entries=disk_entries, connections=ward.connections)
 
 
 # -- in a worker thread
@@ -300,7 +300,9 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
         if look.ward.meter.is_still and not look.watched.may_fork and look.ward.measured is not None:
             # What has not run since uses what it used: most plugins do nothing most of the time, and a group is dear to ask.
             look.ward.still_looks += 1
-            return replace(look.ward.measured, connections=look.ward.connections), at_s
+            if look.ward.measured.connections != look.ward.connections:
+                look.ward.measured = replace(look.ward.measured, connections=look.ward.connections)
+            return look.ward.measured, at_s
         look.ward.still_looks = 0
         group = look.watched.group_usage()
         usage = Usage(
