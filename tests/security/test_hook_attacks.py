@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import textwrap
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
 import pytest
 
+from annexe.dispatch.events import MAX_DEPTH
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, connection_of, events, open_host, outcome_of, run, until, write_plugin
 
@@ -42,10 +44,18 @@ TIME = '[resources]\ncall-timeout = "20s"\n'
 
 
 def write(
-    root: Path, plugin: str, *, code: str = CALLS, hooks: Any = ("t.edit",), spec: str = "", schema: Any = ANY, extra: str = ""
+    root: Path,
+    plugin: str,
+    *,
+    code: str = CALLS,
+    hooks: Any = ("t.edit",),
+    spec: str = "",
+    schema: Any = ANY,
+    extra: str = "",
+    rights: str = "",
 ) -> None:
     offer = f'[provides.hook-specs]\n"{spec}" = {{ schema = "value.json", kind = "{extra or "filter"}" }}\n' if spec else ""
-    folder = write_plugin(root / "plugins", plugin, code, hooks=hooks, extra=offer + TIME)
+    folder = write_plugin(root / "plugins", plugin, code, hooks=hooks, extra=offer + TIME + rights)
     (folder / "value.json").write_text(json.dumps(schema, separators=(",", ":")))
 
 
@@ -110,6 +120,89 @@ def test_values_that_take_long_to_check_are_limited_and_the_host_goes_on(tmp_pat
             assert codes["rate-limited"] > 0 and codes["answered"] > 0
             assert sorted(took)[len(took) // 2] < 0.25
             assert events(host, EventKind.RATE_LIMITED, "flood")
+
+    run(scenario)
+
+
+def test_schemas_that_are_refused_do_not_stop_the_host_each_time_their_plugin_is_judged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        rows = "".join(f'"many.h{n}" = {{ schema = "{n}.json", kind = "filter" }}\n' for n in range(16))
+        folder = write_plugin(tmp_path / "plugins", "many", "", extra=f"[provides.hook-specs]\n{rows}")
+        for n in range(16):
+            (folder / f"{n}.json").write_text(json.dumps({"title": str(n), "enum": [{"a": [0] * 8}] * 2500}, separators=(",", ":")))
+        async with open_host(tmp_path) as host:
+            assert host.plugin("many").reason.count("is refused") == 16
+            began = thread_time()
+            await host.scan()
+            assert thread_time() - began < 0.5
+
+    run(scenario)
+
+
+def test_observers_that_have_each_other_observe_come_to_an_end(tmp_path: Path) -> None:
+    hears = """
+    @plugin.observer("{other}.said")
+    def heard(value, ctx):
+        ctx.log.info("heard", n=value["n"])
+        ctx.hook("{plugin}.said", {{"n": value["n"] + 1}})
+    """
+
+    async def scenario() -> None:
+        for plugin, other, first in (("ping", "pong", CALLS), ("pong", "ping", "")):
+            code = first + textwrap.dedent(hears.format(plugin=plugin, other=other))
+            hooks = ("t.edit", "pong.said") if first else ("ping.said",)
+            write(tmp_path, plugin, code=code, hooks=hooks, spec=f"{plugin}.said", extra="observer")
+        async with open_host(tmp_path) as host:
+            assert await attacked(host, "[('ping.said', {'n': 1})]") == {"answered": 1}
+            await until(lambda: events(host, EventKind.HOOK_SKIPPED))
+            (last,) = events(host, EventKind.HOOK_SKIPPED)
+            assert f"what observers have others observe is {MAX_DEPTH} deep, so hook.ping.said is not called" in last.reason
+
+            def heard() -> list[int]:
+                lines = [line for plugin in ("ping", "pong") for line in host.logs.tail(plugin, 1000)]
+                return sorted(line["fields"]["n"] for line in lines if line["message"] == "heard")
+
+            await until(lambda: len(heard()) >= MAX_DEPTH)
+            assert heard() == list(range(1, MAX_DEPTH + 1))
+
+    run(scenario)
+
+
+def test_observers_and_events_that_follow_from_each_other_come_to_an_end(tmp_path: Path) -> None:
+    goes = """
+    @plugin.on_event("all.news")
+    def told(event, ctx):
+        ctx.hook("ping.said", {"n": 1})
+    """
+    answers = """
+    @plugin.observer("ping.said")
+    def heard(value, ctx):
+        ctx.publish("all.news", 1)
+    """
+
+    rights = "[permissions]\nevents = { "
+
+    async def scenario() -> None:
+        write(
+            tmp_path,
+            "ping",
+            code=CALLS + textwrap.dedent(goes),
+            spec="ping.said",
+            extra="observer",
+            rights=f'{rights}subscribe = ["all.news"] }}',
+        )
+        write(
+            tmp_path,
+            "pong",
+            code=answers,
+            hooks=("ping.said",),
+            rights=f'[provides.topics]\n"all.news" = {{}}\n{rights}publish = ["all.news"] }}',
+        )
+        async with open_host(tmp_path) as host:
+            assert await attacked(host, "[('ping.said', {'n': 1})]") == {"answered": 1}
+            await until(lambda: events(host, EventKind.HOOK_SKIPPED) or events(host, EventKind.CALL_FAILED))
+            calls = host.metrics.snapshot_of("pong")["methods"]["hook.ping.said"]["calls"]
+            assert calls == MAX_DEPTH // 2
 
     run(scenario)
 

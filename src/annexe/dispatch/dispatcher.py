@@ -106,7 +106,7 @@ class Dispatcher:
         self._callers: dict[type[HookSpec], type[HookCaller]] = {}
         self._make_pipeline = partial(Pipeline, explain=explain, events=events, clock=clock, command=command)
         self.plugin_hooks = PluginHooks(
-            own=self.specs, make_pipeline=self._make_pipeline, declared=declared, explain=explain, events=events, clock=clock
+            own=self.specs, make_pipeline=self._make_pipeline, declared=declared, explain=explain, events=events, clock=clock, bus=self.bus
         )
         opened = list(contracts)
         for contract in opened:

@@ -29,6 +29,7 @@ from annexe.contract import InvalidValueError
 from annexe.contract.wire_check import check_written
 from annexe.dispatch.listeners import DEPTH, Callback, Listener, TopicEvent
 from annexe.dispatch.members import Provider
+from annexe.dispatch.request import request_behind
 from annexe.dispatch.subscribers import MAX_WAITING, Delivery, Published, Subscriber
 from annexe.errors import ContractError, InvalidParamsError, PluginBusyError, RateLimitedError
 from annexe.manifest import Manifest, names
@@ -179,6 +180,11 @@ class EventBus:
             raise InvalidParamsError(text, method="event.publish")
         return self._spread(topic, msgspec.Raw(encoded), "msgpack", publisher=None, chain=CHAIN.get())
 
+    def depth_of(self, chain: Sequence[HostCall]) -> int:
+        """Return how many events and observations, one out of the other, led to what open calls do."""
+        behind = request_behind(chain)
+        return max((0 if behind is None else behind.depth, *(self._depths.get(call, 0) for call in chain)))
+
     def _spread(
         self,
         topic: str,
@@ -188,7 +194,7 @@ class EventBus:
         publisher: str | None,
         chain: Sequence[HostCall],
     ) -> int:
-        depth = 1 + max((self._depths.get(call, 0) for call in chain), default=0)
+        depth = 1 + self.depth_of(chain)
         if publisher is None:
             depth = max(depth, 1 + DEPTH.get())
         if depth > MAX_DEPTH:

@@ -22,13 +22,14 @@ from annexe.capabilities.retry_bucket import RetryBucket
 from annexe.channel import PluginCall, Provided
 from annexe.clock import Clock
 from annexe.contract import HookDefinition, HookKind, decode_params
+from annexe.dispatch.events import MAX_DEPTH, EventBus
 from annexe.dispatch.hook_definitions import hook_definition, schema_faults
 from annexe.dispatch.lanes import Lanes
 from annexe.dispatch.members import Provider
 from annexe.dispatch.observers import MAX_WAITING, Observation, ObserverQueue, encoded_params, observer_queue
 from annexe.dispatch.pipeline import Pipeline
 from annexe.dispatch.request import Request, request_behind
-from annexe.errors import ContractError, PluginUnavailableError, RateLimitedError
+from annexe.errors import ContractError, PluginBusyError, PluginUnavailableError, RateLimitedError
 from annexe.ids import RequestIds
 from annexe.manifest import Manifest
 from annexe.manifest.model import HookImpl, HookSpecOffer
@@ -63,6 +64,7 @@ class PluginHooks:
         explain: Gets the steps of requests.
         events: Is told of what observers miss.
         clock: For times that people read.
+        bus: Knows what led to a call.
 
     Attributes:
         opened: By qualified name.
@@ -78,6 +80,7 @@ class PluginHooks:
         explain: Explain,
         events: Events,
         clock: Clock,
+        bus: EventBus,
     ) -> None:
         self._own = own
         self._make_pipeline = make_pipeline
@@ -85,6 +88,7 @@ class PluginHooks:
         self._explain = explain
         self._events = events
         self._clock = clock
+        self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._ids = RequestIds()
         self._once_known: set[str] = set()
@@ -224,8 +228,16 @@ class PluginHooks:
             bucket = self._buckets[plugin] = RetryBucket(rate_per_s=_SHARE, burst=_AT_ONCE_S, now_s=monotonic())
         return bucket
 
-    def observe(self, pipeline: Pipeline, request: Request, values: tuple[Any, ...]) -> None:
-        """Have all observers of a hook told, beside the request."""
+    def observe(self, pipeline: Pipeline, call: PluginCall, request: Request, values: tuple[Any, ...]) -> None:
+        """Have all observers of a hook told, beside the request.
+
+        Raises:
+            PluginBusyError: They would go on to tell each other without an end.
+        """
+        request.depth = 1 + self._bus.depth_of(call.chain)
+        if request.depth > MAX_DEPTH:
+            text = f"what observers have others observe is {MAX_DEPTH} deep, so {call.method} is not called; expected at most that many"
+            raise PluginBusyError(text, plugin=request.caller, method=call.method)
         params = encoded_params(pipeline.definition, values)
         for member in pipeline.members:
             self._queue(member.provider).add(Observation(pipeline, member, request, params))
@@ -276,7 +288,7 @@ class HookRoute:
             return values[0] if definition.kind is HookKind.FILTER else None
         request = hooks.request_for(call, self._plugin)
         if definition.kind is HookKind.OBSERVER:
-            hooks.observe(pipeline, request, values)
+            hooks.observe(pipeline, call, request, values)
             return None
         run: Mapping[HookKind, Callable[[Request, tuple[Any, ...]], Awaitable[Any]]] = {
             HookKind.FILTER: pipeline.filter,

@@ -38,6 +38,7 @@ class Request(msgspec.Struct, eq=False):
         traceparent: W3C trace context.
         record: The explain record, from the first step on.
         caller: The plugin that has the work done, in the application's stead; None: the application itself.
+        depth: How many events and observations, each made while the one before was handled, led to it.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, eq=False):
     traceparent: str
     record: Any = None
     caller: str | None = None
+    depth: int = 0
     _states: dict[str, dict[str, Any]] | None = None
 
     def meta_for(self, plugin: str, stream: str | None = None) -> RequestMeta:
@@ -67,7 +69,9 @@ class Request(msgspec.Struct, eq=False):
             self.record = new_record()
         if self._states is None:
             self._states = {}
-        return Request(self.id, deadline, self.key, self.traceparent, record=self.record, caller=caller, _states=self._states)
+        return Request(
+            self.id, deadline, self.key, self.traceparent, record=self.record, caller=caller, depth=self.depth, _states=self._states
+        )
 
     def state_of(self, plugin: str) -> dict[str, Any] | None:
         """Return what a plugin put aside; not to be changed."""

@@ -27,16 +27,31 @@ __all__ = ["MAX_VALUE_BYTES", "schema_from", "value_type_of"]
 
 MAX_VALUE_BYTES = 256 * 1024
 _MAX_WORK = 8 * 1024 * 1024  # parts of the schema times bytes of the value; see ``BoundedSchema``
+_MAX_REMEMBERED = 1024  # a plugin has 64 at most
 _NOBODYS = frozenset({"anyOf", "oneOf", "not", "$ref"})
 
 
-@lru_cache(maxsize=256)
 def schema_from(text: bytes) -> BoundedSchema:
-    """Return the schema in a file; remembered, for it is asked for whenever a plugin is judged.
+    """Return the schema in a file; remembered, also one that is refused, for it is asked for whenever a plugin is judged.
 
     Raises:
         RefusedSchemaError: It is none that the host runs.
     """
+    found = _read(text)
+    if isinstance(found, RefusedSchemaError):
+        raise RefusedSchemaError(found.pointer, found.message)
+    return found
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _read(text: bytes) -> BoundedSchema | RefusedSchemaError:
+    try:
+        return _parsed(text)
+    except RefusedSchemaError as error:
+        return RefusedSchemaError(error.pointer, error.message)  # without what its traceback holds
+
+
+def _parsed(text: bytes) -> BoundedSchema:
     try:
         document = msgspec.json.decode(text)
         msgspec.msgpack.encode(document)  # numbers of at most 64 bits

@@ -117,7 +117,7 @@ def _read(text: bytes) -> ServiceSchema | RefusedSchemaError:
     try:
         return _parsed(text)
     except RefusedSchemaError as error:
-        return error
+        return RefusedSchemaError(error.pointer, error.message)  # without what its traceback holds
 
 
 def _parsed(text: bytes) -> ServiceSchema:
