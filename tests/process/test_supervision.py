@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from annexe.launch.launched import LaunchedProcess
 from annexe.record import EventKind
 from annexe.supervision.health import HealthPolicy
 from annexe.supervision.instance import StopPolicy
+from annexe.supervision.restart import RestartPolicy
 from tests.process.hosts import (
     Doc,
     T,
@@ -74,6 +76,11 @@ async def crash(host: Host, plugin: str = "alpha") -> None:
     """Have a plugin crash, and wait until the host knows."""
     await host.hooks(T).edit(Doc("die"))
     await until(lambda: host.plugin(plugin).state not in ("ready", "degraded"))
+
+
+async def hang(host: Host) -> None:
+    """Have a plugin hang in a call; the second that it has by default is over after this."""
+    assert await host.hooks(T).edit(Doc("hang")) == Doc("hang")
 
 
 def states(host: Host, plugin: str = "alpha") -> list[str]:
@@ -137,13 +144,13 @@ def test_back_off_doubles_up_to_the_longest(tmp_path: Path) -> None:
     write_fine(tmp_path, code="raise ValueError('at import')\n")
 
     async def scenario() -> None:
-        async with open_host(tmp_path, policies=policies(first_delay_s=0.05, max_failures=5, jitter_ratio=0.0)) as host:
+        rules = replace(policies(), restart=RestartPolicy(first_delay_s=0.1, max_delay_s=0.2, max_failures=5, jitter_ratio=0.0))
+        async with open_host(tmp_path, policies=rules) as host:
             plugin = host.plugin("alpha")
             await wait_state(plugin, "quarantined")
-            changes = plugin.history
-            waits = [after.at - before.at for before, after in pairwise(changes) if before.state == "backing-off"]
-            assert len(waits) == 4
-            assert 0.05 <= waits[0] < 0.09 and all(0.1 <= wait < 0.2 for wait in waits[1:])
+            waits = [(before.reason, after.at - before.at) for before, after in pairwise(plugin.history) if before.state == "backing-off"]
+            assert [reason.rpartition("started again in ")[2] for reason, _ in waits] == ["0.1 s", "0.2 s", "0.2 s", "0.2 s"]
+            assert all(waited_s >= told_s for (_, waited_s), told_s in zip(waits, (0.1, 0.2, 0.2, 0.2), strict=True))
 
     run(scenario)
 
@@ -220,15 +227,15 @@ def test_restarts_never_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_stuck_plugin_is_restarted_once_cancelled_calls_hold_every_slot(tmp_path: Path) -> None:
-    write_fine(tmp_path, extra='[resources]\ncall-timeout = "100ms"')
+    write_fine(tmp_path)
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(health=HealthPolicy(stuck_after_s=0.3))) as host:
             plugin, loop = host.plugin("alpha"), asyncio.get_running_loop()
             first, started = plugin.pid, loop.time()
-            assert await host.hooks(T).edit(Doc("hang")) == Doc("hang")
+            await hang(host)
             await wait_state(plugin, "backing-off")
-            assert 0.4 <= loop.time() - started < 5.0
+            assert 0.4 <= loop.time() - started < 10.0
             assert len(events(host, EventKind.STUCK, "alpha")) == 1
             await wait_state(plugin, "ready")
             assert first is not None and not is_alive(first)
@@ -238,16 +245,16 @@ def test_stuck_plugin_is_restarted_once_cancelled_calls_hold_every_slot(tmp_path
 
 
 def test_plugin_with_a_free_slot_is_not_stuck(tmp_path: Path) -> None:
-    write_fine(tmp_path, runtime="concurrency = 2", extra='[resources]\ncall-timeout = "100ms"')
+    write_fine(tmp_path, runtime="concurrency = 2")
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(health=HealthPolicy(stuck_after_s=0.2))) as host:
             first = host.plugin("alpha").pid
-            assert await host.hooks(T).edit(Doc("hang")) == Doc("hang")
+            await hang(host)
             await asyncio.sleep(0.5)
             assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
             assert host.plugin("alpha").pid == first
-            await host.hooks(T).edit(Doc("hang"))
+            await hang(host)
             await wait_state(host.plugin("alpha"), "backing-off")
 
     run(scenario)
@@ -257,7 +264,7 @@ def test_plugin_with_a_free_slot_is_not_stuck(tmp_path: Path) -> None:
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_idle_plugin_that_hangs_is_found_by_ping(tmp_path: Path, concurrency: int) -> None:
     write_fine(tmp_path, runtime=f"concurrency = {concurrency}")
-    health = HealthPolicy(ping_interval_s=0.1, ping_timeout_s=0.1, max_missed=3, stuck_after_s=60.0)
+    health = HealthPolicy(ping_interval_s=0.1, ping_timeout_s=0.3, max_missed=3, stuck_after_s=60.0)
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(health=health)) as host:
@@ -268,8 +275,9 @@ def test_idle_plugin_that_hangs_is_found_by_ping(tmp_path: Path, concurrency: in
             await wait_state(plugin, "backing-off")
             assert "did not answer 3 pings" in plugin.reason
             await wait_state(plugin, "ready")
+            again = plugin.pid
             await asyncio.sleep(0.3)
-            assert plugin.state == "ready"
+            assert plugin.state in ("ready", "degraded") and plugin.pid == again  # one ping may be late
 
     run(scenario)
 
@@ -304,33 +312,35 @@ def ladder(host: Host, plugin: str = "alpha") -> list[tuple[str, float]]:
 @pytest.mark.parametrize(
     ("code", "rungs", "least_s", "most_s"),
     [
-        pytest.param("@plugin.on_shutdown\ndef bye(ctx): ctx.log.info('bye')\n", ["shutdown worked"], 0.0, 1.0, id="answers shutdown"),
+        pytest.param("@plugin.on_shutdown\ndef bye(ctx): ctx.log.info('bye')\n", ["shutdown worked"], 0.0, 5.0, id="answers shutdown"),
         pytest.param(
             "@plugin.on_shutdown\ndef bye(ctx): time.sleep(1000)\n",
             ["shutdown did not work", "SIGTERM worked"],
             0.25,
-            1.5,
+            5.0,
             id="ignores shutdown",
         ),
         pytest.param(
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n@plugin.on_shutdown\ndef bye(ctx): time.sleep(1000)\n",
             ["shutdown did not work", "SIGTERM did not work"],
             0.65,
-            2.0,
+            5.0,
             id="ignores SIGTERM too",
         ),
         pytest.param(
             "threading.Thread(target=time.sleep, args=(1000,)).start()\n@plugin.on_shutdown\ndef bye(ctx): pass\n",
             ["shutdown did not work", "SIGTERM worked"],
             0.35,
-            1.5,
+            5.0,
             id="answers shutdown and stays",
         ),
     ],
 )
 def test_each_rung_of_the_stop_ladder(tmp_path: Path, code: str, rungs: list[str], least_s: float, most_s: float) -> None:
     write_fine(tmp_path, code=FINE + code)
-    stop = StopPolicy(drain_s=1.0, shutdown_s=0.3, exit_s=0.4, terminate_s=0.4, kill_s=2.0)
+    # Little time for the rungs that shall not work, much for the others: what works takes as long as the machine needs.
+    heeds, ends = "shutdown worked" in rungs, "SIGTERM worked" in rungs
+    stop = StopPolicy(drain_s=1.0, shutdown_s=10.0 if heeds else 0.3, exit_s=10.0 if heeds else 0.4, terminate_s=10.0 if ends else 0.4)
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(stop=stop)) as host:
@@ -350,8 +360,8 @@ def test_each_rung_of_the_stop_ladder(tmp_path: Path, code: str, rungs: list[str
 
 
 def test_draining_lets_open_calls_end_and_takes_no_new_ones(tmp_path: Path) -> None:
-    code = '@plugin.filter("t.strict")\ndef edit(doc):\n    time.sleep(0.4)\n    doc["marks"].append("a")\n    return doc\n'
-    write_fine(tmp_path, code=code, hooks=["t.strict"])
+    code = '@plugin.filter("t.strict")\ndef edit(doc):\n    time.sleep(1)\n    doc["marks"].append("a")\n    return doc\n'
+    write_fine(tmp_path, code=code, hooks=["t.strict"], extra='[resources]\ncall-timeout = "5s"')
 
     async def scenario() -> None:
         async with open_host(tmp_path) as host:
@@ -378,7 +388,7 @@ def test_call_that_does_not_end_while_draining_is_cancelled(tmp_path: Path) -> N
             calls = [asyncio.create_task(outcome_of(host.hooks(T).edit(Doc("hang")))) for _ in range(100)]
             await asyncio.sleep(0.1)
             await host.plugin("alpha").stop()
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(5.0):
                 outcomes = await asyncio.gather(*calls)
             assert {error.reason for error in outcomes} == {"cancelled"}
 
@@ -809,11 +819,11 @@ def test_calls_wait_for_a_lazy_start_which_happens_once(tmp_path: Path) -> None:
 
 
 def test_plugin_in_use_is_not_stopped_for_being_idle(tmp_path: Path) -> None:
-    write_fine(tmp_path, runtime='start = "lazy"\nidle-stop = "1s"')
+    write_fine(tmp_path, runtime='start = "lazy"\nidle-stop = "2s"')
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05))) as host:
-            for _ in range(16):
+            for _ in range(25):
                 assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
                 await asyncio.sleep(0.1)
             assert states(host).count("starting") == 1
@@ -831,7 +841,7 @@ def test_call_that_was_open_when_the_plugin_went_says_that_nobody_knows(tmp_path
             pid = host.plugin("alpha").pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 outcomes = await asyncio.gather(*calls)
             # 65 had been sent, the others waited in the host.
             reasons = [error.reason for error in outcomes]
@@ -850,7 +860,8 @@ def test_more_calls_than_may_wait_are_busy(tmp_path: Path) -> None:
             first = asyncio.create_task(outcome_of(host.hooks(T).edit(Doc("hang"))))
             await asyncio.sleep(0.05)
             calls = [asyncio.create_task(outcome_of(host.hooks(T).edit(Doc("x")))) for _ in range(64 + 4096 + 10)]
-            await asyncio.sleep(0.3)
+            await until(lambda: sum(task.done() for task in calls) >= 10)
+            await asyncio.sleep(0.1)
             busy = [task.result().reason for task in calls if task.done()]
             assert busy == ["busy"] * 10
             await host.plugin("alpha").stop()
@@ -889,7 +900,7 @@ def test_closed_host_says_so(tmp_path: Path) -> None:
             with pytest.raises(HostClosedError):
                 use()
         # Nobody takes part any more; a kept object does not hang.
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             await outcome_of(hooks.edit(Doc("x")))
         await host.close()
 
