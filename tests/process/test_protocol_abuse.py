@@ -500,8 +500,10 @@ def test_a_wrong_request_of_a_plugins_is_answered_with_an_error(scene: Scene, ca
 # Streams.
 
 
-async def _chunks(scene: Scene, case: str, *, deadline_s: float = 5.0, given: Callable[[], AsyncIterator[str]] | None = None) -> list[str]:
-    """Pass a stream through the lab."""
+async def _chunks(
+    scene: Scene, case: str, *, deadline_s: float = 5.0, given: Callable[[], AsyncIterator[str]] | None = None, pause_s: float = 0.0
+) -> list[str]:
+    """Pass a stream through the lab; ``pause_s`` is taken by the reader after the first chunk."""
 
     async def source() -> AsyncIterator[str]:
         yield "a"
@@ -511,6 +513,7 @@ async def _chunks(scene: Scene, case: str, *, deadline_s: float = 5.0, given: Ca
     async with scene.host.request(deadline_s=deadline_s) as request:
         async for chunk in request.hooks(Abuse).on_chunks((given or source)(), case):
             passed.append(chunk)
+            await asyncio.sleep(pause_s if len(passed) == 1 else 0.0)
     return passed
 
 
@@ -535,7 +538,7 @@ def test_what_breaks_the_rules_of_streams_ends_the_connection(scene: Scene, case
         after = await scene.ready()
         if passed is None:  # it failed after its first output
             with pytest.raises(HookError) as caught:
-                await _chunks(scene, case)
+                await _chunks(scene, case, pause_s=1.5)
             assert (caught.value.plugin, caught.value.reason) == ("hostile", "outcome-unknown")
         else:
             assert await _chunks(scene, case) == passed
