@@ -150,7 +150,7 @@ def test_storm_of_calls_streams_and_cancels_loses_and_leaves_nothing(tmp_path: P
             plugin = host.plugin("busy")
             assert (plugin.state, len(plugin.history)) == ("ready", 4)  # never restarted
             # What was cancelled is still answered; then nothing is open. Seen from outside: it stops without being told to give up.
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 await plugin.stop()
             return outcomes
 

@@ -28,6 +28,7 @@ from annexe.errors import (
     PluginUnavailableError,
 )
 from annexe.record import EventKind
+from annexe.supervision.instance import StopPolicy
 from tests.process.hosts import Doc, T, children_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 from tests.process.test_requirements import write as write_requiring
 
@@ -93,10 +94,10 @@ def test_no_call_is_lost_however_often_a_plugin_is_replaced(tmp_path: Path, stra
 def test_call_under_way_ends_where_it_began(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path, extra='[resources]\ncall-timeout = "5s"\n')
-        async with open_host(tmp_path) as host:
+        async with open_host(tmp_path, policies=policies(stop=StopPolicy(drain_s=10.0))) as host:
             pid = host.plugin("p").pid
             assert pid is not None
-            call = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 0.5")))
+            call = asyncio.ensure_future(host.hooks(T).strict(Doc("sleep 2")))
             await asyncio.sleep(0.05)
             write(tmp_path, "2.0.0", extra='[resources]\ncall-timeout = "5s"\n')
             await host.plugin("p").reload()
@@ -223,7 +224,7 @@ def test_plugin_that_is_stopped_while_the_next_one_starts_stays_stopped(tmp_path
             plugin = host.plugin("p")
             supervisor = plugin._known.supervisor
             assert supervisor is not None
-            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.4)\n")
+            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(1.5)\n")
             reload = asyncio.ensure_future(outcome_of(plugin.reload()))
             await until(lambda: supervisor.starts == 2, what="the next one to be started")
             await supervisor.stop("asked to")  # past the lock that reload holds, as the host's end does
@@ -273,11 +274,11 @@ def test_host_that_closes_waits_for_no_reload(tmp_path: Path) -> None:
 def test_old_instance_that_dies_meanwhile_is_restarted_and_the_reload_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         write(tmp_path)
-        async with open_host(tmp_path, policies=policies(first_delay_s=2.0)) as host:
+        async with open_host(tmp_path, policies=policies(first_delay_s=2.5)) as host:
             plugin = host.plugin("p")
             supervisor, pid = plugin._known.supervisor, plugin.pid
             assert supervisor is not None and pid is not None
-            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.2)\n")
+            write(tmp_path, "2.0.0", more="@plugin.on_activate\ndef slow(ctx):\n    time.sleep(0.8)\n")
             reload = asyncio.ensure_future(outcome_of(plugin.reload()))
             await until(lambda: supervisor.starts == 2, what="the next one to be started")
             os.kill(pid, signal.SIGKILL)
@@ -351,8 +352,8 @@ def test_plugin_that_is_stopped_between_the_old_instance_and_the_next_leaves_nob
             call = asyncio.ensure_future(outcome_of(host.hooks(T).strict(Doc("x"))))
             await supervisor.stop("asked to")
             assert plugin.state == "stopped"
-            assert isinstance(await asyncio.wait_for(reload, 2), AnnexeError)
-            assert isinstance(await asyncio.wait_for(call, 2), AnnexeError)
+            assert isinstance(await asyncio.wait_for(reload, 5), AnnexeError)
+            assert isinstance(await asyncio.wait_for(call, 5), AnnexeError)
             await plugin.start()
             assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "1.0.0"
 

@@ -60,7 +60,7 @@ def test_calls_back_to_a_handler_that_has_ended_keep_no_place(tmp_path: Path) ->
             for _ in range(3):
                 assert await caller.work(kept) == ["0"]
             connection = connection_of(host, "caller")
-            await until(lambda: connection.in_flight == 0 and connection._slots.nested == 0, within_s=3.0)
+            await until(lambda: connection.in_flight == 0 and connection._slots.nested == 0)
 
     run(scenario)
 

@@ -105,7 +105,7 @@ def test_streams_that_end_early_give_their_shared_memory_back(tmp_path: Path, is
         often = "for _ in range(5):\n" + "".join(f"    {line}\n" for line in lines.splitlines()) + "return 1"
         async with open_host(tmp_path) as host:
             assert await edited(host, often, is_async=is_async) == ["1"]
-            await until(lambda: not left_behind(host), within_s=3.0, what=str(left_behind(host)))
+            await until(lambda: not left_behind(host), what=str(left_behind(host)))
             asked = f"return {'await ' if is_async else ''}model.taken()"
             assert await edited(host, asked, is_async=is_async) == ["[0, 0, 0]"]
             assert await edited(host, "return taken()", is_async=is_async) == ["[0, 0, 0]"]

@@ -12,7 +12,8 @@ import pytest
 
 from annexe import Host
 from annexe.record import EventKind
-from tests.process.hosts import Doc, T, connection_of, events, open_host, run, until, write_plugin
+from annexe.supervision.instance import StopPolicy
+from tests.process.hosts import Doc, T, connection_of, events, open_host, policies, run, until, write_plugin
 
 pytestmark = pytest.mark.any_user
 
@@ -314,6 +315,7 @@ def save(ctx):
 def load(state, ctx):
     pass
 """
+PATIENT = '[resources]\ncall-timeout = "20s"\n'
 DATA = '[permissions]\ndata = { quota = "1MiB" }\n'
 WAYS = [
     pytest.param("0s", "", "", False, id="ended-at-once"),
@@ -330,12 +332,12 @@ def test_stream_is_finished_or_ended_at_a_reload_as_the_manifest_says(
 ) -> None:
     async def scenario() -> None:
         write_ticking(tmp_path, "1.0.0", drain, more=more, extra=extra)
-        write_plugin(tmp_path / "plugins", "caller", CALLS, hooks=["t.edit"], extra=ASKS, runtime="concurrency = 2\n")
-        async with open_host(tmp_path) as host:
+        write_plugin(tmp_path / "plugins", "caller", CALLS, hooks=["t.edit"], extra=ASKS + PATIENT, runtime="concurrency = 2\n")
+        async with open_host(tmp_path, policies=policies(stop=StopPolicy(drain_s=10.0))) as host:
             caller = Scene(host, is_async=False)
-            read = "got = []\ntry:\n    for number, version in model.ticks.stream(30):\n        got.append(version)\n"
+            read = "got = []\ntry:\n    for number, version in model.ticks.stream(100):\n        got.append(version)\n"
             read += "except Exception as error:\n    got.append(error.code)\nreturn len(got), got[0], got[-1]"
-            reading = asyncio.create_task(caller.work(read))
+            reading = asyncio.create_task(caller.work(read, deadline_s=15))
             await until(lambda: not nothing_open(host, "model"))
             await asyncio.sleep(0.05)
             write_ticking(tmp_path, "2.0.0", drain, more=more, extra=extra)
@@ -344,7 +346,7 @@ def test_stream_is_finished_or_ended_at_a_reload_as_the_manifest_says(
             assert reading.done() is not is_finished
             (told,) = await reading
             if is_finished:
-                assert told == repr((30, "1.0.0", "1.0.0"))
+                assert told == repr((100, "1.0.0", "1.0.0"))
             else:
                 assert told.endswith("'1.0.0', 'outcome-unknown')")
 
@@ -359,7 +361,7 @@ def test_next_reload_and_the_end_wait_for_no_stream_of_an_instance_that_was_repl
             "caller",
             CALLS,
             hooks=["t.edit"],
-            extra='[permissions]\nservices = ["model"]\n',
+            extra='[permissions]\nservices = ["model"]\n' + PATIENT,
             runtime="concurrency = 4\n",
         )
         async with open_host(tmp_path) as host:

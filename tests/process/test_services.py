@@ -145,10 +145,10 @@ def test_deadline_of_the_request_ends_the_call_and_cancels_it(tmp_path: Path) ->
         write_caller(tmp_path, extra=ASKS + '[resources]\ncall-timeout = "20s"\n')
         async with open_host(tmp_path) as host:
             began = asyncio.get_running_loop().time()
-            error = await outcome_of(called(host, "slow", 10, deadline_s=0.3))
-            assert error == [] and asyncio.get_running_loop().time() - began < 2.0  # the hook fails open
+            error = await outcome_of(called(host, "slow", 10, deadline_s=1.0))
+            assert error == [] and asyncio.get_running_loop().time() - began < 5.0  # the hook fails open
             await until(lambda: not connection_of(host, "words").open_calls, what="words to be asked to stop")
-            assert any("was cancelled" in line["message"] for line in await asyncio.to_thread(host.logs.tail, "words", 20))
+            await until(lambda: any("was cancelled" in line["message"] for line in host.logs.tail("words", 20)))
             assert await called(host, "count", "a b") == ["2"]
 
     run(scenario)
@@ -379,7 +379,7 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
         optional = ASKS.replace('version = ">=1,<2"', 'version = ">=1,<2", optional = true')
         write_words(tmp_path, "words-a")
         async with open_host(
-            tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=5.0, slow_s=0.5))
+            tmp_path, policies=policies(health=HealthPolicy(ping_interval_s=0.05, ping_timeout_s=5.0, slow_s=1.0))
         ) as host:
             # Once its provider is there: it waits for nobody, and would else be told that there is none.
             write_caller(tmp_path, code=HEARS.replace("def changed", f"{kind} changed") + CALLS, extra=optional)
@@ -391,7 +391,7 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
 
             async def hears(state: str, *providers: str) -> None:
                 told.append((state, list(providers)))
-                for _ in range(400):
+                for _ in range(1000):
                     if await heard(host) == told:
                         return
                     await asyncio.sleep(0.01)
@@ -403,7 +403,7 @@ def test_plugin_is_told_how_the_services_that_it_uses_are(tmp_path: Path, kind: 
             await host.plugin("words-a").stop()
             await hears("ready", "words-b")
             os.kill(_pid(host, "words-b"), signal.SIGSTOP)
-            await asyncio.sleep(0.9)
+            await asyncio.sleep(1.5)
             os.kill(_pid(host, "words-b"), signal.SIGCONT)
             await hears("degraded", "words-b")
             await hears("ready", "words-b")
