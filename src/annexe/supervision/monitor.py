@@ -297,13 +297,13 @@ def _measure(look: _Look, tables: SocketTables, clock: Clock) -> tuple[Usage, fl
         at_s = clock.monotonic()
         if found.processes == 0:
             return None
-        if look.ward.meter.is_still and not look.watched.may_fork and look.ward.measured is not None:
+        is_same = look.ward.meter.is_same and not look.watched.may_fork and look.ward.measured is not None
+        look.ward.still_looks = look.ward.still_looks + 1 if is_same else 0
+        if is_same and look.ward.meter.is_still and look.ward.measured is not None:
             # What has not run since uses what it used: most plugins do nothing most of the time, and a group is dear to ask.
-            look.ward.still_looks += 1
             if look.ward.measured.connections != look.ward.connections:
                 look.ward.measured = replace(look.ward.measured, connections=look.ward.connections)
             return look.ward.measured, at_s
-        look.ward.still_looks = 0
         group = look.watched.group_usage()
         usage = Usage(
             memory_bytes=found.memory_bytes,

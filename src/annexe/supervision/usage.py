@@ -17,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 __all__ = ["ProcessMeter", "ProcessUsage", "SocketTables", "family_of"]
 
 _MAX_FILE_BYTES = 8192  # the kernel gives these files whole in one read
-_REUSES = 5  # looks at an idle process that go by what was seen before
+_REUSES = 3  # looks at an idle process that go by what was seen before
 _TABLES = ("tcp", "tcp6", "udp", "udp6")
 _MAX_FAMILY = 4096
 
@@ -60,7 +60,7 @@ class _Process:
     pages: int
     memory_bytes: int = 0
     open_files: int | None = None
-    reused: int = 0
+    reused: int = field(default=0, compare=False)
 
     def is_as(self, before: _Process) -> bool:
         """Return whether it has done nothing since, as far as the cheap things tell."""
@@ -72,12 +72,13 @@ class ProcessMeter:
     """Measures the processes of one plugin. Not for two threads at once.
 
     Attributes:
-        is_still: The last look found what the one before did, as far as the cheap things tell.
+        is_same: The last look found what the one before did.
+        is_still: It went by the cheap things alone to tell so.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, _Process] = {}
-        self.is_still = False
+        self.is_same = self.is_still = False
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
     def measure(self, pids: Iterable[int]) -> ProcessUsage:
@@ -88,7 +89,8 @@ class ProcessMeter:
             if found is not None:
                 self._known[pid] = found
         seen = self._known.values()
-        self.is_still = self._known.keys() == before.keys() and all(process.reused for process in seen)
+        self.is_same = self._known == before
+        self.is_still = self.is_same and all(process.reused for process in seen)
         return ProcessUsage(
             memory_bytes=sum(process.memory_bytes for process in seen),
             cpu_s=sum(process.ticks for process in seen) * self._tick_s,

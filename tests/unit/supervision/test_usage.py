@@ -129,9 +129,10 @@ def test_idle_process_costs_one_file_and_is_looked_into_again_in_time(child: Chi
     real = usage._read
     monkeypatch.setattr(usage, "_read", listened)
     meter = ProcessMeter()
-    seen = [meter.measure([child.pid]) for _ in range(7)]
-    assert read == ["stat", "status", *["stat"] * 5, "stat", "status"]
+    seen = [meter.measure([child.pid]) for _ in range(5)]
+    assert read == ["stat", "status", *["stat"] * 3, "stat", "status"]
     assert len(set(seen)) == 1
+    assert meter.is_same and not meter.is_still  # the last look went into it, and found nothing new
 
 
 def test_process_that_got_the_number_of_another_is_not_taken_for_it(child: Child) -> None:
