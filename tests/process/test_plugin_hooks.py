@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from annexe import Host
 from annexe.channel.messages import JSON
 from annexe.cli.app import cli
+from annexe.dispatch.plugin_hooks import HookRoute
 from annexe.errors import InvalidParamsError
 from annexe.host.control_client import ControlClient
 from annexe.record import EventKind
@@ -622,5 +624,24 @@ def test_control_socket_shows_and_calls_hooks_of_plugins(tmp_path: Path) -> None
             assert host.plugin("definer").state == "ready"
             with pytest.raises(InvalidParamsError, match=r"parameter 'value' at \$\.n: expected type \"integer\""):
                 await asked("call", method="sums.add", args=[{"n": "one"}])
+
+    run(scenario)
+
+
+def test_what_a_reload_replaces_is_kept_no_longer_than_it_runs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write_definer(tmp_path)
+        write_adder(tmp_path, "alpha")
+        async with open_host(tmp_path) as host:
+            for revision in range(2, 7):
+                write_definer(tmp_path, revision=revision)
+                await host.plugin("definer").reload()
+
+            def routes() -> int:
+                gc.collect()
+                return sum(isinstance(found, HookRoute) for found in gc.get_objects())
+
+            await until(lambda: routes() <= 2)  # of the last one it replaced something may be on its way
+            assert await called(host, {"n": 1}) == [repr({"n": 1})]
 
     run(scenario)

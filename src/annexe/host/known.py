@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import final
+from weakref import WeakSet
 
 from annexe.capabilities.config import PluginConfig
 from annexe.capabilities.pace import Pace
@@ -44,7 +45,7 @@ class KnownPlugin:
         is_leaving: It is about to be stopped, and those who require it are stopped first.
         taken_up: Set once it was judged for the first time.
         is_told: An event said which of its rights and limits cannot be enforced here.
-        services: What its instances may use, and before them those that they replaced.
+        services: What its instances may use, and those that they replaced as long as they are under way.
         pace: How often it may be called, all instances together; None: as often as anybody likes.
         lock: Held by whoever acts on the plugin.
         urgent: How many wait for the lock who cannot wait for another instance to become ready.
@@ -64,7 +65,7 @@ class KnownPlugin:
     is_told: bool = False
     judged_at: float = 0.0
     supervisor: Supervisor | None = None
-    services: tuple[PluginServices, ...] = ()
+    services: WeakSet[PluginServices] = field(default_factory=WeakSet)
     pace: Pace | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     urgent: int = 0
@@ -106,7 +107,7 @@ class KnownPlugin:
     def withdraw_rights(self) -> None:
         """Take every right back from what runs, at once: it is about to be stopped, and may take its time."""
         is_revoked = self.decision is not None and self.decision.is_blocked
-        for services in self.services:
+        for services in tuple(self.services):
             services.withdraw()
             if is_revoked:
                 services.end_streams()

@@ -42,7 +42,6 @@ __all__ = ["SDK_THREADS", "Planner"]
 
 SDK_THREADS = 32
 """Threads that the SDK may start, beside the processes and threads that a manifest asks for."""
-_SERVICES_KEPT = 128  # twice the instances that a manifest may ask for
 _VERDICT_HOLDS_S = 1.0  # a plugin that was found, granted or restarted just now was judged for it
 
 
@@ -151,8 +150,7 @@ class Planner:
             publish=self._dispatcher.bus.publish,
             on_used=on_used,
         )
-        # Those that they replace may still be under way, and of the manifest before there may have been more.
-        known.services = (*known.services[1 - _SERVICES_KEPT :], services)
+        known.services.add(services)
         self._uses.watch(known.id, services)
         data_dir = str(self._data.folder_of(known.id).absolute()) if "data" in granted else None
         if data_dir is not None and self._settings.strategy_of(known.id) == "in-process":

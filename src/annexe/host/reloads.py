@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from typing import final
+from weakref import WeakSet
 
 from annexe.dispatch.dispatcher import Dispatcher
 from annexe.errors import AnnexeError, PluginBlockedError, PluginUnavailableError
@@ -51,7 +52,7 @@ class Reloads:
             PluginUnavailableError: It ended, or was stopped, meanwhile.
         """
         try:
-            await self._take_over(known, replace(known, found=discovered))
+            await self._take_over(known, replace(known, found=discovered, services=WeakSet()))
         except BaseException:
             if known.manifest is not None:
                 self._requirements.graph.add(known.manifest)  # it goes by that still
@@ -88,7 +89,8 @@ class Reloads:
         self._dispatcher.forgive(known.id)  # what failed too often was the one before
         known.loaded, known.decision, known.config = coming.loaded, coming.decision, coming.config
         # Instances may have been started meanwhile as it was: theirs are to be taken back, too, while they end.
-        known.services, known.pace = tuple(dict.fromkeys((*known.services, *coming.services))), coming.pace
+        known.services.update(coming.services)
+        known.pace = coming.pace
         known.error, known.judged_at = None, coming.judged_at
         known.adopt(coming.found)
 
