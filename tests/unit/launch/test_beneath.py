@@ -244,7 +244,9 @@ def test_names_that_are_exchanged_all_the_time_never_lead_out(folder: Path, tmp_
     thread.start()
     outcomes = set()
     try:
-        for _ in range(3000):
+        for tried in range(300_000):
+            if tried >= 3000 and {b"fine", "link"} <= outcomes:  # on a busy machine the other thread has its turns late
+                break
             try:
                 fd = open_beneath(folder, relative, by_components=by_components)
                 outcomes.add(os.read(fd, 100))
