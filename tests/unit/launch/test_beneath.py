@@ -242,7 +242,7 @@ def test_names_that_are_exchanged_all_the_time_never_lead_out(folder: Path, tmp_
 
     thread = threading.Thread(target=exchange)
     thread.start()
-    outcomes = set()
+    outcomes = set[str | bytes]()
     try:
         for tried in range(300_000):
             if tried >= 3000 and {b"fine", "link"} <= outcomes:  # on a busy machine the other thread has its turns late
