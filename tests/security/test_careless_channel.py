@@ -250,7 +250,7 @@ def trickle(patch: Patch) -> None:
 
 def deep_message(patch: Patch) -> None:
     """The decoder's own error is expected, that of the interpreter is not."""
-    patch.setattr("annexe.channel.connection._FAULTS", (msgspec.MsgspecError,))
+    patch.setattr("annexe.channel.connection.DECODE_FAULTS", (msgspec.MsgspecError,))
     reads_all_in_one_task(patch)
 
 
