@@ -132,11 +132,12 @@ def write_plugin(
     rows = hooks if isinstance(hooks, Mapping) else dict.fromkeys(hooks, "")
     provided = "\n".join(f'"{name}" = {{ revision = 1{", " + more if more else ""} }}' for name, more in rows.items())
     config = '[config]\nschema = "schema.json"' if schema is not None else ""
+    patience = "" if "[resources]" in extra else '[resources]\ncall-timeout = "3s"'  # a busy machine may stand still for a second
     at = root / (folder or plugin)
     at.mkdir(parents=True, exist_ok=True)
     (at / "plugin.toml").write_text(
         f'manifest-version = 1\n[plugin]\nid = "{plugin}"\nversion = "{version}"\nname = "{plugin}"\n'
-        f'[runtime]\nkind = "python"\nentry = "main"\n{runtime}\n[provides.hooks]\n{provided}\n{extra}\n{config}\n'
+        f'[runtime]\nkind = "python"\nentry = "main"\n{runtime}\n[provides.hooks]\n{provided}\n{extra}\n{patience}\n{config}\n'
     )
     (at / "main.py").write_text(
         "import os, sys, time, signal, threading\nfrom annexe_sdk import PermissionDenied, Plugin, Reject, Respond\nplugin = Plugin()\n"
