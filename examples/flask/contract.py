@@ -19,7 +19,7 @@ class Note:
 class Notes(HookSpec, name="notes", revision=1):
     """Notes that people leave."""
 
-    @hook.filter(budget_ms=500)
+    @hook.filter(budget_ms=1000)
     async def on_note(self, note: Note) -> Note:
         """Change a note before it is kept, or refuse it."""
         return note

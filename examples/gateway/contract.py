@@ -135,7 +135,7 @@ class Chat(HookSpec, name="chat", revision=1):
     async def on_request(self, request: ChatRequest) -> ChatRequest:
         """Change the request, refuse it, or answer it."""
 
-    @hook.first_result(budget_ms=500)
+    @hook.first_result(budget_ms=1000)
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
         """Answer in the model's place."""
 
