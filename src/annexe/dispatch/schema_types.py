@@ -11,52 +11,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
-from annexe.capabilities.bounded_schema import BoundedSchema, RefusedSchemaError
+from annexe.capabilities.bounded_schema import BoundedSchema
 from annexe.contract import InvalidValueError, Place, ValueType, value_type
 from annexe.contract.blobs import BlobPayload
 from annexe.contract.invalid import bounded
 from annexe.contract.values import Payload
+from annexe.dispatch.schema_files import remembered
 
 __all__ = ["MAX_VALUE_BYTES", "schema_from", "value_type_of"]
 
 MAX_VALUE_BYTES = 256 * 1024
 _MAX_WORK = 8 * 1024 * 1024  # parts of the schema times bytes of the value; see ``BoundedSchema``
-_MAX_REMEMBERED = 1024  # a plugin has 64 at most
 _NOBODYS = frozenset({"anyOf", "oneOf", "not", "$ref"})
 
 
-def schema_from(text: bytes) -> BoundedSchema:
-    """Return the schema in a file; remembered, also one that is refused, for it is asked for whenever a plugin is judged.
+@remembered
+def schema_from(document: Any) -> BoundedSchema:
+    """Return the schema in a file, whose text is given.
 
     Raises:
         RefusedSchemaError: It is none that the host runs.
     """
-    found = _read(text)
-    if isinstance(found, RefusedSchemaError):
-        raise RefusedSchemaError(found.pointer, found.message)
-    return found
-
-
-@lru_cache(maxsize=_MAX_REMEMBERED)
-def _read(text: bytes) -> BoundedSchema | RefusedSchemaError:
-    try:
-        return _parsed(text)
-    except RefusedSchemaError as error:
-        return RefusedSchemaError(error.pointer, error.message)  # without what its traceback holds
-
-
-def _parsed(text: bytes) -> BoundedSchema:
-    try:
-        document = msgspec.json.decode(text)
-        msgspec.msgpack.encode(document)  # numbers of at most 64 bits
-    except (ValueError, OverflowError, RecursionError) as error:  # a decode error is a ValueError
-        raise RefusedSchemaError("", f"expected JSON, got: {error}") from error
     return BoundedSchema(document)
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, final
 
 import msgspec
 
 from annexe.capabilities.bounded_schema import BoundedSchema, RefusedSchemaError
+from annexe.dispatch.schema_files import remembered
 from annexe.errors import InvalidParamsError, InvalidResultError, ManifestError
 from annexe.manifest import Manifest
 from annexe.manifest.model import ServiceOffer
@@ -94,38 +94,13 @@ class ServiceSchema:
         return f"${steps}"[:_MAX_SHOWN_CHARS], fault.message[:_MAX_SHOWN_CHARS]
 
 
-def service_schema(text: bytes) -> ServiceSchema:
-    """Return what a plugin's file says; remembered, for it is asked for whenever the plugin is judged.
+@remembered
+def service_schema(document: Any) -> ServiceSchema:
+    """Return what a plugin's file says, whose text is given.
 
     Raises:
         RefusedSchemaError: It is none that the host goes by.
     """
-    found = _read(text)
-    if isinstance(found, RefusedSchemaError):
-        raise RefusedSchemaError(found.pointer, found.message)
-    return found
-
-
-def declared_schema(offer: ServiceOffer) -> ServiceSchema | None:
-    """Return the schema of a service; None where there is none, or none that the host goes by: its plugin does not run then."""
-    found = _read(offer.schema_text) if offer.schema else None
-    return found if isinstance(found, ServiceSchema) else None
-
-
-@lru_cache(maxsize=256)
-def _read(text: bytes) -> ServiceSchema | RefusedSchemaError:
-    try:
-        return _parsed(text)
-    except RefusedSchemaError as error:
-        return RefusedSchemaError(error.pointer, error.message)  # without what its traceback holds
-
-
-def _parsed(text: bytes) -> ServiceSchema:
-    try:
-        document = msgspec.json.decode(text)
-        msgspec.msgpack.encode(document)  # numbers of at most 64 bits
-    except (ValueError, OverflowError, RecursionError) as error:  # a decode error is a ValueError
-        raise RefusedSchemaError("", f"expected JSON, got: {error}") from error
     methods = _table(document, "", {"methods"} | _NOTES).get("methods")
     described = _table(methods, "/methods", None)
     if not 1 <= len(described) <= MAX_METHODS:
@@ -135,6 +110,14 @@ def _parsed(text: bytes) -> ServiceSchema:
     if parts > _MAX_PARTS:
         raise RefusedSchemaError("/methods", f"expected at most {_MAX_PARTS} parts with every $ref written out, got {parts}")
     return schema
+
+
+def declared_schema(offer: ServiceOffer) -> ServiceSchema | None:
+    """Return the schema of a service; None where there is none, or none that the host goes by: its plugin does not run then."""
+    try:
+        return service_schema(offer.schema_text) if offer.schema else None
+    except RefusedSchemaError:
+        return None
 
 
 def check_service_schemas(manifest: Manifest, *, source: str) -> None:
