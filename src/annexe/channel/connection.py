@@ -329,15 +329,14 @@ class Connection:
         *,
         deadline: float,
         decode: Decode,
-        first_s: float | None,
-        idle_s: float | None,
+        item_s: float | None,
         chain: tuple[HostCall, ...] | None = None,
     ) -> Stream:
         """Start a streamed call; ``meta.stream`` says which directions it has. ``chain``, and what it raises: as ``begin``."""
         call = self.begin(method, params, meta, deadline=deadline, chain=chain)
         if self.is_patient:
-            first_s = idle_s = None
-        stream = call.stream = Stream(self, call, decode=decode, first_s=first_s, idle_s=idle_s)
+            item_s = None
+        stream = call.stream = Stream(self, call, decode=decode, item_s=item_s)
         return stream
 
     async def wait_idle(self, deadline: float) -> bool:

@@ -32,18 +32,16 @@ class Stream:
         connection: Whose stream.
         call: The open call; its ``meta.stream`` says which directions there are.
         decode: Raw item to value; raises ValueError when it does not fit the declared type.
-        first_s: How long the plugin may take for its first item, by its own clock; None: no limit.
-        idle_s: The same for each later item.
+        item_s: How long the plugin may take for each item, by its own clock; None: no limit.
     """
 
-    def __init__(self, connection: Connection, call: HostCall, *, decode: Decode, first_s: float | None, idle_s: float | None) -> None:
+    def __init__(self, connection: Connection, call: HostCall, *, decode: Decode, item_s: float | None) -> None:
         self.call = call
         self.items_received = 0
         self._connection = connection
         self._inbox = Inbox(connection, call.id, decode)
         self._outlet = Outlet(connection, call.id, call.method, check_open=self._check_open, on_sent=self._touch)
-        self._budget_s = first_s
-        self._idle_s = idle_s
+        self._item_s = item_s
         self._has_input = call.meta.stream in ("in", "both")
         self._ended = not self._has_input
         self._fault: Exception | None = None
@@ -84,7 +82,6 @@ class Stream:
         self._inbox.receive(item, is_wanted=is_wanted)
         if is_wanted:
             self.items_received += 1
-            self._budget_s = self._idle_s
             self._touch(moved=True)
 
     def finish(self) -> None:
@@ -145,26 +142,22 @@ class Stream:
         """
         has_credit = self._inbox.granted_bytes >= wire.MAX_ITEM_FRAME_BYTES
         owes = has_credit and (self._outlet.unread_bytes > 0 or self._ended) and not self.call.future.done()
-        if not owes or self._budget_s is None:
+        if not owes or self._item_s is None:
             self._clock_from = None
-        elif moved or self._clock_from is None:
+            return
+        if moved or self._clock_from is None:
             self._clock_from = monotonic()
-        if self._clock_from is not None and self._budget_s is not None:
-            due = self._clock_from + self._budget_s
-            if self._timer is not None and due < self._timer.when():  # the later items have less time than the first
-                self._timer.cancel()
-                self._timer = None
-            if self._timer is None:
-                self._timer = self._connection.loop.call_at(due, self._on_timer)
+        if self._timer is None:
+            self._timer = self._connection.loop.call_at(self._clock_from + self._item_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._clock_from is None or self._budget_s is None:
+        if self._clock_from is None or self._item_s is None:
             return
-        due = self._clock_from + self._budget_s
+        due = self._clock_from + self._item_s
         if due > monotonic():
             self._timer = self._connection.loop.call_at(due, self._on_timer)
             return
         what = "its first item" if self.items_received == 0 else "the next item"
-        text = f"plugin {self._connection.plugin!r} did not send {what} of {self.call.method} within {self._budget_s:.3g} s"
+        text = f"plugin {self._connection.plugin!r} did not send {what} of {self.call.method} within {self._item_s:.3g} s"
         self.fail(CallTimeoutError(text, plugin=self._connection.plugin, method=self.call.method))

@@ -102,8 +102,7 @@ class Extension:
                 meta,
                 deadline=request.deadline,
                 decode=decode,
-                first_s=self.call_timeout_s,
-                idle_s=self.call_timeout_s,
+                item_s=self.call_timeout_s,
             )
             async with aclosing(self._items(method, stream, values)) as items:
                 async for item in items:

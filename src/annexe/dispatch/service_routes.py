@@ -239,8 +239,7 @@ class _Passage:
             meta,
             deadline=call.deadline,
             decode=item_decoder(offer.plugin, call.method, to=call.connection.codec.name),
-            first_s=offer.call_timeout_s,
-            idle_s=offer.call_timeout_s,
+            item_s=offer.call_timeout_s,
             chain=call.chain,
         )
         self._host_call = stream.call

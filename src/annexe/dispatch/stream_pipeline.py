@@ -121,8 +121,7 @@ class _Stage:
             meta,
             deadline=request.deadline,
             decode=self._decode,
-            first_s=self._member.run_s,
-            idle_s=self._member.run_s,
+            item_s=self._member.run_s,
         )
 
     def _decode(self, codec: CodecName, raw: msgspec.Raw) -> Any:

@@ -110,15 +110,14 @@ class Ends:
         response = await self.connection.call("hook.a.b", params, RequestMeta(**meta), deadline=monotonic() + deadline_s, run_s=run_s)
         return msgspec.json.decode(response.result)
 
-    def stream(self, mode: str = "both", *, deadline_s: float = 5.0, first_s: float | None = None, idle_s: float | None = None) -> Stream:
+    def stream(self, mode: str = "both", *, deadline_s: float = 5.0, item_s: float | None = None) -> Stream:
         return self.connection.open_stream(
             "hook.a.b",
             [],
             RequestMeta(stream=mode),
             deadline=monotonic() + deadline_s,
             decode=lambda codec, raw: msgspec.json.decode(raw),
-            first_s=first_s,
-            idle_s=idle_s,
+            item_s=item_s,
         )
 
     async def broken_rule(self) -> str:

@@ -53,7 +53,7 @@ def test_a_caller_still_cancels_it() -> None:
 def test_the_clock_of_a_stream_stands_still() -> None:
     async def scenario() -> None:
         async with ends(is_patient=True) as both:
-            stream = both.stream("out", deadline_s=0.01, first_s=0.01, idle_s=0.01)
+            stream = both.stream("out", deadline_s=0.01, item_s=0.01)
             message = await both.peer.called()
             for value in ("a", "b"):
                 await asyncio.sleep(0.03)

@@ -319,7 +319,7 @@ async def late(stream: Any, within_s: float = 3.0) -> CallTimeoutError:
 def test_a_plugin_that_owes_its_first_item_is_late() -> None:
     async def scenario() -> None:
         async with ends() as both:
-            stream = await opened(both, first_s=0.05, idle_s=5)
+            stream = await opened(both, item_s=0.05)
             await stream.send("a")
             error = await late(stream)
             assert (error.plugin, error.method) == ("sample", "hook.a.b")
@@ -330,10 +330,10 @@ def test_a_plugin_that_owes_its_first_item_is_late() -> None:
     asyncio.run(scenario())
 
 
-def test_a_plugin_that_owes_the_next_item_is_late_by_the_second_clock() -> None:
+def test_a_plugin_that_owes_the_next_item_is_late() -> None:
     async def scenario() -> None:
         async with ends() as both:
-            stream = await opened(both, mode="out", first_s=5, idle_s=0.05)
+            stream = await opened(both, mode="out", item_s=0.6)
             await both.peer.send(ITEM, 1, "A", {})
             assert await anext(stream) == "A"
             assert "the next item" in (await late(stream)).message
@@ -344,7 +344,7 @@ def test_a_plugin_that_owes_the_next_item_is_late_by_the_second_clock() -> None:
 def test_a_plugin_that_waits_for_its_caller_is_not_late() -> None:
     async def scenario() -> None:
         async with ends() as both:
-            stream = await opened(both, first_s=0.6, idle_s=0.6)
+            stream = await opened(both, item_s=0.6)
             await asyncio.sleep(0.7)  # the caller has sent nothing yet
             await stream.send("a")
             await both.peer.read()
@@ -363,7 +363,7 @@ def test_a_plugin_that_waits_for_its_caller_is_not_late() -> None:
 def test_a_plugin_whose_reader_is_slow_is_not_late() -> None:
     async def scenario() -> None:
         async with ends() as both:
-            stream = await opened(both, mode="out", first_s=0.6, idle_s=0.6)
+            stream = await opened(both, mode="out", item_s=0.6)
             value = "x" * (INITIAL_CREDIT_BYTES // 2 - cost(1, ""))
             await both.peer.send(ITEM, 1, value, {})
             await both.peer.send(ITEM, 1, value, {})
@@ -380,7 +380,7 @@ def test_a_plugin_whose_reader_is_slow_is_not_late() -> None:
 def test_the_deadline_of_the_whole_ends_a_stream_that_goes_on() -> None:
     async def scenario() -> None:
         async with ends() as both:
-            stream = await opened(both, mode="out", deadline_s=0.1, first_s=5, idle_s=5)
+            stream = await opened(both, mode="out", deadline_s=0.1, item_s=5)
 
             async def chatter() -> None:
                 while True:
