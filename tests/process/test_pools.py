@@ -88,6 +88,7 @@ def test_pool_shrinks_around_one_that_is_busy_for_long(tmp_path: Path) -> None:
             await burst(host, 2)  # the others were used later than the one that is busy
             await until(lambda: len(pids(host)) == 1, what="the others to go")
             assert not long.done()
+            assert [instance.connection.is_busy for instance in supervisor.instances] == [True]  # the one that is left
             long.cancel()
 
     run(scenario)
