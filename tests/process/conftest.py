@@ -15,9 +15,10 @@ import pytest
 from annexe.launch import LaunchRequest, ProcessStrategy, UidAllocator, plugin_environment
 from annexe.launch.removal import remove_tree
 from tests.support.tools import level_here
+from tests.support.uids import claim_uids
 
 IS_ROOT = os.geteuid() == 0
-TEST_UIDS = range(61100, 61200)  # not the range of real hosts on this machine
+TEST_UIDS = claim_uids()
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only a root host gives plugins users of their own")
 needs_namespaces = pytest.mark.skipif(level_here() != "full", reason="bubblewrap is missing, or may not make namespaces here")

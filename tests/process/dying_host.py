@@ -1,7 +1,8 @@
 """A host that is killed: launches plugins, says so, and waits for its end.
 
-Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FOLDER COUNT WALLS``, where FOLDER holds a plugin as ``make_plugin`` writes it,
-which may have children, and WALLS is ``all`` of this machine's, ``none``, or ``warm``: all, for forks, which may have no children.
+Run as a program: ``dying_host.py STATE CACHE UIDS_FOLDER FIRST_UID FOLDER COUNT WALLS``, where FOLDER holds a plugin as
+``make_plugin`` writes it, which may have children, and WALLS is ``all`` of this machine's, ``none``, or ``warm``: all, for forks, which may
+have no children.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from annexe.sandbox import Profile
 from tests.process.hosts import without_walls
 
 
-async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count: int, walls: str) -> None:
+async def main(state: Path, cache: Path, uids_folder: Path, first_uid: int, folder: Path, count: int, walls: str) -> None:
     strategy = ProcessStrategy(
         state_dir=state,
         cache_dir=cache,
-        uids=UidAllocator(uids=range(61100, 61200), folder=uids_folder),
+        uids=UidAllocator(uids=range(first_uid, first_uid + 100), folder=uids_folder),
         runner="stand_in",
         offers=without_walls() if walls == "none" else None,
     )
@@ -47,5 +48,5 @@ async def main(state: Path, cache: Path, uids_folder: Path, folder: Path, count:
 
 
 if __name__ == "__main__":
-    state, cache, uids_folder, folder = map(Path, sys.argv[1:5])
-    asyncio.run(main(state, cache, uids_folder, folder, int(sys.argv[5]), sys.argv[6]))
+    state, cache, uids_folder = map(Path, sys.argv[1:4])
+    asyncio.run(main(state, cache, uids_folder, int(sys.argv[4]), Path(sys.argv[5]), int(sys.argv[6]), sys.argv[7]))

@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import shutil
@@ -256,7 +257,17 @@ async def until(condition: Callable[[], Any], *, within_s: float = 10.0, what: s
 
 
 async def wait_state(plugin: PluginHandle, *states: str, within_s: float = 10.0) -> None:
-    await until(lambda: plugin.state in states, within_s=within_s, what=f"{plugin!r} ({plugin.reason}) to become {states}")
+    """Wait until a plugin is in one of these states, or was since then in one that passes: a machine may stand still for that long."""
+    last = next(reversed(plugin.history), None)
+
+    def is_reached() -> bool:
+        since = itertools.takewhile(lambda change: change is not last, reversed(plugin.history))
+        return plugin.state in states or any(change.state in states and change.state in _PASSING for change in since)
+
+    await until(is_reached, within_s=within_s, what=f"{plugin!r} ({plugin.reason}) to become {states}")
+
+
+_PASSING = ("starting", "degraded", "draining", "backing-off")
 
 
 def connection_of(host: Host, plugin: str) -> Connection:

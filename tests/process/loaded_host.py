@@ -17,7 +17,7 @@ from tests.process.hosts import Doc, T, no_walls, open_host, outcome_of, policie
 
 def own_users(root: Path) -> UidAllocator:
     """Return users that no other host gives to plugins: each root host that is opened sweeps away whom nobody holds any more."""
-    return UidAllocator(uids=range(61300, 61400), folder=root / "uids")
+    return UidAllocator(uids=range(61400, 61500), folder=root / "uids")
 
 
 async def main(root: Path) -> None:

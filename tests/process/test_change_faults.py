@@ -239,12 +239,12 @@ def test_caller_that_dies_mid_call_has_its_call_cancelled_and_the_provider_serve
         async with open_host(tmp_path) as host:
             call = asyncio.ensure_future(called(host, "slow", 10))
             await until(lambda: connection_of(host, "words").open_calls, what="the call to reach the provider")
-            pid = host.plugin("words").pid
+            pid, killed = host.plugin("words").pid, host.plugin("caller").pid
             await _kill(host, "caller")
             assert await call == []  # the hook fails open
             await until(lambda: not connection_of(host, "words").open_calls, what="the provider to be asked to stop")
             assert any("was cancelled" in line["message"] for line in await asyncio.to_thread(host.logs.tail, "words", 20))
-            await wait_state(host.plugin("caller"), "backing-off", "ready")
+            await until(lambda: host.plugin("caller").pid not in (None, killed), what="the caller's end to be seen")
             await wait_state(host.plugin("caller"), "ready")
             assert await called(host, "count", "a b") == ["2"] and host.plugin("words").pid == pid
 

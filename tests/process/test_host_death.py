@@ -20,7 +20,7 @@ from annexe.launch import UidAllocator
 from annexe.launch.processes import ProcessIdentity, identity_of, parent_of
 from annexe.launch.sweep import LaunchRecord, LaunchRecords, Swept
 from tests.process import dying_host
-from tests.process.conftest import IS_ROOT, MakePlugin, OpenStrategy, needs_namespaces
+from tests.process.conftest import IS_ROOT, TEST_UIDS, MakePlugin, OpenStrategy, needs_namespaces
 from tests.process.hosts import wardens_of
 from tests.process.test_launch import DAEMON
 
@@ -33,7 +33,7 @@ def start_host(tmp_path: Path, cache_dir: Path, open_folder: Path) -> Iterator[S
     hosts: list[subprocess.Popen[str]] = []
 
     def start(folder: Path, *, count: int = 1, state: Path = tmp_path / "state", wait: bool = True, walls: str = "all") -> Host:
-        arguments = [state, cache_dir, open_folder / "uids", folder, count, walls]
+        arguments = [state, cache_dir, open_folder / "uids", TEST_UIDS.start, folder, count, walls]
         host = subprocess.Popen(
             [sys.executable, dying_host.__file__, *map(str, arguments)],
             stdout=subprocess.PIPE,

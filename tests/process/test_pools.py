@@ -81,11 +81,11 @@ def test_pool_shrinks_around_one_that_is_busy_for_long(tmp_path: Path) -> None:
             await until(lambda: len(pids(host)) == 3, what="three to run")
             supervisor = host.plugin("p")._known.supervisor
             assert supervisor is not None and supervisor._crew.pool is not None
-            supervisor._crew.pool.scaling = replace(supervisor._crew.pool.scaling, least=1)
             await until(lambda: len(supervisor.instances) == 3, what="three to be ready")
             long = asyncio.create_task(burst(host, 1, 18))
             await asyncio.sleep(0.05)
             await burst(host, 2)  # the others were used later than the one that is busy
+            supervisor._crew.pool.scaling = replace(supervisor._crew.pool.scaling, least=1)
             await until(lambda: len(pids(host)) == 1, what="the others to go")
             assert not long.done()
             assert [instance.connection.is_busy for instance in supervisor.instances] == [True]  # the one that is left

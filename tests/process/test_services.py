@@ -172,7 +172,7 @@ def test_provider_that_dies_leaves_the_outcome_unknown_and_is_back(tmp_path: Pat
     async def scenario() -> None:
         write_words(tmp_path)
         write_caller(tmp_path)
-        async with open_host(tmp_path) as host:
+        async with open_host(tmp_path, policies=policies(first_delay_s=0.5)) as host:
             assert (await called(host, "die"))[1] == "outcome-unknown"
             assert host.plugin("caller").state == "ready"  # a crash of what it requires is not its own
             await wait_state(host.plugin("words"), "backing-off")
