@@ -16,6 +16,7 @@ import pytest
 from annexe import HealthPolicy, Host, PluginState
 from annexe.record import EventKind
 from annexe.supervision.policies import Policies
+from annexe.supervision.pool import Pool
 from tests.process.hosts import Doc, T, children_of, events, open_host, outcome_of, policies, run, until, wait_state, write_plugin
 
 pytestmark = pytest.mark.any_user
@@ -42,6 +43,13 @@ def pids(host: Host) -> tuple[int, ...]:
     return host.plugin("p").pids
 
 
+def pool_of(host: Host) -> Pool:
+    """Return its pool: its scaling may be changed as it runs, which no manifest can, so that it grows and shrinks when a test wants it."""
+    supervisor = host.plugin("p")._known.supervisor
+    assert supervisor is not None and supervisor._crew.pool is not None
+    return supervisor._crew.pool
+
+
 async def burst(host: Host, count: int, seconds: float = 0.02) -> Counter[str]:
     """Call so often at once; return how often each instance answered."""
     answers = await asyncio.gather(*(host.hooks(T).strict(Doc(str(seconds))) for _ in range(count)))
@@ -53,7 +61,7 @@ async def burst(host: Host, count: int, seconds: float = 0.02) -> Counter[str]:
 def test_burst_makes_a_pool_grow_and_it_shrinks_when_it_is_over(tmp_path: Path, strategy: Any) -> None:
     async def scenario() -> None:
         write(tmp_path, "min = 1, max = 8")
-        async with open_host(tmp_path, strategy=strategy, policies=replace(policies(), shrink_after_s=1.5, health=_often())) as host:
+        async with open_host(tmp_path, strategy=strategy, policies=replace(policies(), health=_often())) as host:
             assert len(pids(host)) == 1
             answered: Counter[str] = Counter()
             while len(answered) < 8:  # on a busy machine one burst may be over before the last of them is ready
@@ -62,6 +70,7 @@ def test_burst_makes_a_pool_grow_and_it_shrinks_when_it_is_over(tmp_path: Path, 
                 answered += part
                 assert sum(answered.values()) <= 5000
             assert len(pids(host)) == 8 and host.plugin("p").state == "ready"
+            pool_of(host).scaling = replace(pool_of(host).scaling, shrink_after_s=0.5)
             await until(lambda: len(pids(host)) == 1, what="the pool to shrink")
             kept = children_of(os.getpid()) if strategy == "zygote" else [0, 0]  # there they are the fork server's children
             await until(lambda: len(children_of(os.getpid())) == len(kept), what="the others to end")
@@ -79,16 +88,14 @@ def test_pool_shrinks_around_one_that_is_busy_for_long(tmp_path: Path) -> None:
         write(tmp_path, "min = 3, max = 3")
         async with open_host(tmp_path, policies=replace(policies(), shrink_after_s=0.5, health=_often())) as host:
             await until(lambda: len(pids(host)) == 3, what="three to run")
-            supervisor = host.plugin("p")._known.supervisor
-            assert supervisor is not None and supervisor._crew.pool is not None
-            await until(lambda: len(supervisor.instances) == 3, what="three to be ready")
+            await until(lambda: len(pool_of(host).members) == 3, what="three to be ready")
             long = asyncio.create_task(burst(host, 1, 18))
             await asyncio.sleep(0.05)
             await burst(host, 2)  # the others were used later than the one that is busy
-            supervisor._crew.pool.scaling = replace(supervisor._crew.pool.scaling, least=1)
+            pool_of(host).scaling = replace(pool_of(host).scaling, least=1)
             await until(lambda: len(pids(host)) == 1, what="the others to go")
             assert not long.done()
-            assert [instance.connection.is_busy for instance in supervisor.instances] == [True]  # the one that is left
+            assert [member.instance.connection.is_busy for member in pool_of(host).members] == [True]  # the one that is left
             long.cancel()
 
     run(scenario)

@@ -125,9 +125,11 @@ class Registry:
         await self._scanner.scan()
 
     async def wait_settled(self) -> None:
-        """Wait until none is starting."""
-        for known in list(self.plugins.values()):
-            await known.wait_settled()
+        """Wait until each that is starting is done with that; what fails may be starting again by then, and is waited for no longer."""
+        everyone = list(self.plugins.values())
+        for known in everyone:
+            await known.taken_up.wait()
+        await asyncio.gather(*(known.wait_settled() for known in everyone if not known.is_settled))
 
     async def stop_all(self, reason: str) -> None:
         """Stop every plugin for good, each once what requires it is stopped."""
