@@ -119,6 +119,7 @@ def test_a_plugin_asks_for_what_its_tests_need_and_they_pass_with_that(tmp_path:
     )
 
 
+@pytest.mark.any_user
 def test_tests_that_fail_without_walls_teach_nothing(tmp_path: Path) -> None:
     plugin = write(tmp_path, plugin="import nothing_of_that_name")
     told, said = learn(plugin, "--write", status=1)
@@ -127,6 +128,7 @@ def test_tests_that_fail_without_walls_teach_nothing(tmp_path: Path) -> None:
     assert (plugin / "plugin.toml").read_text() == MANIFEST
 
 
+@pytest.mark.any_user
 def test_tests_that_do_not_run_the_plugin_are_told_how(tmp_path: Path) -> None:
     plugin = write(tmp_path, tests="def test_nothing(): pass")
     _, said = learn(plugin, status=6)
@@ -174,6 +176,7 @@ with tempfile.TemporaryDirectory() as folder:
         shutil.rmtree(shared)
 
 
+@pytest.mark.any_user
 def test_a_manifest_in_a_form_of_its_own_is_left_to_its_author(tmp_path: Path, given: Path) -> None:
     manifest = MANIFEST.replace("[permissions]\n", "").replace('kv = { quota = "64KiB" }  # little\nsubprocess', "permissions.subprocess")
     manifest = manifest.replace("permissions.subprocess = true\n", "").replace(
