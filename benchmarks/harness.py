@@ -212,12 +212,12 @@ class Bench:
                     self.failed = self.failed or subject.ours
             yield seats
 
-    def interleave(self, seats: Mapping[str, Seat], cells: Sequence[Cell], *, suffix: str = "") -> None:
-        """Measure the cells round by round and add a row for each."""
+    def interleave(self, seats: Mapping[str, Seat], cells: Sequence[Cell], *, suffix: str = "", rounds: int | None = None) -> None:
+        """Measure the cells round by round, as often as all others or as it says, and add a row for each."""
         if self.references_only:
             cells = [cell for cell in cells if cell.subject not in self.ours]
         samples: dict[str, list[list[float]]] = {cell.what: [] for cell in cells}
-        for lap in range(self.rounds + 1):
+        for lap in range((rounds or self.rounds) + 1):
             for cell in cells:
                 if cell.subject in seats and cell.subject not in self.absent:
                     try:

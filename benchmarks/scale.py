@@ -40,7 +40,9 @@ MARKS = (
 )
 _INSTALLED, _FEW = 1000, 10
 _RUNNING = 200
-_IDLE_S = 10.0
+_IDLE_S = 30.0  # each is pinged once and looked at four times
+_SETTLE_S = 2.0  # a host stands still while another is measured, and does first what became due meanwhile
+_IDLE_ROUNDS = 2
 
 
 def measure(bench: Bench) -> None:
@@ -74,13 +76,14 @@ def _measure_installed(bench: Bench, many: int) -> None:
 def _measure_running(bench: Bench, many: int) -> None:
     seconds = {"seconds": 0.5 if bench.quick else _IDLE_S}
     subjects = [Subject(f"{plugins} running", "benchmarks.scale:Idle", {"copies": plugins}, ours=True) for plugins in (1, many)]
-    cells = [
-        *(Cell(f"call, {plugins} running", f"{plugins} running", args={"count": bench.count(600)}) for plugins in (1, many)),
+    calls = [Cell(f"call, {plugins} running", f"{plugins} running", args={"count": bench.count(600)}) for plugins in (1, many)]
+    idle = [
         *(Cell(f"host, {plugins} idle", f"{plugins} running", "host_pct", seconds, "% of a core") for plugins in (1, many)),
         *(Cell(f"all their processes, {plugins} idle", f"{plugins} running", "others_pct", {}, "% of a core") for plugins in (1, many)),
     ]
     with bench.seats(subjects, pinned=True) as seats:
-        bench.interleave(seats, cells)
+        bench.interleave(seats, calls)
+        bench.interleave(seats, idle, rounds=_IDLE_ROUNDS)
     bench.ratio("idle_cpu_200_pct", bench.value(f"host, {many} idle"))
     bench.ratio("call_200_over_1", bench.value(f"call, {many} running"), bench.value("call, 1 running"))
 
@@ -180,7 +183,7 @@ class Idle(AsyncCall):
         return [self._others]
 
     async def _idle(self, seconds: float) -> float:
-        await asyncio.sleep(0.5)  # what the calls before left to be done
+        await asyncio.sleep(min(_SETTLE_S, seconds))
         began, own, all_of_them = time.perf_counter(), time.process_time(), tree_cpu_s(os.getpid())
         await asyncio.sleep(seconds)
         used, took = time.process_time() - own, time.perf_counter() - began

@@ -415,7 +415,9 @@ def test_start_that_takes_too_long_fails_with_what_it_was(tmp_path: Path) -> Non
 
 def test_host_waits_for_one_start_of_each_and_not_for_what_fails_and_is_started_again(tmp_path: Path) -> None:
     for number in range(3):  # the first takes longest: when it has failed, the others are at it again
-        write_fine(tmp_path, f"p{number}", code="time.sleep(1000)\n" + FINE, extra=f'[resources]\nstart-timeout = "{1500 - 100 * number}ms"')
+        write_fine(
+            tmp_path, f"p{number}", code="time.sleep(1000)\n" + FINE, extra=f'[resources]\nstart-timeout = "{1500 - 100 * number}ms"'
+        )
 
     async def scenario() -> None:
         async with open_host(tmp_path, policies=policies()) as host:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from time import monotonic
 from typing import Any, ClassVar, final
 
@@ -29,7 +30,7 @@ __all__ = ["Extension", "ExtensionCaller", "make_extension_class"]
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Extension:
     """One plugin's implementation of an extension point.
 
@@ -42,7 +43,6 @@ class Extension:
         explain: Gets a step for every call.
         events: Is told of failures.
         clock: For times that people read.
-        caller: What the application calls, made once.
     """
 
     provider: Provider
@@ -53,10 +53,11 @@ class Extension:
     explain: Explain
     events: Events
     clock: Clock
-    caller: type[ExtensionCaller] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "caller", make_extension_class(self))
+    @cached_property
+    def caller(self) -> type[ExtensionCaller]:
+        """What the application calls; made when it first asks, as of a thousand plugins it may call three."""
+        return make_extension_class(self)
 
     async def call(self, method: MethodDefinition, request: Request, values: tuple[Any, ...]) -> Any:
         """Call a method without streams."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import final
 
 from annexe.errors import UnknownPluginError
+from annexe.host.collector import collected_seldom
 from annexe.host.judge import Judge
 from annexe.host.known import KnownPlugin, KnownPlugins
 from annexe.host.plugin_folders import Digest, PluginFolders, digests
@@ -74,6 +75,10 @@ class Scanner:
 
         A plugin that runs goes on as it was started, whatever its manifest says now; ``reload`` and ``restart`` take that up.
         """
+        with collected_seldom():
+            await self._scan()
+
+    async def _scan(self) -> None:
         plugins = self._plugins.by_id
         async with self._folders.scanned() as found:
             stored = {row.plugin: row for row in await self._thread.run(lambda: self._thread.store.plugin_state.all())}

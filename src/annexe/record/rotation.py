@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import final
 
@@ -58,10 +59,15 @@ class RotatingFile:
     def __init__(self, folder: Path, *, max_file_bytes: int, file_count: int) -> None:
         self._folder = folder
         self._max_file_bytes = max_file_bytes
-        self._paths = rotated_paths(folder, file_count)
+        self._file_count = file_count
         self._descriptor: int | None = None
         self._size_bytes = 0
         self._is_torn = False
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        """Made with the first line: most plugins of a host have nothing to say when it starts."""
+        return rotated_paths(self._folder, self._file_count)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Append lines, each ending in a line feed.
