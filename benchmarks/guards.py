@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from annexe import Host, PluginHandle
-from annexe.errors import CallTimeoutError
+from annexe.errors import CallTimeoutError, PluginBusyError
 from benchmarks.contracts import Bench, Probe
 from benchmarks.payload import requests
 
@@ -63,9 +63,15 @@ async def prove_one(host: Host, plugin: PluginHandle, number: int) -> None:
     expect("explain", steps, [(plugin.id, f"ext.bench-probe.{method}", "answered") for method in ("request_id", "traceparent", "reach")])
     async with host.request(deadline_s=0.1) as request:
         await expect_raises("deadline", CallTimeoutError, request.extensions(Probe)[number].stall(_STALL_S))
-    await host.extensions(Probe)[number].request_id()  # answered once the stalled call has really ended
+    for _ in range(50):  # on a machine that stood still, it is answered only once the stalled call has really ended
+        try:
+            await host.extensions(Probe)[number].request_id()
+            break
+        except PluginBusyError:
+            await asyncio.sleep(0.1)
     counted: dict[str, Any] = host.metrics.snapshot()[plugin.id]["methods"]
-    expect("calls counted", counted["ext.bench-probe.request_id"]["calls"], 2)
+    asked = counted["ext.bench-probe.request_id"]
+    expect("calls counted", asked["calls"] - sum(asked["failures"].values()), 2)
     expect("failures counted", sum(counted["ext.bench-probe.stall"]["failures"].values()), 1)
 
 
