@@ -35,7 +35,7 @@ from annexe.dispatch.members import HookMember, Provider
 from annexe.dispatch.observers import ObserverQueue, observer_queue
 from annexe.dispatch.order import Ordered, absent_names, order_implementations
 from annexe.dispatch.pipeline import Pipeline
-from annexe.dispatch.plugin_hooks import PluginHooks
+from annexe.dispatch.plugin_hooks import OpenHook, PluginHooks
 from annexe.dispatch.policy import DispatchPolicy
 from annexe.dispatch.provided import check_provided
 from annexe.dispatch.request import Request
@@ -182,7 +182,11 @@ class Dispatcher:
 
     def _define(self, manifest: Manifest, *, is_granted: bool) -> None:
         """Open the hooks that a plugin defines, and let go of those that it defines no more."""
-        opened = self.plugin_hooks.claim(manifest) if is_granted else self.plugin_hooks.release(manifest.id)
+        opened: list[OpenHook] = []
+        if is_granted:
+            opened = self.plugin_hooks.claim(manifest)
+        else:
+            self.plugin_hooks.release(manifest.id)
         self._close_hooks()
         for hook in opened:
             self.pipelines[hook.pipeline.definition.qualified] = hook.pipeline

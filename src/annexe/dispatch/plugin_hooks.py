@@ -146,14 +146,13 @@ class PluginHooks:
             self.on_changed(frozenset((*gone, *(hook.pipeline.definition.qualified for hook in made))))
         return made
 
-    def release(self, plugin: str) -> list[OpenHook]:
-        """Let go of what a plugin defines; return what is open instead, which is nothing."""
+    def release(self, plugin: str) -> None:
+        """Let go of what a plugin defines."""
         gone = [name for name, hook in self.opened.items() if hook.plugin == plugin]
         for name in gone:
             del self.opened[name]
         if gone:
             self.on_changed(frozenset(gone))
-        return []
 
     def forget(self, plugin: str) -> None:
         """Let go of all that is known of a plugin."""

@@ -139,7 +139,10 @@ def duration_s(value: object) -> float:
 
 def drain_s(value: object) -> float:
     """Accept a duration, or ``0s``; return seconds."""
-    return 0.0 if value == "0s" else duration_s(value)
+    try:
+        return 0.0 if value == "0s" else duration_s(value)
+    except MisfitError as error:
+        raise MisfitError(f"'0s', or {error.expected}") from None
 
 
 def start_timeout_s(value: object) -> float:

@@ -73,6 +73,7 @@ def test_value_that_fits_is_converted(convert: Convert, value: object, expected:
         *[(values.number(0, 2), value, "greater than 0, up to 2") for value in (0, 2.1, math.nan, math.inf, True, "1")],
         *[(values.size_bytes, value, "128MiB") for value in ("0B", "1", "1MB", "1.5MiB", "-1B", "1MiB\n", "\uff11B", 5)],
         *[(values.start_timeout_s, value, "at most ten minutes") for value in ("601s", "23h", "0s", 5)],
+        *[(values.drain_s, value, "'0s', or a duration such as") for value in ("0", "0ms", 0, "-1s")],
         *[(values.duration_s, value, "10m") for value in ("0s", "1", "1d", "-1s", "8000h", "1e3s", "1s\n", 5, "nan")],
         *[
             (values.homepage, value, "web address")
