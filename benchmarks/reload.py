@@ -29,8 +29,8 @@ MARKS = (
         key="p99_over_baseline",
         limit=3,
         about="p99 of calls while the plugin is replaced twice a second ÷ without",
-        held_back_by="each replacement starts a process behind all walls, twice a second, and the calls share two cores with that: who finds "
-        "both taken waits for the end of a slice, which is 4 ms with this kernel (no pre-emption, 250 Hz).",
+        held_back_by="each replacement starts a process behind all walls, twice a second, and the calls share two cores with that: who "
+        "finds both taken waits for the end of a slice, which is 4 ms with this kernel (no pre-emption, 250 Hz).",
     ),
 )
 _PER_S = 2000

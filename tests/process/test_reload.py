@@ -136,13 +136,33 @@ def test_what_cannot_take_over_leaves_the_old_one_serving(tmp_path: Path, change
             async with load(host, seen):
                 write(tmp_path, "2.0.0", **change)
                 fault = await outcome_of(plugin.reload())
-                assert isinstance(fault, error), fault
+                assert isinstance(fault, error) and isinstance(fault, AnnexeError), fault
                 assert (plugin.pid, plugin.manifest, plugin.state) == (pid, manifest, "ready")
+                (told,) = events(host, EventKind.RELOAD_FAILED, "p")
+                assert told.reason == fault.message.replace("\n", "\\n")
             assert set(seen) == {"1.0.0"}
             assert len(children_of(os.getpid())) == 1 + len([None])  # the warden, and the old one
             write(tmp_path, "2.0.1")
             await plugin.reload()
             assert (await host.hooks(T).strict(Doc("x"))).marks[0] == "2.0.1"
+
+    run(scenario)
+
+
+def test_reload_of_what_is_gone_or_lacks_something_names_the_command_that_mends_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path) as host:
+            plugin, command = host.plugin("p"), f"annexe scan --state {tmp_path / 'state'}"
+            write(tmp_path, "2.0.0", extra='[requires.plugins]\n"other" = ">=1"\n')
+            lacks = await outcome_of(plugin.reload())
+            assert str(lacks).endswith(f"there is no such plugin; put what is missing into a folder of plugins, then: {command}")
+            shutil.rmtree(tmp_path / "plugins" / "p")
+            gone, dry = await outcome_of(plugin.reload()), await host._registry.preview_reload("p")
+            assert str(gone).endswith(f"/plugins/p any more; stop it and let it go with: {command}")
+            assert str(dry.refusal) == str(gone) and plugin.state == "ready"
+            await host.scan()
+            assert [plugin.id for plugin in host.plugins] == []
 
     run(scenario)
 

@@ -74,14 +74,22 @@ class Judge:
     def admit(self, known: KnownPlugin) -> str | None:
         """Take a plugin that may start by itself into the graph of requirements; return why it must not, with others, or None."""
         try:
-            lacking = self._requirements.admit(known)
+            lacking = self.lacking(known)
         except AnnexeError as error:
             known.error = error
             return error.message
-        if lacking is None:
-            return None
-        cure = f"; {self._advice.scan()}" if self._requirements.is_not_installed(known) else ""
-        return f"{lacking}{cure}; it starts once all is there"
+        return f"{lacking}; it starts once all is there" if lacking is not None else None
+
+    def lacking(self, known: KnownPlugin) -> str | None:
+        """Take a plugin that may start by itself into the graph of requirements; return what it lacks, and what to do about that, or None.
+
+        Raises:
+            DependencyError: It cannot be taken in; see ``Requirements.admit``.
+        """
+        lacking = self._requirements.admit(known)
+        if lacking is not None and self._requirements.is_not_installed(known):
+            lacking += f"; {self._advice.scan()}"
+        return lacking
 
     async def judge_alone(self, known: KnownPlugin, *, digest: Digest | None = None) -> str | None:
         """Judge a plugin by itself, whatever it requires of others; ``admit`` comes next.

@@ -216,10 +216,20 @@ class Registry:
         if known.supervisor.connection is None:
             with known.supervisor.awaited():  # that, too, loses no call
                 return await self.restart(plugin)
-        discovered = await self._folders.look_for(known) or known.found
+        try:
+            return await self._replace(known)
+        except AnnexeError as error:
+            if self._known.has(known):
+                self._events.add(EventKind.RELOAD_FAILED, plugin=plugin, reason=error.message)
+            raise
+
+    async def _replace(self, known: KnownPlugin) -> KnownPlugin:
+        discovered = await self._folders.look_for(known)
+        if discovered is None:
+            raise self._gone(known)
         if discovered.error is not None:
             raise discovered.error
-        async with self._known.acting_on(plugin) as known:
+        async with self._known.acting_on(known.id) as known:
             self._check_enabled(known)
             await self._reloads.replace(known, discovered)
             self._reconciler.follow(known)
@@ -227,10 +237,10 @@ class Registry:
 
     async def preview_reload(self, plugin: str) -> ReloadPreview:
         """Return what ``reload`` would do now; nothing is changed."""
-        discovered = await self._folders.look_for(self.get(plugin)) or self.get(plugin).found
+        found = await self._folders.look_for(self.get(plugin))
         async with self._known.acting_on(plugin) as known:
-            refusal = discovered.error or (self._disabled(known) if not known.enabled else None)
-            return await self._reloads.preview(known, discovered, refusal=refusal)
+            refusal = (self._gone(known) if found is None else found.error) or (self._disabled(known) if not known.enabled else None)
+            return await self._reloads.preview(known, found or known.found, refusal=refusal)
 
     async def grant(
         self,
@@ -354,6 +364,10 @@ class Registry:
     def _check_enabled(self, known: KnownPlugin) -> None:
         if not known.enabled:
             raise self._disabled(known)
+
+    def _gone(self, known: KnownPlugin) -> PluginBlockedError:
+        text = f"plugin {known.id!r} cannot be reloaded: nothing is in {known.found.folder} any more; stop it and let it go with: "
+        return PluginBlockedError(text + self._command("scan"), plugin=known.id)
 
     def _disabled(self, known: KnownPlugin) -> PluginBlockedError:
         text = f"plugin {known.id!r} is disabled; let it run with: {self._command(f'enable {known.id}')}"

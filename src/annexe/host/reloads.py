@@ -73,7 +73,7 @@ class Reloads:
         """Judge a plugin as it is coming, and hold it against what others have of it as it runs; it is in the graph then."""
         assert coming.manifest is not None
         before = self._requirements.graph.dependents(known.id)
-        verdict = await self._judge.judge_alone(coming) or self._requirements.admit(coming)
+        verdict = await self._judge.judge_alone(coming) or self._judge.lacking(coming)
         if verdict is not None:
             raise coming.error or PluginBlockedError(f"plugin {known.id!r} is not reloaded: {verdict}", plugin=known.id)
         if known.supervisor is not None and known.supervisor.instances:

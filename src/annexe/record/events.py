@@ -61,6 +61,7 @@ class EventKind(StrEnum):
     LAUNCH_FAILED = "launch-failed", "A plugin could not be started, or failed before it was ready."
     PLUGIN_EXITED = "plugin-exited", "A plugin's instance ended without being asked to."
     REPLACED = "replaced", "An instance of a plugin took over from another one, without losing a call."
+    RELOAD_FAILED = "reload-failed", "A plugin was not replaced by what is in its folder now; the reason says why."
     ATTACHED = "attached", "A process that somebody started by hand took the place of a plugin, without any sandbox."
     DETACHED = "detached", "A process that was attached went, or was let go; the installed plugin is started again."
     ATTACH_REFUSED = "attach-refused", "A process that wanted to attach was not let in, or did not become ready."
