@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -163,6 +165,27 @@ def test_reload_of_what_is_gone_or_lacks_something_names_the_command_that_mends_
             assert str(dry.refusal) == str(gone) and plugin.state == "ready"
             await host.scan()
             assert [plugin.id for plugin in host.plugins] == []
+
+    run(scenario)
+
+
+def test_nothing_is_kept_of_an_instance_that_was_replaced(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path)
+        async with open_host(tmp_path) as host:
+            gone: list[weakref.ref[Any]] = []
+            for minor in range(1, 4):
+                supervisor = host.plugin("p")._known.supervisor
+                assert supervisor is not None and supervisor.instance is not None
+                gone += [weakref.ref(supervisor.instance), weakref.ref(supervisor.instance.connection)]
+                write(tmp_path, f"1.{minor}.0")
+                await host.plugin("p").reload()
+
+            def is_left() -> list[Any]:
+                gc.collect()
+                return [one for ref in gone if (one := ref()) is not None]
+
+            await until(lambda: not is_left(), what="the replaced instances to be let go of")
 
     run(scenario)
 

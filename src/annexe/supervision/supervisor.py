@@ -336,7 +336,9 @@ class Supervisor:
             if instance is None:
                 break
             try:
-                failed = await self._serve(instance)
+                self._take_over((instance,))
+                del instance  # which may be replaced long before this life ends, and would be kept by it
+                failed = await self._serve()
             finally:
                 members = self._crew.stand_down()
             if failed is None:
@@ -367,9 +369,8 @@ class Supervisor:
             return guest
         return await self._starts.first(self._plan, self._wish)
 
-    async def _serve(self, instance: Instance) -> Member | None:
-        """Let it, and those that come beside it or take over, take calls; return the last one that failed, None when none is wanted."""
-        self._take_over((instance,))
+    async def _serve(self) -> Member | None:
+        """Let those take calls that are there, come beside them or take over; return the last that failed, None when none is wanted."""
         self._move(_S.READY, "activated")
         while self._wish.is_wanted:
             await self._crew.watch()
