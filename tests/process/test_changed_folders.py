@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from annexe.errors import PluginBlockedError
+from annexe.manifest import Manifest
+from annexe.manifest.parse import read_document
+from annexe.manifest.reader import Problems
 from annexe.record import EventKind
 from tests.process.hosts import Doc, T, events, open_host, run, write_plugin
 
@@ -48,6 +52,35 @@ def test_broken_manifest_leaves_a_running_plugin_alone_and_stops_its_restart(tmp
             await host.scan()
             assert plugin.state == "ready"
             assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
+
+    run(scenario)
+
+
+def test_manifest_that_changed_between_two_hosts_is_read_anew_and_an_unchanged_one_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def read(text: bytes, *, source: str) -> tuple[Manifest, Problems]:
+        parsed.append(source)
+        return read_document(text, source=source)
+
+    monkeypatch.setattr("annexe.manifest.load.read_document", read)
+    manifest = write(tmp_path, "alpha", runtime="concurrency = 2") / "plugin.toml"
+    text, times = manifest.read_text(), (manifest.stat().st_atime_ns, manifest.stat().st_mtime_ns)
+
+    async def concurrency() -> int:
+        async with open_host(tmp_path) as host:
+            assert (await host.hooks(T).edit(Doc("x"))).marks == ["a"]
+            found = host.plugin("alpha").manifest
+            assert found is not None and found.runtime.concurrency is not None
+            return found.runtime.concurrency
+
+    async def scenario() -> None:
+        assert [await concurrency(), await concurrency()] == [2, 2] and len(parsed) == 1
+        manifest.write_text(text.replace("concurrency = 2", "concurrency = 3"))
+        os.utime(manifest, ns=times)  # of the same size and time, as a restored one may be
+        assert [await concurrency(), await concurrency()] == [3, 3] and len(parsed) == 2
 
     run(scenario)
 

@@ -81,7 +81,7 @@ class Registry:
         self._grants = GrantBook(thread, events=events, clock=clock)
         self.monitor: Monitor | None = None
         known = self._known = KnownPlugins(plugins)
-        self._folders = PluginFolders(settings.folders, plugins=known, events=events)
+        self._folders = PluginFolders(settings.folders, plugins=known, events=events, memory=settings.state_dir / "manifests.msgpack")
         self._reconciler = Reconciler(known, requirements=requirements, judge=judge, dispatcher=dispatcher, strategy_of=self._strategy_of)
         self._reloads = Reloads(requirements=requirements, judge=judge, planner=planner, dispatcher=dispatcher)
         self._scanner = Scanner(

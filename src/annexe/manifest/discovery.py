@@ -6,6 +6,7 @@ Reads manifests only. A plugin is a folder that holds ``plugin.toml``; a folder 
 * Two folders with one id are both refused: taking the first would let whoever adds a folder take a plugin's place.
 * A scan walks the folders, and reads only manifests that changed since the last one, and those that define hooks by further files.
 * Which manifest changed is told by path, time of change, size and inode.
+* At the first scan, what a manifest says may be remembered from an earlier process, by its text.
 
 Source: features LC1 and LC14.
 """
@@ -20,6 +21,7 @@ from typing import final
 
 from annexe.errors import ManifestError
 from annexe.manifest.load import MANIFEST_NAME, read_manifest
+from annexe.manifest.memory import ManifestMemory
 from annexe.manifest.model import Manifest, Provides
 
 __all__ = ["Discovered", "Discovery"]
@@ -59,23 +61,29 @@ class Discovery:
 
     Args:
         folders: Each a folder of plugins or itself a plugin. An earlier one is listed first; nothing else follows from the order.
+        memory: File with what manifests said when they were last read; it must lie where the host alone may write. None: there is none.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], *, memory: Path | None = None) -> None:
         self._folders = tuple(folders)
+        self._memory_file = memory
         self._read: dict[_Key, Discovered] = {}
 
     def scan(self) -> tuple[Discovered, ...]:
         """Walk the folders and return what is there now, broken ones included, by folder and then by name."""
         read: dict[_Key, Discovered] = {}
         found: dict[Path, Discovered] = {}
+        memory = ManifestMemory(self._memory_file) if self._memory_file is not None else None
         for folder in _plugin_folders(self._folders):
             if folder not in found:
-                found[folder] = self._discovered(folder, read)
+                found[folder] = self._discovered(folder, read, memory)
+        if memory is not None:
+            memory.save()
+            self._memory_file = None  # from now on the manifests themselves are there
         self._read = read
         return _without_duplicates(found.values())
 
-    def _discovered(self, folder: Path, read: dict[_Key, Discovered]) -> Discovered:
+    def _discovered(self, folder: Path, read: dict[_Key, Discovered], memory: ManifestMemory | None) -> Discovered:
         """Return what is in a folder, from the earlier scan when the manifest is the same, and remember it in ``read``."""
         try:
             status = (folder / MANIFEST_NAME).lstat()
@@ -83,7 +91,7 @@ class Discovery:
             plugin = self._read.get(key)
             # Another file may have been what was wrong: a refusal is not remembered. Nor are schemas, which are files of their own.
             if plugin is None or plugin.manifest is None or _has_schemas(plugin.manifest.provides):
-                plugin = Discovered(folder, read_manifest(folder), None)
+                plugin = Discovered(folder, read_manifest(folder, memory=memory), None)
             read[key] = plugin
         except ManifestError as error:
             source = str(error.data["source"]).encode("utf-8", "backslashreplace").decode()

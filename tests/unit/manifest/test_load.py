@@ -112,6 +112,14 @@ def test_load_entry_that_links_elsewhere_is_refused(tmp_path: Path, target: str)
     ]
 
 
+@pytest.mark.parametrize("target", ["real", "../DEMO/real"])
+def test_load_entry_by_a_link_to_something_of_its_own_is_fine(tmp_path: Path, target: str) -> None:
+    folder = make_plugin(tmp_path / "one")
+    (folder / "demo").rename(folder / "real")
+    (folder / "demo").symlink_to(target.replace("DEMO", folder.name))
+    assert load_manifest(folder).manifest.runtime.entry == "demo.plugin"
+
+
 def test_load_entry_folder_that_links_outside_is_refused(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "one")
     (folder / "demo").rename(tmp_path / "demo")
