@@ -22,25 +22,28 @@ from annexe.supervision.monitor import Sample
 __all__ = ["details", "summary"]
 
 
-def summary(view: PluginView, known: KnownPlugin) -> dict[str, Any]:
+def summary(known: KnownPlugin) -> dict[str, Any]:
     """Return one line of the list of plugins."""
-    manifest = view.manifest
-    since = known.supervisor.life.since if known.supervisor is not None else None
+    # From the bottom, and each thing once: there may be a thousand of them.
+    manifest, supervisor = known.manifest, known.supervisor
+    instances = supervisor.instances if supervisor is not None else ()
+    first = instances[0] if instances else None
+    since = supervisor.life.since if supervisor is not None else None
     return {
-        "id": view.id,
+        "id": known.id,
         "name": manifest.name if manifest is not None else "",
-        "version": view.version,
-        "state": str(view.state),
-        "reason": view.reason,
+        "version": manifest.version if manifest is not None else "",
+        "state": str(known.state),
+        "reason": known.reason,
         "lacks": known.lacks,
         "error": known.error.code if known.error is not None else None,
         "since": None if since is None else rfc3339(since),
-        "enabled": view.enabled,
-        "pid": view.pid,
-        "pids": list(view.pids),
-        "level": None if view.receipt is None else str(view.receipt.level),
+        "enabled": known.enabled,
+        "pid": None if first is None else first.launched.pid,
+        "pids": [instance.launched.pid for instance in instances if instance.launched.pid is not None],
+        "level": None if first is None else str(first.launched.receipt.level),
         "start": manifest.runtime.start if manifest is not None else None,
-        "attached": view.is_attached,
+        "attached": first is not None and first.plan.guest is not None,
     }
 
 
@@ -71,7 +74,7 @@ def details(
     worth = receipt.rights if receipt is not None else enforcement(expected)
     asked = sorted(manifest.permission_set()) if manifest is not None else []
     missing = decision.lacking if decision is not None else frozenset(asked) - view.granted
-    return summary(view, known) | {
+    return summary(known) | {
         "description": manifest.description if manifest is not None else "",
         "authors": list(manifest.authors) if manifest is not None else [],
         "license": manifest.license if manifest is not None else "",
