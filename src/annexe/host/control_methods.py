@@ -27,7 +27,7 @@ from annexe.host.asking import Asking
 from annexe.host.attaching import Attaching
 from annexe.host.control import Answer, Stream
 from annexe.host.control_calls import NamedCalls
-from annexe.host.control_views import details, summary
+from annexe.host.control_views import details, summaries, summary
 from annexe.host.grant_book import check_as_read
 from annexe.host.graph_views import graph_view, impact_view, requirements_view
 from annexe.host.hook_views import hooks_view
@@ -43,7 +43,6 @@ from annexe.record.entry import rfc3339
 
 __all__ = ["ControlMethods"]
 
-_AT_ONCE = 100  # lines of the list, a millisecond or two
 _MAX_EVENTS = 10_000
 _FOLLOWED_EVENTS = 1000
 _MAX_DEADLINE_S = 600.0
@@ -199,15 +198,12 @@ class ControlMethods:
     def _handle(self, plugin: str) -> PluginHandle:
         return PluginHandle(self._registry.get(plugin), self._registry)
 
-    def _summary(self, plugin: str) -> dict[str, Any]:
-        return summary(self._registry.get(plugin))
-
     # The host.
 
     async def _status(self, _params: _Nothing) -> dict[str, Any]:
         now = self._clock.now()
         grants = self._settings.grants
-        plugins = await self._list(_params)
+        plugins = await summaries(self._registry.plugins)
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -241,13 +237,7 @@ class ControlMethods:
     # Plugins.
 
     async def _list(self, _params: _Nothing) -> list[dict[str, Any]]:
-        plugins, told = self._registry.plugins, list[dict[str, Any]]()
-        for number, plugin in enumerate(sorted(plugins)):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)  # a thousand of them must not keep calls waiting
-            if plugin in plugins:  # not let go of meanwhile
-                told.append(summary(plugins[plugin]))
-        return told
+        return await summaries(self._registry.plugins)
 
     async def _show(self, params: _Plugin) -> dict[str, Any]:
         known = self._registry.get(params.plugin)
@@ -282,7 +272,7 @@ class ControlMethods:
     def _done_with(self, step: Callable[[PluginHandle], Awaitable[None]]) -> Callable[[_Plugin], Awaitable[dict[str, Any]]]:
         async def run(params: _Plugin) -> dict[str, Any]:
             await step(self._handle(params.plugin))
-            return self._summary(params.plugin)
+            return summary(self._registry.get(params.plugin))
 
         return run
 
@@ -294,12 +284,12 @@ class ControlMethods:
             params.plugin, by=params.by, note=params.note, to_content=to_content, versions=params.versions, check=check
         )
         await known.wait_settled()
-        return self._summary(known.id)
+        return summary(self._registry.get(known.id))
 
     async def _revoke(self, params: _Revoke) -> dict[str, Any]:
         self._check_grants_are_stored()
         await self._handle(params.plugin).revoke(by=params.by, rights=params.rights)
-        return self._summary(params.plugin)
+        return summary(self._registry.get(params.plugin))
 
     def _check_grants_are_stored(self) -> None:
         grants = self._settings.grants

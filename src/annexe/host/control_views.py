@@ -6,6 +6,7 @@ escapes it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,9 @@ from annexe.sandbox import Walls
 from annexe.sandbox.enforcement import Enforcement, enforcement
 from annexe.supervision.monitor import Sample
 
-__all__ = ["details", "summary"]
+__all__ = ["details", "summaries", "summary"]
+
+_AT_ONCE = 100  # lines of the list: a millisecond
 
 
 def summary(known: KnownPlugin) -> dict[str, Any]:
@@ -45,6 +48,17 @@ def summary(known: KnownPlugin) -> dict[str, Any]:
         "start": manifest.runtime.start if manifest is not None else None,
         "attached": first is not None and first.plan.guest is not None,
     }
+
+
+async def summaries(plugins: Mapping[str, KnownPlugin]) -> list[dict[str, Any]]:
+    """Return the list of plugins; others have their turn in between."""
+    told = []
+    for number, plugin in enumerate(sorted(plugins), 1):
+        if plugin in plugins:  # not let go of meanwhile
+            told.append(summary(plugins[plugin]))
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return told
 
 
 def details(
