@@ -161,7 +161,7 @@ def test_reload_of_what_is_gone_or_lacks_something_names_the_command_that_mends_
             assert str(lacks).endswith(f"there is no such plugin; put what is missing into a folder of plugins, then: {command}")
             shutil.rmtree(tmp_path / "plugins" / "p")
             gone, dry = await outcome_of(plugin.reload()), await host._registry.preview_reload("p")
-            assert str(gone).endswith(f"/plugins/p any more; stop it and let it go with: {command}")
+            assert str(gone).endswith(f"/plugins/p any more; put it back, or let the plugin go with: {command}")
             assert str(dry.refusal) == str(gone) and plugin.state == "ready"
             await host.scan()
             assert [plugin.id for plugin in host.plugins] == []

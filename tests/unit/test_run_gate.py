@@ -61,3 +61,22 @@ def test_test_that_fails_once_more_alone_closes_the_gate(gate: Path, passes: str
 def test_what_is_more_than_a_few_failed_tests_is_never_run_again(gate: Path, code: str) -> None:
     outcomes = outcome(gate, code)
     assert outcomes.failed and not outcomes.again
+
+
+def test_unit_test_is_never_run_again(gate: Path) -> None:
+    (gate / "test_it.py").write_text("def test_one(): assert 0\n")
+    outcomes = run_gate.run_beside([partial(run_gate.run_tests, "units", "test_it.py", slow=True, again=False)])
+    assert outcomes.failed and not outcomes.again
+
+
+def test_test_that_is_skipped_alone_has_not_passed(gate: Path) -> None:
+    skips = _FLAKY.replace("assert len", "import pytest\n    len(runs.read_text()) == 1 or pytest.skip('not here')\n    assert len")
+    outcomes = outcome(gate, skips.replace("{passes}", "()"))
+    assert outcomes.failed and outcomes.lines[-1].startswith("  FAILED")
+
+
+@pytest.mark.parametrize("end", ["21 failed in 1s", "11 failed, 3 passed in 1s", "no tests ran in 1s"])
+def test_what_the_last_line_does_not_count_is_not_run_again(end: str) -> None:
+    tested = subprocess.CompletedProcess([], run_gate.FAILED_TESTS, f"FAILED tests/x.py::test_one - E\n{end}\n")
+    outcomes = run_gate.outcomes_of("some", tested, ["pytest"])
+    assert outcomes.failed and not outcomes.again

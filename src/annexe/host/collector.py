@@ -7,26 +7,34 @@ a thousand plugins that was a quarter of the start. So it looks seldom meanwhile
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["collected_seldom"]
 
 _SELDOM = 100_000  # objects made, less those that went, before the collector looks at them
-_saved: list[tuple[int, int, int]] = []  # one for each host of this process that is at it; the first is the application's own
+_lock = threading.Lock()  # hosts may be on several threads
+_own: list[int] = []  # one for each host that is at it; the first is what the application had
 
 
 @contextmanager
 def collected_seldom() -> Iterator[None]:
-    """Have the collector look seldom; afterwards as often as before. Nothing changes where the application has it look yet more seldom."""
-    before = gc.get_threshold()
-    _saved.append(before)
-    if 0 < before[0] < _SELDOM:
-        gc.set_threshold(_SELDOM, *before[1:])
+    """Have the collector look seldom; afterwards as often as before.
+
+    Nothing changes where the application has it look yet more seldom, and what the application says meanwhile stays.
+    """
+    with _lock:
+        first, *others = gc.get_threshold()
+        _own.append(first)
+        if 0 < first < _SELDOM:
+            gc.set_threshold(_SELDOM, *others)
     try:
         yield
     finally:
-        first = _saved[0]
-        _saved.pop()
-        if not _saved:
-            gc.set_threshold(*first)
+        with _lock:
+            own = _own[0]
+            _own.pop()
+            first, *others = gc.get_threshold()
+            if not _own and first == _SELDOM:
+                gc.set_threshold(own, *others)

@@ -36,11 +36,11 @@ class PluginFolders:
         folders: Each a folder of plugins or itself a plugin.
         plugins: All that are known: a folder whose manifest cannot be read any more is still theirs.
         events: Is told of manifests that are refused.
-        memory: File with what manifests said when they were last read.
+        memory_file: What manifests said when they were last read.
     """
 
-    def __init__(self, folders: Sequence[Path], *, plugins: KnownPlugins, events: Events, memory: Path) -> None:
-        self._discovery = Discovery(folders, memory=memory)
+    def __init__(self, folders: Sequence[Path], *, plugins: KnownPlugins, events: Events, memory_file: Path) -> None:
+        self._discovery = Discovery(folders, memory_file=memory_file)
         self._plugins = plugins
         self._events = events
         self._looking = asyncio.Lock()

@@ -81,7 +81,7 @@ class Registry:
         self._grants = GrantBook(thread, events=events, clock=clock)
         self.monitor: Monitor | None = None
         known = self._known = KnownPlugins(plugins)
-        self._folders = PluginFolders(settings.folders, plugins=known, events=events, memory=settings.state_dir / "manifests.msgpack")
+        self._folders = PluginFolders(settings.folders, plugins=known, events=events, memory_file=settings.state_dir / "manifests.msgpack")
         self._reconciler = Reconciler(known, requirements=requirements, judge=judge, dispatcher=dispatcher, strategy_of=self._strategy_of)
         self._reloads = Reloads(requirements=requirements, judge=judge, planner=planner, dispatcher=dispatcher)
         self._scanner = Scanner(
@@ -366,8 +366,8 @@ class Registry:
             raise self._disabled(known)
 
     def _gone(self, known: KnownPlugin) -> PluginBlockedError:
-        text = f"plugin {known.id!r} cannot be reloaded: nothing is in {known.found.folder} any more; stop it and let it go with: "
-        return PluginBlockedError(text + self._command("scan"), plugin=known.id)
+        text = f"plugin {known.id!r} cannot be reloaded: there is no plugin.toml in {known.found.folder} any more"
+        return PluginBlockedError(f"{text}; put it back, or let the plugin go with: {self._command('scan')}", plugin=known.id)
 
     def _disabled(self, known: KnownPlugin) -> PluginBlockedError:
         text = f"plugin {known.id!r} is disabled; let it run with: {self._command(f'enable {known.id}')}"

@@ -61,12 +61,12 @@ class Discovery:
 
     Args:
         folders: Each a folder of plugins or itself a plugin. An earlier one is listed first; nothing else follows from the order.
-        memory: File with what manifests said when they were last read; it must lie where the host alone may write. None: there is none.
+        memory_file: What manifests said when they were last read; where the host alone may write. None: nowhere.
     """
 
-    def __init__(self, folders: Sequence[Path], *, memory: Path | None = None) -> None:
+    def __init__(self, folders: Sequence[Path], *, memory_file: Path | None = None) -> None:
         self._folders = tuple(folders)
-        self._memory_file = memory
+        self._memory_file = memory_file
         self._read: dict[_Key, Discovered] = {}
 
     def scan(self) -> tuple[Discovered, ...]:

@@ -155,14 +155,17 @@ def _read_schema(path: str, key: tuple[str, ...], *, folder: Path, problems: Pro
 
 
 def _is_file_inside(path: str, folder: Path) -> bool:
+    """Say whether a relative path, as manifests have them, leads to a file of the folder's own."""
     at, mode = str(folder), 0
     for part in path.split("/"):
+        if part in {"", ".", ".."}:
+            return False
         at = f"{at}/{part}"
         try:
             mode = os.lstat(at).st_mode
         except (OSError, ValueError):
             return False
-        if part == ".." or stat.S_ISLNK(mode):  # else there is nothing to resolve, which takes ten times as long
+        if stat.S_ISLNK(mode):  # else there is nothing to resolve, which takes ten times as long
             resolved = resolve_inside(folder / path, folder)
             return resolved is not None and resolved.is_file()
     return stat.S_ISREG(mode)

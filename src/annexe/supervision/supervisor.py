@@ -346,6 +346,7 @@ class Supervisor:
                     for member in members:
                         member.instance.end_streams(at_once=True)
                 await self._take_down(members)
+                del members
                 if self._standing.is_switching:
                     continue
                 return
@@ -354,6 +355,7 @@ class Supervisor:
             delay_s = self._failed(reason, ready_s=monotonic() - failed.ready_at, for_good=failed.is_final)
             self._successions.call_off()
             await self._crew.clear(members, self._ending.discard)
+            del members, failed  # as above
             if delay_s is None:
                 return
             await self._wish.wait_ended(delay_s)

@@ -36,6 +36,14 @@ def test_two_hosts_at_once_give_back_what_was_before_both() -> None:
     assert gc.get_threshold() == (700, 10, 10)
 
 
+@pytest.mark.parametrize("said", [(0, 10, 10), (5000, 7, 7)])
+def test_what_the_application_says_meanwhile_stays(said: tuple[int, int, int]) -> None:
+    gc.set_threshold(700, 10, 10)
+    with collected_seldom():
+        gc.set_threshold(*said)
+    assert gc.get_threshold() == said
+
+
 @pytest.mark.parametrize("own", [(0, 10, 10), (500_000, 5, 5)])
 def test_application_that_has_it_look_never_or_more_seldom_keeps_that(own: tuple[int, int, int]) -> None:
     gc.set_threshold(*own)

@@ -43,7 +43,7 @@ def write(root: Path, plugin: str, *, more: str = "", text: str | None = None) -
 
 def scan(root: Path) -> tuple[Discovered, ...]:
     """Look as a host that starts does."""
-    return Discovery([root / "plugins"], memory=root / "memory").scan()
+    return Discovery([root / "plugins"], memory_file=root / "memory").scan()
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.parent.name)
@@ -110,7 +110,7 @@ def test_what_is_refused_is_not_remembered(tmp_path: Path, parsed: list[str]) ->
 
 def test_one_discovery_remembers_from_its_first_scan_alone(tmp_path: Path, parsed: list[str]) -> None:
     write(tmp_path, "a")
-    discovery = Discovery([tmp_path / "plugins"], memory=tmp_path / "memory")
+    discovery = Discovery([tmp_path / "plugins"], memory_file=tmp_path / "memory")
     discovery.scan()
     before = (tmp_path / "memory").read_bytes()
     write(tmp_path, "b")
@@ -134,11 +134,31 @@ def test_any_byte_that_is_not_as_it_was_written_makes_all_of_it_forgotten(tmp_pa
 def test_another_state_of_the_code_believes_nothing(tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a")
     scan(tmp_path)
-    monkeypatch.setattr(memory, "_code", lambda: bytes(32))
+    monkeypatch.setattr(memory, "_CODE", bytes(32))
     scan(tmp_path)
     assert parsed == ["a", "a"]
     scan(tmp_path)
     assert parsed == ["a", "a"]
+
+
+def test_code_that_cannot_be_read_remembers_and_believes_nothing(
+    tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CODE", b"")
+    write(tmp_path, "a")
+    for _ in range(2):
+        scan(tmp_path)
+    assert parsed == ["a", "a"] and not (tmp_path / "memory").exists()
+    monkeypatch.setattr(memory, "__file__", str(tmp_path / "in-a-zip" / "memory.py"))
+    assert memory._code() == b""
+
+
+def test_size_beyond_64_bits_is_parsed_each_time_and_stops_nobody(tmp_path: Path, parsed: list[str]) -> None:
+    write(tmp_path, "a", more='[resources]\nmemory = "99999999TiB"\n')
+    write(tmp_path, "b")
+    for _ in range(2):
+        assert [plugin.error for plugin in scan(tmp_path)] == [None, None]
+    assert parsed == ["a", "b", "a"]
 
 
 def test_whole_file_with_something_else_in_it_is_parsed_anew(tmp_path: Path, parsed: list[str]) -> None:
@@ -177,4 +197,4 @@ def test_draft_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
 
 def test_folder_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
     write(tmp_path, "a")
-    assert [plugin.error for plugin in Discovery([tmp_path / "plugins"], memory=tmp_path / "none" / "memory").scan()] == [None]
+    assert [plugin.error for plugin in Discovery([tmp_path / "plugins"], memory_file=tmp_path / "none" / "memory").scan()] == [None]
