@@ -243,7 +243,7 @@ def test_caller_that_dies_mid_call_has_its_call_cancelled_and_the_provider_serve
             await _kill(host, "caller")
             assert await call == []  # the hook fails open
             await until(lambda: not connection_of(host, "words").open_calls, what="the provider to be asked to stop")
-            assert any("was cancelled" in line["message"] for line in await asyncio.to_thread(host.logs.tail, "words", 20))
+            await until(lambda: "was cancelled" in str(host.logs.tail("words", 20)), what="the provider to tell of it")
             await until(lambda: host.plugin("caller").pid not in (None, killed), what="the caller's end to be seen")
             await wait_state(host.plugin("caller"), "ready")
             assert await called(host, "count", "a b") == ["2"] and host.plugin("words").pid == pid

@@ -10,7 +10,7 @@ import pytest
 from annexe import Host
 from annexe.errors import HookError, PluginRaisedError
 from annexe.record import EventKind
-from tests.process.hosts import Doc, T, events, open_host, run, write_plugin
+from tests.process.hosts import Doc, T, events, open_host, run, until, write_plugin
 
 TOOL = """
 import pathlib, socket, subprocess, urllib.request
@@ -66,7 +66,11 @@ def test_refusal_names_the_line_that_asks_for_it(tmp_path: Path, what: str, line
             assert (await refusal(host, what))["manifest_line"] == line
             (event,) = events(host, EventKind.HOOK_FAILED, "alpha")
             assert line in event.reason
-            assert any(line in record["message"] for record in host.logs.tail("alpha", 100) if record["source"] == "stderr")
+
+            def is_told() -> bool:
+                return any(line in record["message"] for record in host.logs.tail("alpha", 100) if record["source"] == "stderr")
+
+            await until(is_told, what="it to be on stderr")
 
     run(scenario)
 
