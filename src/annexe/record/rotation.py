@@ -66,7 +66,7 @@ class RotatingFile:
 
     @cached_property
     def _paths(self) -> list[Path]:
-        """Made with the first line: most plugins of a host have nothing to say when it starts."""
+        """Made with the first line, by the thread that writes it, and not on the loop of a host that opens with a thousand of these."""
         return rotated_paths(self._folder, self._file_count)
 
     def append(self, lines: Iterable[bytes]) -> None:
